@@ -1,0 +1,5 @@
+"""``python -m sparsediff``."""
+
+from sparsediff.cli import main
+
+main()

@@ -1,0 +1,37 @@
+"""Checksums against accidents (XXH3-128) and the digest of what travels (SHA-256).
+
+Enters: bytes. Leaves: hex strings. A bucket's checksum is taken over the
+checksums of its parts, so one pass over the words both verifies the bucket
+and, through the parts' locators, names the tensor that differs
+(format.md, "Checksums").
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import xxhash
+
+LOCATOR_DIGITS = 2  # one tensor in 256 that differs goes unnoticed and the next is named
+
+
+def checksum(data: Any) -> str:
+    """Hex XXH3-128 of a byte buffer."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def combine(part_checksums: Iterable[str]) -> str:
+    """Checksum of several parts: XXH3-128 of theirs, 16 bytes each, in order."""
+    return checksum(bytes.fromhex("".join(part_checksums)))
+
+
+def locator(part_checksum: str) -> str:
+    """Start of a part's checksum: enough to name the part that differs."""
+    return part_checksum[:LOCATOR_DIGITS]
+
+
+def digest(data: bytes) -> str:
+    """Hex SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()

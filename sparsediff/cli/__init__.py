@@ -1,0 +1,101 @@
+"""The command line: the only layer that prints, reads the environment or exits.
+
+Enters: arguments. Leaves: results on stdout, everything else on stderr, an
+exit code. The library and rich are imported inside the commands, so that
+``--help`` and ``--version`` start quickly.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from sparsediff.cli.common import EPILOG_CODES, examples
+from sparsediff.errors import SparsediffError
+
+_COMMANDS = ("make", "apply", "stats", "verify", "show")
+
+
+class _Group(click.Group):
+    """A group whose commands are modules of this package, in the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = import_module(f"sparsediff.cli.{cmd_name}_cmd").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from sparsediff.version import __version__
+
+        click.echo(f"sparsediff {__version__} (patch format 1, kernels: reference)")
+        ctx.exit()
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "sparsediff make step_100/ step_101/ -o 101.sdiff",
+        "sparsediff apply step_100/ 101.sdiff -o step_101/",
+        "sparsediff stats 101.sdiff",
+    )
+    + EPILOG_CODES,
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print version, patch format and kernels, and exit.",
+)
+def cli() -> None:
+    """Small exact patches between model checkpoints.
+
+    Between two steps of training hardly any stored weight changes. sparsediff
+    writes what did change into a patch, often several hundred times smaller
+    than the checkpoint, and rebuilds the target from base and patch, byte for
+    byte.
+    """
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        result: Any = cli.main(args=args, prog_name="sparsediff", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as e:
+        e.show()
+        return e.exit_code
+    except SparsediffError as e:
+        click.echo(f"sparsediff: {e}", err=True)
+        return e.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("sparsediff: interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of stdout went away; give Python nothing left to flush there.
+        sys.stdout = None
+        click.echo("sparsediff: standard output was closed", err=True)
+        return 13
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Entry point of the ``sparsediff`` program."""
+    signal.signal(signal.SIGTERM, _interrupt)  # clean up as after Ctrl-C
+    sys.exit(run())

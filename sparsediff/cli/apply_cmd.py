@@ -1,0 +1,95 @@
+"""``sparsediff apply``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from sparsediff.cli.common import (
+    examples,
+    exit_codes,
+    force_option,
+    jobs_option,
+    json_option,
+    options,
+    print_json,
+    progress_bar,
+    quiet_option,
+    size,
+)
+
+
+@click.command(
+    "apply",
+    epilog=examples(
+        "sparsediff apply step_100/ 101.sdiff -o step_101/",
+        "sparsediff apply step_100/ 101.sdiff 102.sdiff 103.sdiff -o step_103/",
+        "sparsediff apply --in-place current/ 104.sdiff",
+        "cat 101.sdiff | sparsediff apply step_100/ - -o step_101/",
+    )
+    + exit_codes(0, 2, 10, 11, 12, 13, 14, 130),
+)
+@click.argument("base", type=click.Path())
+@click.argument("patches", metavar="PATCH...", nargs=-1, required=True, type=click.Path())
+@options(
+    click.option("-o", "--output", metavar="OUT", help="Where the target shall appear."),
+    click.option(
+        "--in-place",
+        is_flag=True,
+        help="Update BASE itself, one file at a time. If interrupted, run it again.",
+    ),
+    force_option,
+    jobs_option,
+    quiet_option,
+    json_option,
+)
+def command(
+    base: str,
+    patches: tuple[str, ...],
+    output: str | None,
+    in_place: bool,
+    force: bool,
+    jobs: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Rebuild the target of PATCH from BASE, byte for byte.
+
+    Several patches are a chain: each was made from the target of the one
+    before. - reads a patch from standard input. The output appears only when
+    every byte of it has been verified.
+    """
+    from sparsediff.apply import apply_patch
+    from sparsediff.errors import UsageError
+    from sparsediff.patch import is_patch
+
+    if is_patch(base):
+        raise UsageError("is a patch; apply takes BASE first, then PATCH", file=base)
+    if in_place and output is not None:
+        raise click.UsageError("--in-place updates BASE itself and takes no -o")
+    if not in_place and output is None:
+        raise click.UsageError("give -o OUT, or --in-place to update BASE itself")
+    start = time.monotonic()
+    with progress_bar("apply", quiet=quiet) as progress:
+        result = apply_patch(
+            base, patches, output, in_place=in_place, jobs=jobs, force=force, progress=progress
+        )
+    took = time.monotonic() - start
+    if as_json:
+        print_json(
+            {
+                "output": str(result.output),
+                "n_patches": result.n_patches,
+                "target_bytes": result.target_bytes,
+                "written_bytes": result.written_bytes,
+                "patch_bytes": result.patch_bytes,
+                "seconds": took,
+            }
+        )
+    elif not quiet:
+        patches_text = "1 patch" if result.n_patches == 1 else f"{result.n_patches} patches"
+        click.echo(
+            f"{result.output}: {size(result.target_bytes)} verified, from {patches_text} of "
+            f"{size(result.patch_bytes)}, {took:.2f} s"
+        )

@@ -1,0 +1,167 @@
+"""What the commands share: options, help epilogues, numbers for people, progress, tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CODES = {
+    0: "done",
+    1: "unexpected error",
+    2: "wrong usage, missing input or existing output",
+    10: "wrong base",
+    11: "corrupt or malformed input",
+    12: "unsupported",
+    13: "disk full or unavailable, or input changing; try again later",
+    14: "another run holds the lock",
+    130: "interrupted",
+}
+
+
+def examples(*lines: str) -> str:
+    """Epilogue paragraph with example command lines."""
+    return "\b\nExamples:\n" + "".join(f"  {line}\n" for line in lines) + "\n"
+
+
+def exit_codes(*codes: int) -> str:
+    """Epilogue paragraph with the exit codes a command can return."""
+    return "\b\nExit codes:\n" + "".join(f"  {c:<4} {_CODES[c]}\n" for c in codes)
+
+
+EPILOG_CODES = exit_codes(*_CODES)
+
+force_option = click.option("-f", "--force", is_flag=True, help="Replace an existing output.")
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, help="Print neither progress nor summary."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+jobs_option = click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Threads to use. [default: all processors]",
+)
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Apply several option decorators, listed in the order the help shows them."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for people: 31.9 kB. Units are powers of 1000."""
+    value = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def count(n: int) -> str:
+    """A count with separators: 14,160,384."""
+    return f"{n:,}"
+
+
+def percent(share: float | None) -> str:
+    """A share for people; more digits near 0 and 1, where sparsity lives."""
+    if share is None:
+        return "-"
+    if share in (0.0, 1.0):
+        return f"{share:.0%}".replace("%", " %")
+    rest = min(share, 1 - share)
+    digits = 1 if rest >= 0.1 else 2 if rest >= 0.01 else 3 if rest >= 0.001 else 5
+    return f"{100 * share:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for people, ``-`` for none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: 3.2 s, 4 min 10 s, 2 h 5 min, 45 ms."""
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 99.5:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+@contextmanager
+def progress_bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Progress on stderr while it is a terminal; yields None where there is nothing to tell."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, last_is_total: bool = False
+) -> None:
+    """Print a table on stdout, first column left, the others right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(
+            name,
+            justify="right" if i else "left",
+            no_wrap=True,
+            overflow="fold" if i else "ellipsis",
+        )
+    for i, row in enumerate(rows):
+        if last_is_total and i == len(rows) - 1:
+            table.add_section()
+        # Text, not str: a tensor name is data, never markup.
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(
+            highlight=False, width=max(sum(map(len, r)) for r in [columns, *rows]) + 200
+        )
+    console.print(table)

@@ -1,0 +1,107 @@
+"""``sparsediff make``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from sparsediff.cli.common import (
+    examples,
+    exit_codes,
+    force_option,
+    jobs_option,
+    json_option,
+    number,
+    options,
+    percent,
+    print_json,
+    progress_bar,
+    quiet_option,
+    size,
+)
+
+
+@click.command(
+    "make",
+    epilog=examples(
+        "sparsediff make step_100/ step_101/ -o 101.sdiff",
+        "sparsediff make a.safetensors b.safetensors",
+        "sparsediff make A B -o - | ssh host sparsediff apply A - -o B",
+    )
+    + exit_codes(0, 2, 11, 12, 13, 14, 130),
+)
+@click.argument("base", type=click.Path())
+@click.argument("target", type=click.Path())
+@options(
+    click.option(
+        "-o",
+        "--output",
+        metavar="PATCH",
+        help="Where to write the patch; - for standard output. [default: TARGET's name + .sdiff,"
+        " in the current directory]",
+    ),
+    force_option,
+    jobs_option,
+    quiet_option,
+    json_option,
+)
+def command(
+    base: str,
+    target: str,
+    output: str | None,
+    force: bool,
+    jobs: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write the patch that turns BASE into TARGET.
+
+    BASE and TARGET are checkpoints: files, or directories with everything in
+    them. TARGET can then be rebuilt from BASE and the patch, byte for byte.
+    """
+    from sparsediff.errors import UsageError
+    from sparsediff.make import make_patch
+    from sparsediff.patch import SUFFIX, is_patch
+    from sparsediff.stats import stats_of_result
+
+    for path in (base, target):
+        if is_patch(path):
+            raise UsageError("is a patch, not a checkpoint; make takes BASE and TARGET", file=path)
+    if output is None:
+        output = Path(target).resolve().name + SUFFIX
+    if output == "-":
+        if as_json:
+            raise click.UsageError("--json and -o - both want standard output")
+        if sys.stdout.isatty():
+            raise click.UsageError("will not write a patch to a terminal; give -o PATCH")
+    start = time.monotonic()
+    with progress_bar("make", quiet=quiet) as progress:
+        result = make_patch(base, target, output, jobs=jobs, force=force, progress=progress)
+    took = time.monotonic() - start
+    stats = stats_of_result(result)
+    total = stats.total
+    if as_json:
+        print_json(
+            {
+                "patch": output,
+                "patch_bytes": stats.patch_bytes,
+                "target_bytes": stats.target_bytes,
+                "ratio": stats.ratio,
+                "n_elements": total.n_elements,
+                "n_changed": total.n_changed,
+                "density": total.density,
+                "bits_per_changed": total.bits_per_changed,
+                "seconds": took,
+            }
+        )
+    elif not quiet:
+        click.echo(
+            f"{output if output != '-' else 'patch'}: {size(stats.patch_bytes)} for "
+            f"{size(stats.target_bytes)} ({number(stats.ratio, 1)}x), "
+            f"{percent(total.density)} of {total.n_elements:,} elements changed, "
+            f"{number(total.bits_per_changed)} bits per change, {took:.2f} s",
+            err=output == "-",
+        )

@@ -1,0 +1,144 @@
+"""``sparsediff show``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sparsediff.cli.common import (
+    count,
+    examples,
+    exit_codes,
+    json_option,
+    number,
+    options,
+    percent,
+    print_json,
+    print_table,
+    size,
+)
+
+if TYPE_CHECKING:
+    from sparsediff.patch import Patch
+
+
+@click.command(
+    "show",
+    epilog=examples("sparsediff show 101.sdiff", "sparsediff show 101.sdiff --json | jq .tensors")
+    + exit_codes(0, 2, 11, 12, 130),
+)
+@click.argument("patch", type=click.Path())
+@options(json_option)
+def command(patch: str, as_json: bool) -> None:
+    """Print what PATCH says of itself: its manifest.
+
+    Files, sizes and totals for people; with --json everything, down to each
+    tensor's place and each bucket's checksums.
+    """
+    from sparsediff.patch import open_patch
+    from sparsediff.stats import patch_stats
+
+    with open_patch(patch) as opened:
+        if as_json:
+            print_json(_document(opened))
+            return
+        stats = patch_stats(opened)
+        manifest = opened.manifest
+        rows = []
+        buckets = manifest.file_buckets()
+        for i, file in enumerate(manifest.target_files):
+            rows.append(
+                [
+                    file.name or "(single file)",
+                    size(file.size),
+                    count(file.n_tensors),
+                    count(len(buckets[i])),
+                    size(
+                        opened.sizes.get(f"skeleton.{i}", 0)
+                        + sum(opened.sizes.get(f"bucket.{b}", 0) for b in buckets[i])
+                    ),
+                ]
+            )
+        kept = {f.name for f in manifest.target_files}
+        removed = [f.name for f in manifest.base_files if f.name not in kept]
+    total = stats.total
+    click.echo(f"{patch}: sparsediff patch, format 1, {size(stats.patch_bytes)}")
+    base_bytes = sum(f.size for f in manifest.base_files)
+    click.echo(f"base    {_files(len(manifest.base_files))}, {size(base_bytes)}")
+    click.echo(
+        f"target  {_files(len(manifest.target_files))}, {size(stats.target_bytes)}, "
+        f"ratio {number(stats.ratio, 1)}"
+    )
+    click.echo(
+        f"tensors {total.n_tensors:,} ({total.n_untouched:,} untouched), "
+        f"{total.n_changed:,} of {total.n_elements:,} elements changed, "
+        f"density {percent(total.density)}\n"
+    )
+    print_table(["file", "size", "tensors", "buckets", "in patch"], rows)
+    if removed:
+        click.echo(f"removed: {', '.join(removed)}")
+
+
+def _files(n: int) -> str:
+    return "1 file" if n == 1 else f"{n:,} files"
+
+
+def _document(patch: Patch) -> dict[str, Any]:
+    """The manifest as records instead of columns, with payload sizes."""
+    m = patch.manifest
+    return {
+        "format": "sparsediff",
+        "version": 1,
+        "patch_bytes": patch.n_bytes,
+        "base": {
+            "is_directory": m.base_is_directory,
+            "files": [
+                {"name": f.name, "size": f.size, "layout": f.layout, "skeleton": f.skeleton}
+                for f in m.base_files
+            ],
+        },
+        "target": {
+            "is_directory": m.target_is_directory,
+            "files": [
+                {
+                    "name": f.name,
+                    "size": f.size,
+                    "n_tensors": f.n_tensors,
+                    "skeleton": f.skeleton,
+                    "dictionary": f.dictionary,
+                    "sha256": f.skeleton_digest,
+                    "patch_bytes": patch.sizes.get(f"skeleton.{i}", 0),
+                }
+                for i, f in enumerate(m.target_files)
+            ],
+        },
+        "tensors": [
+            {
+                "name": t.name,
+                "dtype": t.dtype.name,
+                "shape": list(t.shape),
+                "offset": t.offset,
+                "base_file": t.base_file,
+                "base_offset": t.base_offset,
+                "n_words": t.n_words,
+                "n_based": t.n_based,
+                "n_changed": t.n_changed,
+                "n_ones": t.n_ones,
+                "median_step": t.median,
+                "largest_step": t.largest,
+            }
+            for t in m.tensors
+        ],
+        "buckets": [
+            {
+                "parts": [[p.tensor, p.start, p.n_words] for p in parts],
+                "n_words": b.n_words,
+                "base": b.base,
+                "target": b.target if b.target is not None else b.base,
+                "sha256": b.digest,
+                "patch_bytes": patch.sizes.get(f"bucket.{i}", 0),
+            }
+            for i, (b, parts) in enumerate(zip(m.buckets, m.parts, strict=True))
+        ],
+    }

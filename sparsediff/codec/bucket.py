@@ -1,0 +1,223 @@
+"""One bucket of words to bounded bytes, and back.
+
+Enters: base words (or none) and target words. Leaves: a payload that decodes
+with nothing but the base words (format.md, "Bucket payload"). The encoder
+chooses the smallest of: tiers, byte planes of the target, byte planes of
+target XOR base. Never allocates from a size the payload declares before that
+size is shown to fit the words it must produce.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from sparsediff.codec import tables
+from sparsediff.codec.tables import Table
+from sparsediff.codec.tiers import choose_tiers
+from sparsediff.codec.varint import Reader, varint
+from sparsediff.codec.zstd import compress, decompress
+from sparsediff.dtypes import DType
+from sparsediff.errors import CorruptError
+from sparsediff.kernels import numbers, rans, reference
+from sparsediff.kernels.reference import Survey, TierCode, Words
+
+MODE_TIERS, MODE_PLANES, MODE_XOR_PLANES = 1, 2, 3
+GAPS_GEOMETRIC, GAPS_TABLE = 0, 1
+STEPS_TABLE, STEPS_SYMMETRIC, STEPS_AS_BEFORE = 0, 1, 2
+MAX_LANES_LOG2 = 11
+_SYMBOLS_PER_LANE_LOG2 = 13  # a lane costs 4 bytes, so below 0.1 % of what it codes
+
+
+def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | None) -> bytes:
+    """Encode one bucket.
+
+    Args:
+        base: (n_words,), or None if there is nothing to compare with.
+        target: (n_words,), at least one word.
+        dtype: element type.
+        survey: `survey(base, target)`, None exactly if ``base`` is.
+    """
+    if base is None or survey is None:
+        return _encode_planes(MODE_PLANES, target)
+    bounds = choose_tiers(survey)
+    payload = _encode_tiers(base, target, dtype, bounds, survey)
+    if _planes_may_win(base, target, len(payload)):
+        payload = min(
+            payload,
+            _encode_planes(MODE_XOR_PLANES, target ^ base),
+            _encode_planes(MODE_PLANES, target),
+            key=len,
+        )
+    return payload
+
+
+def decode(payload: bytes, base: Words | None, out: Words, dtype: DType) -> None:
+    """Decode one bucket into ``out``; inverse of `encode`.
+
+    Args:
+        payload: what `encode` returned.
+        base: the base words, (n_words,), or None.
+        out: (n_words,), receives the target words; may not alias ``base``.
+        dtype: element type.
+
+    Raises:
+        CorruptError: the payload is not one that `encode` could have made.
+    """
+    reader = Reader(payload)
+    mode = reader.byte()
+    if mode == MODE_PLANES:
+        _decode_planes(reader.rest(), out)
+    elif base is None:
+        raise CorruptError("bucket without a base has a mode that needs one", found=mode)
+    elif mode == MODE_XOR_PLANES:
+        _decode_planes(reader.rest(), out)
+        out ^= base
+    elif mode == MODE_TIERS:
+        _decode_tiers(reader, base, out, dtype)
+    else:
+        raise CorruptError("unknown bucket mode", expected="1, 2 or 3", found=mode)
+
+
+def _planes_may_win(base: Words, target: Words, tiers_bytes: int) -> bool:
+    """Whether planes are worth a try: always when small or dense, else if a sample says so."""
+    if target.nbytes <= 1 << 20 or tiers_bytes * 8 > target.nbytes:
+        return True
+    # A regular pattern of changes, which gaps cannot see, shows in any part of it.
+    size = target.size // 64
+    sample = np.concatenate(
+        [(target ^ base)[i : i + size] for i in range(0, target.size - size, target.size // 3)]
+    )
+    share = sample.nbytes / target.nbytes
+    return len(_encode_planes(MODE_XOR_PLANES, sample)) < 0.7 * share * tiers_bytes
+
+
+def _encode_planes(mode: int, words: Words) -> bytes:
+    planes = words.view(np.uint8).reshape(-1, words.itemsize).T.tobytes()
+    return bytes([mode]) + compress(planes, level=3)
+
+
+def _decode_planes(frame: bytes, out: Words) -> None:
+    planes = decompress(frame, out.nbytes)
+    out.view(np.uint8).reshape(-1, out.itemsize)[:] = (
+        np.frombuffer(planes, np.uint8).reshape(out.itemsize, -1).T
+    )
+
+
+def _encode_tiers(
+    base: Words, target: Words, dtype: DType, bounds: list[int], survey: Survey
+) -> bytes:
+    members = np.add.reduceat(survey.members, bounds)
+    changed = np.add.reduceat(survey.changed, bounds)
+    marks_unchanged = [bool(2 * k > n) for n, k in zip(members, changed, strict=True)]
+    tiers = reference.diff(base, target, dtype, bounds, marks_unchanged)
+
+    head = [bytes([MODE_TIERS]), varint(len(tiers))]
+    head += [varint(b - a) for a, b in pairwise(bounds)]
+    coder_tables: list[Table] = []
+    symbols: list[numbers.Bytes] = []
+    previous: Table | None = None
+    for tier in tiers:
+        head += [varint(tier.n_members), varint(tier.n_changed)]
+        if not tier.n_changed:
+            continue
+        gap_kind, stored_gaps, table = _gap_table(tier)
+        step_kind, stored_steps, previous = _step_table(tier, previous)
+        head += [bytes([step_kind << 1 | gap_kind]), stored_gaps, stored_steps]
+        if tier.n_marked:
+            coder_tables.append(table)
+            symbols.append(tier.gap_symbols)
+        coder_tables.append(previous)
+        symbols.append(tier.step_symbols)
+    table_of = np.repeat(np.arange(len(symbols), dtype=np.uint8), [s.size for s in symbols])
+    lanes_log2 = min(max(table_of.size.bit_length() - _SYMBOLS_PER_LANE_LOG2, 0), MAX_LANES_LOG2)
+    coded = rans.encode(np.concatenate(symbols), table_of, np.stack(coder_tables), 1 << lanes_log2)
+    head += [bytes([lanes_log2]), varint(len(coded)), coded]
+    head += [extra for tier in tiers for extra in (tier.gap_extra, tier.step_extra)]
+    return b"".join(head)
+
+
+def _gap_table(tier: TierCode) -> tuple[int, bytes, Table]:
+    """Cheapest table for a tier's gaps: its kind, its stored form, and itself."""
+    by_chance = tables.geometric(tier.n_marked, tier.n_members)
+    counts = np.bincount(tier.gap_symbols, minlength=256)
+    if not tier.n_marked:
+        return GAPS_GEOMETRIC, b"", by_chance
+    fitted = tables.fitted(counts)
+    stored = tables.dump(fitted)
+    if tables.cost_bits(counts, fitted) + 8 * len(stored) < tables.cost_bits(counts, by_chance):
+        return GAPS_TABLE, stored, fitted
+    return GAPS_GEOMETRIC, b"", by_chance
+
+
+def _step_table(tier: TierCode, previous: Table | None) -> tuple[int, bytes, Table]:
+    """Cheapest table for a tier's steps; ``previous`` is that of the tier before."""
+    counts = np.bincount(tier.step_symbols, minlength=256)
+    both, even = tables.fitted(counts), tables.fitted_symmetric(counts)
+    choices = [
+        (STEPS_SYMMETRIC, tables.dump_symmetric(even), even),
+        (STEPS_TABLE, tables.dump(both), both),
+    ]
+    if previous is not None:
+        choices.insert(0, (STEPS_AS_BEFORE, b"", previous))
+    return min(choices, key=lambda c: 8 * len(c[1]) + tables.cost_bits(counts, c[2]))
+
+
+def _decode_tiers(reader: Reader, base: Words, out: Words, dtype: DType) -> None:
+    n_tiers = reader.varint()
+    if not 1 <= n_tiers <= min(dtype.n_classes, 64):
+        raise CorruptError("number of tiers out of range", found=n_tiers)
+    bounds = [0]
+    for _ in range(n_tiers - 1):
+        bounds.append(bounds[-1] + reader.varint())
+        if bounds[-1] == bounds[-2] or bounds[-1] >= dtype.n_classes:
+            raise CorruptError("tier boundaries out of order")
+    tiers: list[TierCode] = []
+    coder_tables: list[Table] = []
+    sizes: list[int] = []
+    previous: Table | None = None
+    empty = np.zeros(0, np.uint8)
+    for _ in range(n_tiers):
+        tier = TierCode(reader.varint(), reader.varint(), empty, b"", empty, b"")
+        tiers.append(tier)
+        if tier.n_changed > tier.n_members or sum(t.n_members for t in tiers) > base.size:
+            raise CorruptError("tier counts exceed the bucket", expected=f"{base.size} words")
+        if not tier.n_changed:
+            continue
+        kinds = reader.byte()
+        if tier.n_marked:
+            coder_tables.append(
+                tables.load(reader)
+                if kinds & 1 == GAPS_TABLE
+                else tables.geometric(tier.n_marked, tier.n_members)
+            )
+            sizes.append(tier.n_marked)
+        if kinds >> 1 == STEPS_TABLE:
+            previous = tables.load(reader)
+        elif kinds >> 1 == STEPS_SYMMETRIC:
+            previous = tables.load_symmetric(reader)
+        elif kinds >> 1 != STEPS_AS_BEFORE or previous is None:
+            raise CorruptError("unknown kind of step table", found=kinds >> 1)
+        coder_tables.append(previous)
+        sizes.append(tier.n_changed)
+    lanes_log2 = reader.byte()
+    if lanes_log2 > MAX_LANES_LOG2 or not sizes:
+        raise CorruptError("number of lanes out of range", found=lanes_log2)
+    table_of = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
+    coded = reader.take(reader.varint())
+    symbols = iter(
+        np.split(
+            rans.decode(coded, table_of, np.stack(coder_tables), 1 << lanes_log2),
+            np.cumsum(sizes)[:-1],
+        )
+    )
+    for tier in tiers:
+        if tier.n_marked:
+            tier.gap_symbols = next(symbols)
+            tier.gap_extra = reader.take(numbers.extra_length(tier.gap_symbols, signed=False))
+        if tier.n_changed:
+            tier.step_symbols = next(symbols)
+            tier.step_extra = reader.take(numbers.extra_length(tier.step_symbols, signed=True))
+    reader.end()
+    reference.patch(base, out, dtype, bounds, tiers)

@@ -1,0 +1,71 @@
+"""zstd frames that state their size and are believed only when it is the right one.
+
+Enters: bytes, and perhaps a dictionary that both sides hold. Leaves: one
+frame without checksum or dictionary id (both are kept elsewhere), or bytes of
+exactly the size asked for.
+"""
+
+from __future__ import annotations
+
+import zstandard
+
+from sparsediff.errors import CorruptError
+
+
+def compress(data: bytes, level: int, dictionary: bytes = b"") -> bytes:
+    """One frame of ``data`` that may refer to all of ``dictionary``."""
+    size = len(data) + len(dictionary)
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level,
+        source_size=len(data),
+        dict_size=len(dictionary),
+        **({"window_log": min(max(size.bit_length(), 10), 27)} if dictionary else {}),
+        write_content_size=True,
+        write_checksum=False,
+        write_dict_id=False,
+    )
+    return zstandard.ZstdCompressor(
+        compression_params=parameters, dict_data=_raw(dictionary)
+    ).compress(data)
+
+
+def decompress(frame: bytes, size: int, dictionary: bytes = b"") -> bytes:
+    """Decompress exactly one frame that states and has exactly ``size`` bytes.
+
+    Raises:
+        CorruptError: it is anything else. The size a frame states is compared
+            before memory is taken, because the library trusts it.
+    """
+    stated = stated_size(frame)
+    if stated != size:
+        raise CorruptError("zstd frame has the wrong size", expected=size, found=stated)
+    try:
+        data = zstandard.ZstdDecompressor(dict_data=_raw(dictionary)).decompress(
+            frame, max_output_size=size, allow_extra_data=False
+        )
+    except zstandard.ZstdError as e:
+        raise CorruptError(f"damaged zstd frame ({e})") from None
+    if len(data) != size:
+        raise CorruptError("zstd frame has the wrong size", expected=size, found=len(data))
+    return data
+
+
+def stated_size(frame: bytes) -> int:
+    """Size that a frame says it decompresses to.
+
+    Raises:
+        CorruptError: this is no zstd frame, or it does not say.
+    """
+    try:
+        size = zstandard.get_frame_parameters(frame).content_size
+    except zstandard.ZstdError as e:
+        raise CorruptError(f"damaged zstd frame ({e})") from None
+    if size >= 1 << 63:  # the library's marks for "unknown" and "error"
+        raise CorruptError("zstd frame does not state its size")
+    return size
+
+
+def _raw(dictionary: bytes) -> zstandard.ZstdCompressionDict | None:
+    if not dictionary:
+        return None
+    return zstandard.ZstdCompressionDict(dictionary, zstandard.DICT_TYPE_RAWCONTENT)

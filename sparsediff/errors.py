@@ -1,0 +1,120 @@
+"""One tree of errors, each carrying the exit code the command line returns for it.
+
+Enters: what went wrong and where. Leaves: one line that names file, tensor,
+offset, expected and found, as far as they are known. The library raises only
+these for bad input; anything else that escapes is a defect of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class SparsediffError(Exception):
+    """Base of every error sparsediff raises on purpose.
+
+    Args:
+        problem: what is wrong, in a few words.
+        file: path of the file it was found in.
+        tensor: name of the tensor concerned.
+        offset: byte offset, counted from the start of ``file``.
+        expected: what should have been there.
+        found: what was there instead.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: object = None,
+        tensor: str | None = None,
+        offset: int | None = None,
+        expected: object = None,
+        found: object = None,
+    ) -> None:
+        self.problem = problem
+        self.file = file
+        self.tensor = tensor
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        where = []
+        if self.file is not None:
+            where.append(_printable(self.file))
+        if self.tensor is not None:
+            where.append(f"tensor {_printable(self.tensor)!r}")
+        if self.offset is not None:
+            where.append(f"offset {self.offset}")
+        text = f"{', '.join(where)}: {self.problem}" if where else self.problem
+        if self.expected is not None:
+            text += f", expected {_printable(self.expected)}"
+        if self.found is not None:
+            text += f", found {_printable(self.found)}"
+        return text
+
+
+def _printable(value: object) -> str:
+    """Keep a message on one line, whatever bytes a hostile file put in a name."""
+    text = str(value)
+    safe = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return safe if len(safe) <= 300 else safe[:297] + "..."
+
+
+class UsageError(SparsediffError):
+    """The request itself cannot be served: output exists, base equals output, and the like."""
+
+    exit_code = 2
+
+
+class WrongBaseError(SparsediffError):
+    """The base given is not the one the patch was made from."""
+
+    exit_code = 10
+
+
+class CorruptError(SparsediffError):
+    """A patch or a checkpoint is damaged, malformed or hostile."""
+
+    exit_code = 11
+
+
+class UnsupportedError(SparsediffError):
+    """Well-formed, but not something this version can do."""
+
+    exit_code = 12
+
+
+class UnavailableError(SparsediffError):
+    """Disk or store unavailable, full, or changing meanwhile: try again later."""
+
+    exit_code = 13
+
+
+class LockedError(SparsediffError):
+    """Another run holds the lock on the same output."""
+
+    exit_code = 14
+
+
+@contextmanager
+def os_errors(path: object) -> Iterator[None]:
+    """Turn an ``OSError`` on ``path`` into the error with the right exit code.
+
+    A missing or unreadable path is the caller's mistake (2); anything the
+    machine refuses (full, read-only, failing disk) may pass and is 13.
+    """
+    try:
+        yield
+    except OSError as e:
+        file = e.filename if e.filename is not None else path
+        reason = e.strerror or str(e)
+        if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            raise UsageError(reason.lower(), file=file) from e
+        raise UnavailableError(reason.lower(), file=file) from e

@@ -1,0 +1,315 @@
+"""Reading and writing files so that nothing is lost and nothing is half-written.
+
+Enters: paths and bytes. Leaves: outputs that appear whole, by rename, or not
+at all; reads that notice a file changing under them; names that stay inside
+their directory. Never follows a link to write.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsediff.errors import (
+    CorruptError,
+    LockedError,
+    UnavailableError,
+    UsageError,
+    os_errors,
+)
+
+TEMP_SUFFIX = ".sparsediff-tmp"
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+def check_relative_name(name: str, *, file: object = None) -> str:
+    """Return ``name`` if it is a safe relative path with ``/`` separators.
+
+    Raises:
+        CorruptError: it is absolute, climbs, or is not a plain name.
+    """
+    parts = name.split("/")
+    bad = (
+        not name
+        or "\0" in name
+        or "\\" in name
+        or any(p in ("", ".", "..") for p in parts)
+        or (len(parts[0]) == 2 and parts[0][1] == ":")
+        or any(len(p.encode("utf-8", "surrogatepass")) > 255 for p in parts)
+        or any("\ud800" <= c <= "\udfff" for c in name)
+    )
+    if bad:
+        raise CorruptError("unsafe file name", file=file, found=repr(name))
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file being read, pinned to the state it had when it was first seen.
+
+    Attributes:
+        path: where it is, links resolved or not.
+        size: bytes.
+        identity: device, inode, mtime and ctime in ns.
+    """
+
+    path: Path
+    size: int
+    identity: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> InputFile:
+        """Pin ``path``, following links.
+
+        Raises:
+            UsageError: it is missing or not a regular file.
+        """
+        with os_errors(path):
+            status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError("not a regular file", file=path)
+        return cls(path, status.st_size, _identity(status))
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill ``buffer`` (a writable byte buffer) from ``offset``.
+
+        Raises:
+            UnavailableError: the file changed since it was pinned.
+        """
+        view = memoryview(buffer).cast("B")
+        with os_errors(self.path):
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._check(os.fstat(fd))
+                done = 0
+                while done < len(view):
+                    n = os.preadv(fd, [view[done:]], offset + done)
+                    if n == 0:
+                        raise self._changed()
+                    done += n
+            finally:
+                os.close(fd)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``offset``; see `read_into`."""
+        buffer = bytearray(size)
+        self.read_into(offset, buffer)
+        return bytes(buffer)
+
+    def check_unchanged(self) -> None:
+        """Raise UnavailableError if the file is no longer what was pinned."""
+        try:
+            status = os.stat(self.path)
+        except OSError as e:
+            raise self._changed() from e
+        self._check(status)
+
+    def _check(self, status: os.stat_result) -> None:
+        if status.st_size != self.size or _identity(status) != self.identity:
+            raise self._changed()
+
+    def _changed(self) -> UnavailableError:
+        return UnavailableError("file changed while it was read; try again", file=self.path)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """Relative name and path of each file below ``root``, sorted, links followed.
+
+    Raises:
+        UsageError: a link leads back to a directory above itself, or
+            something is neither file nor directory.
+    """
+
+    def visit(
+        directory: Path, prefix: str, above: frozenset[tuple[int, int]]
+    ) -> Iterator[tuple[str, Path]]:
+        with os_errors(directory):
+            status = os.stat(directory)
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                raise UsageError("link loops back to a directory above it", file=directory)
+            entries = sorted(os.scandir(directory), key=lambda e: e.name)
+            for entry in entries:
+                path = directory / entry.name
+                if entry.name.endswith(TEMP_SUFFIX) and entry.name.startswith("."):
+                    continue  # what a killed run left behind is no part of a checkpoint
+                if entry.is_dir():
+                    yield from visit(path, f"{prefix}{entry.name}/", above | {here})
+                elif entry.is_file():
+                    yield f"{prefix}{entry.name}", path
+                else:
+                    raise UsageError("neither a file nor a directory (broken link?)", file=path)
+
+    yield from visit(root, "", frozenset())
+
+
+def temp_sibling(path: Path) -> Path:
+    """Where the output ``path`` is built before it is renamed into place."""
+    return path.parent / f".{path.name}{TEMP_SUFFIX}"
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Raise UsageError if ``path`` exists and may not be replaced, or has no parent."""
+    if os.path.lexists(path) and not force:
+        raise UsageError("output exists (--force replaces it)", file=path)
+    if not path.parent.is_dir():
+        raise UsageError("directory of the output does not exist", file=path)
+
+
+@contextmanager
+def locked(path: Path, flags: int) -> Iterator[int]:
+    """Open ``path`` and hold an exclusive lock on it; yields the descriptor.
+
+    Raises:
+        LockedError: another run holds it.
+    """
+    while True:
+        with os_errors(path):
+            fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError("another run is writing here", file=path) from None
+            # Another run may have renamed it into place between open and lock.
+            try:
+                same = os.path.samestat(os.lstat(path), os.fstat(fd))
+            except FileNotFoundError:
+                same = False
+            if same:
+                yield fd
+                return
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def staged_file(path: Path, *, force: bool) -> Iterator[int]:
+    """Build the file ``path`` in a temporary sibling; yields its descriptor.
+
+    On success the sibling is synced and renamed over ``path``; on any error it
+    is removed and ``path`` is as it was.
+    """
+    check_output(path, force=force)
+    temp = temp_sibling(path)
+    with locked(temp, os.O_RDWR | os.O_CREAT) as fd:
+        try:
+            with os_errors(path):
+                os.ftruncate(fd, 0)
+            yield fd
+            with os_errors(path):
+                os.fsync(fd)
+                check_output(path, force=force)
+                if path.is_dir() and not path.is_symlink():
+                    raise UsageError("output is a directory", file=path)
+                os.rename(temp, path)
+                sync(path.parent)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def staged_directory(path: Path, *, force: bool) -> Iterator[Path]:
+    """Build the directory ``path`` in a temporary sibling; yields the sibling.
+
+    On success all of it is synced and it takes the place of ``path`` in one
+    rename (an atomic exchange where ``path`` exists); on any error it is
+    removed and ``path`` is as it was.
+    """
+    check_output(path, force=force)
+    temp = temp_sibling(path)
+    with os_errors(path):
+        if temp.is_symlink() or (temp.exists() and not temp.is_dir()):
+            temp.unlink()
+        temp.mkdir(exist_ok=True)
+    with locked(temp, os.O_RDONLY | os.O_DIRECTORY):
+        try:
+            with os_errors(path):
+                for left in temp.iterdir():  # of a run that was killed
+                    _remove(left)
+            yield temp
+            with os_errors(path):
+                for directory, _, names in os.walk(temp):
+                    for name in names:
+                        sync(Path(directory, name))
+                    sync(Path(directory))
+                check_output(path, force=force)
+                if os.path.lexists(path):
+                    _exchange(temp, path)
+                    _remove(temp)
+                else:
+                    os.rename(temp, path)
+                sync(path.parent)
+        except BaseException:
+            shutil.rmtree(temp, ignore_errors=True)
+            raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _exchange(a: Path, b: Path) -> None:
+    """Swap two names atomically; where the system cannot, rename one after the other."""
+    rename2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename2 is not None:
+        args = (_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
+        if rename2(*args) == 0:
+            return
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(b))
+    aside = b.parent / f".{b.name}.aside{TEMP_SUFFIX}"
+    os.rename(b, aside)
+    os.rename(a, b)
+    os.rename(aside, a)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a directory to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_at(path: Path, offset: int, data: Any) -> None:
+    """Write all of ``data`` at ``offset`` of the existing file ``path``."""
+    view = memoryview(data).cast("B")
+    with os_errors(path):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            done = 0
+            while done < len(view):
+                done += os.pwrite(fd, view[done:], offset + done)
+        finally:
+            os.close(fd)
+
+
+def create(path: Path, size: int) -> None:
+    """Create ``path`` with ``size`` zero bytes, and the directories above it."""
+    with os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)

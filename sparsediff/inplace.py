@@ -1,0 +1,219 @@
+"""Updating a base in place: one file at a time, each replaced by rename.
+
+Enters: a base and open patches. Leaves: the base turned into the target. Before
+anything is touched, every file is shown to be the patch's base or already its
+target, so a run that was killed is finished by running it again, and a wrong
+base is left alone. Extra disk: one file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from sparsediff import words
+from sparsediff.errors import (
+    CorruptError,
+    LockedError,
+    UnsupportedError,
+    UsageError,
+    WrongBaseError,
+    os_errors,
+)
+from sparsediff.files import staged_file, sync, temp_sibling, write_at
+from sparsediff.make import Progress
+from sparsediff.manifest import Manifest
+from sparsediff.parallel import ordered_map
+from sparsediff.patch import Patch
+from sparsediff.rebuild import BaseFiles, Task, check_target, run, tasks
+
+
+def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progress | None) -> int:
+    """Apply ``chain`` to ``base`` itself; returns the bytes written.
+
+    Raises:
+        UnsupportedError: a patch moves data between files, so that replacing
+            one file would destroy what another still needs.
+        WrongBaseError: a file is neither base nor target.
+        LockedError: another run is updating ``base``.
+    """
+    for patch in chain:
+        _check_possible(patch)
+    with _locked(base):
+        # A killed run may have finished any number of patches: continue from the
+        # last one whose base or target every file is.
+        for first in range(len(chain) - 1, -1, -1):
+            try:
+                finished = _finished_files(base, chain[first], jobs)
+                break
+            except WrongBaseError:
+                if first == 0:
+                    raise
+        total = sum(f.size for p in chain[first:] for f in p.manifest.target_files)
+        done = written = 0
+        for i, patch in enumerate(chain[first:]):
+            if i:
+                finished = _finished_files(base, patch, jobs)
+            for file, group in groupby(tasks(patch), key=lambda t: t.file):
+                record = patch.manifest.target_files[file]
+                if file in finished:
+                    for _ in group:
+                        pass
+                else:
+                    _replace(base, patch, file, group, jobs)
+                    written += record.size
+                done += record.size
+                if progress is not None:
+                    progress(done, total)
+            _remove_rest(base, patch.manifest)
+    return written
+
+
+@contextmanager
+def _locked(base: Path) -> Iterator[None]:
+    """Hold a lock on the base directory; a single file is locked by its temporary sibling."""
+    with os_errors(base):
+        fd = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError("another run is updating this checkpoint", file=base) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _check_possible(patch: Patch) -> None:
+    """Raise UnsupportedError unless each target file needs only its namesake."""
+    manifest = patch.manifest
+    if manifest.base_is_directory != manifest.target_is_directory:
+        raise UnsupportedError(
+            "in place, base and target must both be a file or a directory", file=patch.name
+        )
+    for record, indices in zip(manifest.target_files, manifest.file_tensors(), strict=True):
+        sources = {manifest.tensors[i].base_file for i in indices} | {record.dictionary}
+        others = [manifest.base_files[s].name for s in sources if s is not None]
+        for other in others:
+            if other != record.name:
+                raise UnsupportedError(
+                    "cannot be updated in place: it takes data from another file; use an output",
+                    file=f"{patch.name}, {record.name}",
+                    found=other,
+                )
+
+
+def _path(base: Path, name: str) -> Path:
+    """Where a file of the checkpoint lies; never through a link inside it."""
+    path = base / name if name else base
+    parent = path.parent
+    while name and parent != base:
+        if parent.is_symlink():
+            raise UnsupportedError(
+                "in place, nothing is written through a linked directory", file=parent
+            )
+        parent = parent.parent
+    return path
+
+
+def _finished_files(base: Path, patch: Patch, jobs: int) -> set[int]:
+    """Indices of the target files that are already right.
+
+    Raises:
+        WrongBaseError: a file is neither as in the base nor as in the target.
+    """
+    manifest = patch.manifest
+    files = BaseFiles(base, manifest)
+    in_base = {f.name: i for i, f in enumerate(manifest.base_files)}
+    parallel = partial(ordered_map, jobs=jobs)
+    finished = set()
+    for i, record in enumerate(manifest.target_files):
+        path = _path(base, record.name)
+        namesake = in_base.get(record.name)
+        try:
+            if namesake is not None:
+                _check_base_file(manifest, files, i, namesake, jobs)
+            elif os.path.lexists(path):
+                raise WrongBaseError("wrong base: file should not exist yet", file=path)
+            if namesake is not None and not _changes(manifest, i, namesake):
+                finished.add(i)
+        except WrongBaseError:
+            try:
+                check_target(manifest, i, path, parallel)
+            except (CorruptError, UsageError):
+                pass
+            else:
+                finished.add(i)
+                continue
+            raise
+    kept = {f.name for f in manifest.target_files}
+    for i, old in enumerate(manifest.base_files):
+        if old.name not in kept and os.path.lexists(_path(base, old.name)):
+            files.open(i)  # will be removed: at least its size must be right
+    return finished
+
+
+def _changes(manifest: Manifest, file: int, namesake: int) -> bool:
+    """Whether a target file differs from the base file of the same name."""
+    a, b = manifest.target_files[file], manifest.base_files[namesake]
+    tensors = [manifest.tensors[i] for i in manifest.file_tensors()[file]]
+    return (
+        (a.size, a.skeleton) != (b.size, b.skeleton)
+        or any(t.base_offset != t.offset or t.n_based != t.n_words for t in tensors if t.n_words)
+        or any(manifest.buckets[k].digest is not None for k in manifest.file_buckets()[file])
+    )
+
+
+def _check_base_file(
+    manifest: Manifest, files: BaseFiles, file: int, namesake: int, jobs: int
+) -> None:
+    files.open(namesake)
+    files.skeleton(namesake)
+
+    def check(bucket: int) -> None:
+        if manifest.buckets[bucket].base is not None:
+            _, sums = words.gather_base(manifest, bucket, files.read)
+            words.check_base(manifest, bucket, sums, files.path)
+
+    for _ in ordered_map(check, manifest.file_buckets()[file], jobs):
+        pass
+
+
+def _replace(base: Path, patch: Patch, file: int, group: Iterator[Task], jobs: int) -> None:
+    """Rebuild one file next to itself and rename it into place."""
+    record = patch.manifest.target_files[file]
+    path = _path(base, record.name)
+    files = BaseFiles(base, patch.manifest)
+    with os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with staged_file(path, force=True) as fd:
+        with os_errors(path):
+            os.ftruncate(fd, record.size)
+
+        def write(_: int, offset: int, data: Any) -> None:
+            write_at(temp_sibling(path), offset, data)
+
+        for _ in ordered_map(lambda task: run(patch, files, task, write), group, jobs):
+            pass
+
+
+def _remove_rest(base: Path, manifest: Manifest) -> None:
+    """Remove the files, and emptied directories, that the target does not have."""
+    kept = {f.name for f in manifest.target_files}
+    for old in manifest.base_files:
+        path = _path(base, old.name)
+        if old.name in kept or not os.path.lexists(path):
+            continue
+        with os_errors(path):
+            path.unlink()
+            parent = path.parent
+            while parent != base and not any(parent.iterdir()):
+                parent.rmdir()
+                parent = parent.parent
+            sync(parent)

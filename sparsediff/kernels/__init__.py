@@ -1,0 +1,1 @@
+"""Kernels: the loops over every word and every symbol, free of files and formats."""

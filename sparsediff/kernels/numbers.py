@@ -1,0 +1,111 @@
+"""Numbers as a class, which is entropy-coded, and extra bits, which are packed.
+
+Enters: non-negative integers. Leaves: one-byte classes and a bit string, and
+the way back (format.md, "Numbers").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsediff.errors import CorruptError
+
+Bytes = npt.NDArray[np.uint8]
+Int64s = npt.NDArray[np.int64]
+UInt64s = npt.NDArray[np.uint64]
+
+CHUNK = 1 << 17  # numbers worked on at a time: the temporaries stay in the L2 cache
+
+# format.md, "Numbers": class 0, 1 are the values 0, 1; class 2b + h is the half h of
+# the octave [2^b, 2^(b+1)), located inside it by b - 1 extra bits.
+_B = np.maximum(np.arange(128) >> 1, 1)
+CLASS_WIDTH: Int64s = np.where(np.arange(128) < 2, 0, _B - 1).astype(np.int64)
+CLASS_START: UInt64s = np.where(
+    np.arange(128) < 2,
+    np.arange(128).astype(np.uint64),
+    (np.uint64(2) + (np.arange(128) & 1).astype(np.uint64)) << (_B - 1).astype(np.uint64),
+)
+
+
+def number_classes(values: UInt64s) -> Int64s:
+    """Class of each non-negative number below 2^63 (format.md, "Numbers")."""
+    # frexp is exact below 2^53; above, rounding up may cross a power of two by one.
+    octave = np.frexp(values.astype(np.float64))[1].astype(np.int64) - 1
+    octave = np.maximum(octave, 1)
+    octave -= (values >> octave.astype(np.uint64)) == 0
+    octave = np.maximum(octave, 1)
+    half = (values >> (octave - 1).astype(np.uint64)).astype(np.int64) & 1
+    return np.where(values < 2, values.astype(np.int64), 2 * octave + half)
+
+
+class BitWriter:
+    """Append numbers of varying width to a bit string, least significant bit first."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._partial = np.uint64(0)
+        self._fill = 0  # bits used in _partial
+
+    def put(self, values: UInt64s, widths: Int64s) -> None:
+        """Append ``values`` (uint64), each ``widths`` (int64, 0…63) bits wide."""
+        used = widths > 0
+        values, widths = values[used], widths[used]
+        if values.size == 0:
+            return
+        ends = np.cumsum(widths) + self._fill
+        starts = ends - widths
+        word = starts >> 6
+        shift = (starts & 63).astype(np.uint64)
+        out = np.zeros((int(ends[-1]) >> 6) + 1, np.uint64)
+        first = np.flatnonzero(np.diff(word, prepend=-1))
+        # Fields do not overlap, so a sum is an OR; at most one field crosses each word's end.
+        out[word[first]] = np.add.reduceat(values << shift, first)
+        cross = np.flatnonzero((starts & 63) + widths > 64)
+        out[word[cross] + 1] |= values[cross] >> (np.uint64(64) - shift[cross])
+        out[0] |= self._partial
+        self._fill = int(ends[-1]) & 63
+        self._partial = out[-1]
+        self._parts.append(out[:-1].astype("<u8").tobytes())
+
+    def getvalue(self) -> bytes:
+        """The bits so far, padded with zeros to a whole byte."""
+        last = np.array([self._partial], "<u8").tobytes()
+        return b"".join(self._parts) + last[: (self._fill + 7) // 8]
+
+
+def read_numbers(classes_: npt.NDArray[np.integer], extra: bytes) -> UInt64s:
+    """Numbers from their classes and packed extra bits; inverse of the split in `diff`.
+
+    Raises:
+        CorruptError: ``extra`` is not exactly as long as the classes ask for.
+    """
+    out = CLASS_START[classes_]
+    n_bits = int(np.bincount(classes_, minlength=128) @ CLASS_WIDTH)
+    if (n_bits + 7) // 8 != len(extra):
+        raise CorruptError(
+            "extra bits have the wrong length",
+            expected=f"{(n_bits + 7) // 8} bytes",
+            found=f"{len(extra)} bytes",
+        )
+    words = np.frombuffer(extra + bytes(16 + -len(extra) % 8), "<u8")
+    begin = 0
+    for i in range(0, out.size, CHUNK):
+        widths = CLASS_WIDTH[classes_[i : i + CHUNK]]
+        ends = np.cumsum(widths) + begin
+        starts = ends - widths
+        begin = int(ends[-1])
+        shift = (starts & 63).astype(np.uint64)
+        low = words[starts >> 6] >> shift
+        high = (words[(starts >> 6) + 1] << np.uint64(1)) << (np.uint64(63) - shift)
+        out[i : i + CHUNK] += (low | high) & (
+            (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
+        )
+    return np.asarray(out)
+
+
+def extra_length(symbols: Bytes, *, signed: bool) -> int:
+    """Bytes of packed extra bits that go with ``symbols``."""
+    counts = np.bincount(symbols, minlength=256)
+    width = np.repeat(CLASS_WIDTH, 2) if signed else np.append(CLASS_WIDTH, np.zeros(128, np.int64))
+    return (int(counts @ width) + 7) // 8

@@ -1,0 +1,256 @@
+"""make: two checkpoints to one patch.
+
+Enters: base and target. Leaves: a patch file that appears whole or not at all,
+and a `MakeResult`. Reads every byte of both once, a bucket at a time, and
+refuses if a file changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sparsediff import checksum, words
+from sparsediff.checkpoint import Checkpoint, open_checkpoint
+from sparsediff.codec import bucket as codec
+from sparsediff.codec.zstd import compress
+from sparsediff.dtypes import DType
+from sparsediff.errors import UnsupportedError, UsageError, os_errors
+from sparsediff.files import check_output, staged_file
+from sparsediff.kernels import reference
+from sparsediff.kernels.reference import Survey, Words
+from sparsediff.manifest import MAX_SKELETON_BYTES, Manifest
+from sparsediff.measures import Counts, median_step, share
+from sparsediff.parallel import default_jobs, ordered_map
+from sparsediff.patch import pack
+from sparsediff.plan import BUCKET_WORDS, plan
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in total."""
+
+Observer = Callable[[DType, Words, Words], None]
+"""Called, from worker threads, with the base and target words of each based part."""
+
+
+@dataclass(frozen=True, slots=True)
+class MakeResult:
+    """What `make_patch` did.
+
+    Attributes:
+        manifest: of the patch.
+        sizes: bytes of each payload, by name.
+        base_bytes: bytes of all base files.
+        target_bytes: bytes of all target files.
+        patch_bytes: bytes of the whole patch.
+    """
+
+    manifest: Manifest
+    sizes: dict[str, int]
+    base_bytes: int
+    target_bytes: int
+    patch_bytes: int
+
+    @property
+    def ratio(self) -> float | None:
+        """Target bytes per patch byte."""
+        return share(self.target_bytes, self.patch_bytes)
+
+
+def make_patch(
+    base: Path | str,
+    target: Path | str,
+    output: Path | str | BinaryIO | None,
+    *,
+    jobs: int | None = None,
+    force: bool = False,
+    bucket_words: int = BUCKET_WORDS,
+    progress: Progress | None = None,
+    observer: Observer | None = None,
+) -> MakeResult:
+    """Write the patch that turns ``base`` into ``target``.
+
+    Args:
+        base: checkpoint file or directory that the other side holds.
+        target: checkpoint to reproduce there.
+        output: path of the patch, ``-`` for standard output, a binary stream,
+            or None to measure only.
+        jobs: threads; default all processors. Does not change the patch.
+        force: replace an existing output.
+        bucket_words: most words per bucket.
+        progress: told of bytes read.
+        observer: shown each pair of words compared.
+
+    Raises:
+        UsageError: a path is unusable or the output exists.
+        CorruptError: a checkpoint file violates its format.
+        UnavailableError: a file changed while it was read, or the disk is full.
+    """
+    to_path = isinstance(output, Path) or (isinstance(output, str) and output != "-")
+    if to_path:
+        assert isinstance(output, (str, Path))
+        output = Path(os.path.abspath(output))
+        check_output(output, force=force)
+        for side in (Path(base), Path(target)):
+            if output.exists() and side.exists() and output.samefile(side):
+                raise UsageError("output is one of the inputs", file=output)
+    sides = open_checkpoint(base), open_checkpoint(target)
+    manifest = plan(*sides, bucket_words)
+    place = output if isinstance(output, Path) else None
+    with _spool(place) as spool, os_errors(place or "temporary file"):
+        sizes = _encode_all(manifest, *sides, spool, jobs or default_jobs(), progress, observer)
+        for checkpoint in sides:
+            checkpoint.check_unchanged()
+        head = pack(manifest, sizes)
+        if place is not None:
+            with staged_file(place, force=force) as fd, os.fdopen(os.dup(fd), "wb") as stream:
+                _write(stream, head, spool)
+        elif output is not None:
+            _write(sys.stdout.buffer if isinstance(output, str) else output, head, spool)
+    return MakeResult(
+        manifest, sizes, sides[0].n_bytes, sides[1].n_bytes, len(head) + sum(sizes.values())
+    )
+
+
+@contextmanager
+def _spool(output: Path | None) -> Iterator[BinaryIO]:
+    """Unnamed file for the payloads: the header, which comes first, needs their sizes."""
+    # Opened apart, so that errors of whoever uses it are not taken for errors of opening.
+    with os_errors(output or "temporary directory"):
+        spool = tempfile.TemporaryFile(dir=output.parent if output else None)  # noqa: SIM115 - see below
+    with spool:
+        yield spool
+
+
+def _write(stream: BinaryIO, head: bytes, spool: BinaryIO) -> None:
+    stream.write(head)
+    spool.seek(0)
+    shutil.copyfileobj(spool, stream, 1 << 20)
+    stream.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """One encoded bucket: payload (empty if unchanged), checksums per part, survey per part.
+
+    There are no surveys where nothing changed or nothing was compared.
+    """
+
+    payload: bytes
+    base: list[str] | None
+    target: list[str]
+    surveys: list[Survey]
+
+
+def _encode_all(
+    manifest: Manifest,
+    base: Checkpoint,
+    target: Checkpoint,
+    spool: BinaryIO,
+    jobs: int,
+    progress: Progress | None,
+    observer: Observer | None,
+) -> dict[str, int]:
+    """Encode all payloads into ``spool`` and complete the manifest; bytes per payload."""
+    sizes: dict[str, int] = {}
+    steps: dict[int, Counts] = {}
+    total, done = target.n_bytes, 0
+
+    def read_base(file: int, offset: int, buffer: Any) -> None:
+        base.files[file].read_words(offset, buffer)
+
+    def read_target(file: int, offset: int, buffer: Any) -> None:
+        target.files[file].read_words(offset, buffer)
+
+    def job(task: tuple[int, int]) -> _Encoded:
+        file, bucket = task
+        dtype = words.bucket_dtype(manifest, bucket)
+        t, target_sums = words.gather_target(manifest, bucket, file, read_target)
+        if manifest.buckets[bucket].base is None:
+            return _Encoded(codec.encode(None, t, dtype, None), None, target_sums, [])
+        b, base_sums = words.gather_base(manifest, bucket, read_base)
+        if observer is not None:
+            observer(dtype, b, t)
+        surveys: list[Survey] = []
+        if base_sums == target_sums:
+            return _Encoded(b"", base_sums, target_sums, surveys)
+        whole = Survey.empty(dtype)
+        at = 0
+        for part in manifest.parts[bucket]:
+            piece = slice(at, at + part.n_words)
+            at += part.n_words
+            surveys.append(reference.survey(b[piece], t[piece], dtype))
+            whole.add(surveys[-1])
+        return _Encoded(codec.encode(b, t, dtype, whole), base_sums, target_sums, surveys)
+
+    tasks = [(f, b) for f, buckets in enumerate(manifest.file_buckets()) for b in buckets]
+    results = ordered_map(job, tasks, jobs)
+    for index, buckets in enumerate(manifest.file_buckets()):
+        skeleton = _encode_skeleton(manifest, index, base, target)
+        if skeleton is not None:
+            sizes[f"skeleton.{index}"] = len(skeleton)
+            spool.write(skeleton)
+        done += manifest.skeleton_size(index)
+        for bucket, encoded in zip(buckets, results, strict=False):
+            _record(manifest, bucket, encoded, steps)
+            if encoded.payload:
+                sizes[f"bucket.{bucket}"] = len(encoded.payload)
+                spool.write(encoded.payload)
+            done += (
+                manifest.buckets[bucket].n_words * words.bucket_dtype(manifest, bucket).word_bytes
+            )
+            if progress is not None:
+                progress(done, total)
+    return sizes
+
+
+def _record(manifest: Manifest, bucket: int, encoded: _Encoded, steps: dict[int, Counts]) -> None:
+    """Enter what was found about a bucket and its tensors into the manifest.
+
+    ``steps`` keeps, by tensor, the steps per class until its last bucket is in.
+    """
+    record = manifest.buckets[bucket]
+    target = checksum.combine(encoded.target)
+    if encoded.base is not None:
+        record.base = checksum.combine(encoded.base)
+        record.locators = "".join(map(checksum.locator, encoded.base))
+    if encoded.payload:
+        record.target, record.digest = target, checksum.digest(encoded.payload)
+    for part, counts in zip_longest(manifest.parts[bucket], encoded.surveys):
+        tensor = manifest.tensors[part.tensor]
+        if counts is not None and counts.largest:
+            here = counts.steps.sum(axis=0).reshape(128, 2).sum(axis=1)
+            steps[part.tensor] = steps.get(part.tensor, 0) + here
+            tensor.largest = max(tensor.largest, counts.largest)
+        if part.start + part.n_words == tensor.n_based and part.tensor in steps:
+            by_class = steps.pop(part.tensor)
+            tensor.n_stepped, tensor.n_ones = int(by_class.sum()), int(by_class[0])
+            tensor.median = median_step(by_class)
+
+
+def _encode_skeleton(
+    manifest: Manifest, index: int, base: Checkpoint, target: Checkpoint
+) -> bytes | None:
+    """Compressed skeleton of a target file, None if it is that of its dictionary."""
+    record = manifest.target_files[index]
+    if manifest.skeleton_size(index) > MAX_SKELETON_BYTES:
+        raise UnsupportedError("header is too large", file=target.files[index].source.path)
+    skeleton = target.files[index].skeleton()
+    record.skeleton = checksum.checksum(skeleton)
+    dictionary = b""
+    if record.dictionary is not None:
+        if manifest.base_files[record.dictionary].skeleton == record.skeleton:
+            return None
+        dictionary = base.files[record.dictionary].skeleton()
+    # The slow levels are for headers and tokenizers, not for megabytes.
+    level = 19 if len(skeleton) + len(dictionary) <= 1 << 20 else 9
+    payload = compress(skeleton, level, dictionary)
+    record.skeleton_digest = checksum.digest(payload)
+    return payload

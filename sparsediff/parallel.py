@@ -1,0 +1,41 @@
+"""Run a function over many inputs on a few threads, results in input order.
+
+Enters: a function and an iterator of arguments. Leaves: an iterator of
+results. At most ``jobs`` calls run and two more results wait, so memory stays
+bounded; on an error or an interrupt nothing new starts and all threads end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+def default_jobs() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(function: Callable[[A], R], arguments: Iterable[A], jobs: int) -> Iterator[R]:
+    """Yield ``function(a)`` for each ``a``, in order, ``jobs`` at a time."""
+    if jobs <= 1:
+        yield from map(function, arguments)
+        return
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for argument in arguments:
+                waiting.append(pool.submit(function, argument))
+                if len(waiting) >= jobs + 2:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

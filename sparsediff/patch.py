@@ -1,0 +1,220 @@
+"""The container: a patch is a safetensors file holding a manifest and payloads.
+
+Enters: a manifest and payloads, or a patch to read front to back. Leaves: the
+patch's bytes, or payloads that match their digests (format.md, "Container").
+The header is canonical, so every byte of a patch is checked by something:
+header by reconstruction, manifest by XXH3-128, payloads
+by the SHA-256 that the manifest holds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from sparsediff import manifest_json
+from sparsediff.checksum import checksum, digest
+from sparsediff.codec.zstd import compress, decompress, stated_size
+from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
+from sparsediff.manifest import MAX_BUCKET_BYTES, MAX_SKELETON_BYTES, Manifest
+
+FORMAT = "sparsediff"
+VERSION = 1
+SUFFIX = ".sdiff"
+MAX_HEADER = 100_000_000  # bytes
+MAX_MANIFEST = 1 << 28  # bytes, decompressed
+_SLACK = 1 << 20  # a payload may exceed what it decodes to by no more than this
+
+
+def pack(manifest: Manifest, sizes: dict[str, int]) -> bytes:
+    """Header and manifest of a patch: everything before its payloads.
+
+    Args:
+        manifest: complete, digests included.
+        sizes: bytes of each payload, by name.
+    """
+    frame = compress(manifest_json.dump(manifest), level=19)
+    entries = {"manifest": len(frame)} | {name: sizes[name] for name in manifest.payload_names()}
+    return _header(checksum(frame), entries) + frame
+
+
+def _header(manifest_checksum: str, sizes: dict[str, int]) -> bytes:
+    header: dict[str, object] = {
+        "__metadata__": {
+            "format": FORMAT,
+            "manifest_xxh3": manifest_checksum,
+            "version": str(VERSION),
+        }
+    }
+    end = 0
+    for name, size in sizes.items():
+        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+class Patch:
+    """An open patch: its manifest, and its payloads front to back.
+
+    Attributes:
+        name: where it comes from, for messages.
+        manifest: the validated manifest.
+        n_bytes: size of the whole patch.
+        sizes: bytes of each stored payload, by name.
+    """
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        """Read and check header and manifest.
+
+        Raises:
+            CorruptError: this is no patch, or a damaged one.
+            UnsupportedError: its format version is unknown.
+        """
+        self.name = name
+        self._stream = stream
+        try:
+            length = int.from_bytes(self._read(8), "little")
+            if length > MAX_HEADER:
+                raise CorruptError("not a sparsediff patch", found=f"header of {length} bytes")
+            raw = self._read(length)
+            manifest_checksum, sizes = _parse_header(raw)
+            self.n_bytes = 8 + length + sum(sizes.values())
+            self._check_size()
+            frame = self._read(sizes.pop("manifest"))
+            if checksum(frame) != manifest_checksum:
+                raise CorruptError(
+                    "manifest does not match its checksum", expected=manifest_checksum
+                )
+            self.manifest = manifest_json.parse(_decompress_manifest(frame))
+            self.sizes = sizes
+            if list(sizes) != self.manifest.payload_names():
+                raise CorruptError("payloads are not those the manifest lists")
+        except (CorruptError, UnsupportedError) as e:
+            e.file = name
+            raise
+
+    def payloads(self) -> Iterator[tuple[str, bytes]]:
+        """Name and bytes of each payload, in stored order, each checked by its SHA-256.
+
+        May be consumed once.
+
+        Raises:
+            CorruptError: a payload is damaged, cut short, or followed by more.
+        """
+        for name, size in self.sizes.items():
+            limit = MAX_BUCKET_BYTES if name.startswith("bucket.") else MAX_SKELETON_BYTES
+            if size > limit + _SLACK:
+                raise CorruptError(f"{name} is too large", file=self.name, found=f"{size} bytes")
+            payload = self._read(size)
+            if digest(payload) != self._digest_of(name):
+                raise CorruptError(f"{name} does not match its SHA-256", file=self.name)
+            yield name, payload
+        if self._stream.read(1):
+            raise CorruptError(
+                "bytes after the end of the patch", file=self.name, offset=self.n_bytes
+            )
+
+    def _digest_of(self, name: str) -> str | None:
+        kind, index = name.split(".")
+        if kind == "bucket":
+            return self.manifest.buckets[int(index)].digest
+        return self.manifest.target_files[int(index)].skeleton_digest
+
+    def _read(self, size: int) -> bytes:
+        with os_errors(self.name):
+            data = self._stream.read(size)
+        if len(data) != size:
+            raise CorruptError(
+                "patch is cut short",
+                file=self.name,
+                expected=f"{size} more bytes",
+                found=f"{len(data)} bytes",
+            )
+        return data
+
+    def _check_size(self) -> None:
+        if not self._stream.seekable():
+            return
+        here = self._stream.tell()
+        size = self._stream.seek(0, 2)
+        self._stream.seek(here)
+        if size != self.n_bytes:
+            what = (
+                "patch is cut short" if size < self.n_bytes else "bytes after the end of the patch"
+            )
+            raise CorruptError(what, expected=f"{self.n_bytes} bytes", found=f"{size} bytes")
+
+
+@contextmanager
+def open_patch(source: Path | str | BinaryIO) -> Iterator[Patch]:
+    """Open a patch for reading.
+
+    Args:
+        source: path, or ``-`` for standard input, or a binary stream.
+
+    Raises:
+        UsageError: there is no such file.
+        CorruptError: it is not an intact patch.
+        UnsupportedError: its format version is unknown.
+    """
+    if not isinstance(source, (str, Path)):
+        yield Patch(source, "<stream>")
+    elif str(source) == "-":
+        yield Patch(sys.stdin.buffer, "<stdin>")
+    else:
+        with os_errors(source):
+            if Path(source).is_dir():
+                raise UsageError("is a directory, not a patch", file=source)
+            stream = open(source, "rb")  # noqa: SIM115 - closed below; its reader's errors are not ours
+        with stream:
+            yield Patch(stream, str(source))
+
+
+def is_patch(path: Path | str) -> bool:
+    """Whether the file at ``path`` says it is a patch; for hints in messages."""
+    try:
+        with open(path, "rb") as f:
+            start = f.read(80)
+    except OSError:
+        return False
+    return start[8:].startswith(b'{"__metadata__":{"format":"' + FORMAT.encode() + b'"')
+
+
+def _parse_header(raw: bytes) -> tuple[str, dict[str, int]]:
+    """Checksum of the manifest and size of each entry, of a canonical header."""
+    try:
+        header = json.loads(raw)
+        metadata = header["__metadata__"]
+        if metadata["format"] != FORMAT:
+            raise CorruptError("not a sparsediff patch")
+        version = metadata["version"]
+        if version != str(VERSION):
+            raise UnsupportedError("unknown patch format version", expected=VERSION, found=version)
+        manifest_checksum = metadata["manifest_xxh3"]
+        sizes: dict[str, int] = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                (sizes[name],) = entry["shape"]
+        if next(iter(sizes)) != "manifest" or not all(
+            type(s) is int and s >= 0 for s in sizes.values()
+        ):
+            raise CorruptError("header of the patch has the wrong entries")
+        canonical = _header(manifest_checksum, sizes)[8:]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StopIteration):
+        raise CorruptError("not a sparsediff patch") from None
+    if raw != canonical:
+        raise CorruptError("header of the patch is not canonical")
+    return manifest_checksum, sizes
+
+
+def _decompress_manifest(frame: bytes) -> bytes:
+    size = stated_size(frame)
+    if size > MAX_MANIFEST:
+        raise CorruptError("manifest is too large", found=f"{size} bytes")
+    return decompress(frame, size)
