@@ -103,18 +103,29 @@ class LockedError(SparsediffError):
     exit_code = 14
 
 
+_CALLERS_MISTAKES = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
+
+
 @contextmanager
 def os_errors(path: object) -> Iterator[None]:
     """Turn an ``OSError`` on ``path`` into the error with the right exit code.
 
-    A missing or unreadable path is the caller's mistake (2); anything the
-    machine refuses (full, read-only, failing disk) may pass and is 13.
+    A missing or forbidden path is the caller's mistake (2); anything else the
+    machine refuses (full, read-only or failing disk) may pass and is 13.
     """
     try:
         yield
     except OSError as e:
         file = e.filename if e.filename is not None else path
         reason = e.strerror or str(e)
-        if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        if e.errno in _CALLERS_MISTAKES:
             raise UsageError(reason.lower(), file=file) from e
         raise UnavailableError(reason.lower(), file=file) from e

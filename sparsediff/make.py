@@ -93,17 +93,15 @@ def make_patch(
         CorruptError: a checkpoint file violates its format.
         UnavailableError: a file changed while it was read, or the disk is full.
     """
-    to_path = isinstance(output, Path) or (isinstance(output, str) and output != "-")
-    if to_path:
-        assert isinstance(output, (str, Path))
-        output = Path(os.path.abspath(output))
-        check_output(output, force=force)
+    place: Path | None = None
+    if isinstance(output, Path) or (isinstance(output, str) and output != "-"):
+        place = Path(os.path.abspath(output))
+        check_output(place, force=force)
         for side in (Path(base), Path(target)):
-            if output.exists() and side.exists() and output.samefile(side):
-                raise UsageError("output is one of the inputs", file=output)
+            if place.exists() and side.exists() and place.samefile(side):
+                raise UsageError("output is one of the inputs", file=place)
     sides = open_checkpoint(base), open_checkpoint(target)
     manifest = plan(*sides, bucket_words)
-    place = output if isinstance(output, Path) else None
     with _spool(place) as spool, os_errors(place or "temporary file"):
         sizes = _encode_all(manifest, *sides, spool, jobs or default_jobs(), progress, observer)
         for checkpoint in sides:
@@ -112,8 +110,11 @@ def make_patch(
         if place is not None:
             with staged_file(place, force=force) as fd, os.fdopen(os.dup(fd), "wb") as stream:
                 _write(stream, head, spool)
+        elif isinstance(output, str):
+            _write(sys.stdout.buffer, head, spool)
         elif output is not None:
-            _write(sys.stdout.buffer if isinstance(output, str) else output, head, spool)
+            assert not isinstance(output, Path)
+            _write(output, head, spool)
     return MakeResult(
         manifest, sizes, sides[0].n_bytes, sides[1].n_bytes, len(head) + sum(sizes.values())
     )
@@ -138,15 +139,16 @@ def _write(stream: BinaryIO, head: bytes, spool: BinaryIO) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """One encoded bucket: payload (empty if unchanged), checksums per part, survey per part.
+    """One encoded bucket: payload (empty if unchanged), checksums and steps per part.
 
-    There are no surveys where nothing changed or nothing was compared.
+    ``steps`` holds, per part, counts per class of |step| - 1 and the largest
+    |step|; it is empty where nothing changed or nothing was compared.
     """
 
     payload: bytes
     base: list[str] | None
     target: list[str]
-    surveys: list[Survey]
+    steps: list[tuple[Counts, int]]
 
 
 def _encode_all(
@@ -160,7 +162,7 @@ def _encode_all(
 ) -> dict[str, int]:
     """Encode all payloads into ``spool`` and complete the manifest; bytes per payload."""
     sizes: dict[str, int] = {}
-    steps: dict[int, Counts] = {}
+    steps_of: dict[int, Counts] = {}
     total, done = target.n_bytes, 0
 
     def read_base(file: int, offset: int, buffer: Any) -> None:
@@ -178,17 +180,18 @@ def _encode_all(
         b, base_sums = words.gather_base(manifest, bucket, read_base)
         if observer is not None:
             observer(dtype, b, t)
-        surveys: list[Survey] = []
         if base_sums == target_sums:
-            return _Encoded(b"", base_sums, target_sums, surveys)
+            return _Encoded(b"", base_sums, target_sums, [])
+        steps: list[tuple[Counts, int]] = []
         whole = Survey.empty(dtype)
         at = 0
         for part in manifest.parts[bucket]:
             piece = slice(at, at + part.n_words)
             at += part.n_words
-            surveys.append(reference.survey(b[piece], t[piece], dtype))
-            whole.add(surveys[-1])
-        return _Encoded(codec.encode(b, t, dtype, whole), base_sums, target_sums, surveys)
+            survey = reference.survey(b[piece], t[piece], dtype)
+            steps.append((survey.steps.sum(axis=0).reshape(128, 2).sum(axis=1), survey.largest))
+            whole.add(survey)
+        return _Encoded(codec.encode(b, t, dtype, whole), base_sums, target_sums, steps)
 
     tasks = [(f, b) for f, buckets in enumerate(manifest.file_buckets()) for b in buckets]
     results = ordered_map(job, tasks, jobs)
@@ -199,7 +202,7 @@ def _encode_all(
             spool.write(skeleton)
         done += manifest.skeleton_size(index)
         for bucket, encoded in zip(buckets, results, strict=False):
-            _record(manifest, bucket, encoded, steps)
+            _record(manifest, bucket, encoded, steps_of)
             if encoded.payload:
                 sizes[f"bucket.{bucket}"] = len(encoded.payload)
                 spool.write(encoded.payload)
@@ -211,10 +214,12 @@ def _encode_all(
     return sizes
 
 
-def _record(manifest: Manifest, bucket: int, encoded: _Encoded, steps: dict[int, Counts]) -> None:
+def _record(
+    manifest: Manifest, bucket: int, encoded: _Encoded, steps_of: dict[int, Counts]
+) -> None:
     """Enter what was found about a bucket and its tensors into the manifest.
 
-    ``steps`` keeps, by tensor, the steps per class until its last bucket is in.
+    ``steps_of`` keeps, by tensor, the steps per class until its last bucket is in.
     """
     record = manifest.buckets[bucket]
     target = checksum.combine(encoded.target)
@@ -223,14 +228,13 @@ def _record(manifest: Manifest, bucket: int, encoded: _Encoded, steps: dict[int,
         record.locators = "".join(map(checksum.locator, encoded.base))
     if encoded.payload:
         record.target, record.digest = target, checksum.digest(encoded.payload)
-    for part, counts in zip_longest(manifest.parts[bucket], encoded.surveys):
+    for part, found in zip_longest(manifest.parts[bucket], encoded.steps):
         tensor = manifest.tensors[part.tensor]
-        if counts is not None and counts.largest:
-            here = counts.steps.sum(axis=0).reshape(128, 2).sum(axis=1)
-            steps[part.tensor] = steps.get(part.tensor, 0) + here
-            tensor.largest = max(tensor.largest, counts.largest)
-        if part.start + part.n_words == tensor.n_based and part.tensor in steps:
-            by_class = steps.pop(part.tensor)
+        if found is not None and found[1]:
+            steps_of[part.tensor] = steps_of.get(part.tensor, 0) + found[0]
+            tensor.largest = max(tensor.largest, found[1])
+        if part.start + part.n_words == tensor.n_based and part.tensor in steps_of:
+            by_class = steps_of.pop(part.tensor)
             tensor.n_stepped, tensor.n_ones = int(by_class.sum()), int(by_class[0])
             tensor.median = median_step(by_class)
 

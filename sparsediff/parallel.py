@@ -1,7 +1,7 @@
 """Run a function over many inputs on a few threads, results in input order.
 
 Enters: a function and an iterator of arguments. Leaves: an iterator of
-results. At most ``jobs`` calls run and two more results wait, so memory stays
+results. At most ``jobs`` calls run and one more result waits, so memory stays
 bounded; on an error or an interrupt nothing new starts and all threads end.
 """
 
@@ -32,7 +32,7 @@ def ordered_map(function: Callable[[A], R], arguments: Iterable[A], jobs: int) -
         try:
             for argument in arguments:
                 waiting.append(pool.submit(function, argument))
-                if len(waiting) >= jobs + 2:
+                if len(waiting) > jobs:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -27,12 +27,6 @@ def bucket_dtype(manifest: Manifest, bucket: int) -> DType:
     return manifest.tensors[manifest.buckets[bucket].tensors[0]].dtype
 
 
-def target_file(manifest: Manifest, bucket: int) -> int:
-    """Index of the target file that a bucket's words belong to."""
-    tensor = manifest.buckets[bucket].tensors[0]
-    return next(i for i, r in enumerate(manifest.file_tensors()) if tensor in r)
-
-
 def gather_base(manifest: Manifest, bucket: int, read: Reader) -> tuple[Words, list[str]]:
     """Base words of a bucket, (n_words,), and the checksum of each part."""
     tensors = manifest.tensors

@@ -40,17 +40,17 @@ def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | Non
         survey: `survey(base, target)`, None exactly if ``base`` is.
     """
     if base is None or survey is None:
-        return _encode_planes(MODE_PLANES, target)
-    bounds = choose_tiers(survey)
-    payload = _encode_tiers(base, target, dtype, bounds, survey)
-    if _planes_may_win(base, target, len(payload)):
-        payload = min(
-            payload,
-            _encode_planes(MODE_XOR_PLANES, target ^ base),
-            _encode_planes(MODE_PLANES, target),
-            key=len,
-        )
-    return payload
+        return _encode_planes(target, None)
+    bounds, estimate = choose_tiers(survey)
+    planes = b""
+    if _planes_may_win(base, target, estimate):
+        planes = min((_encode_planes(target, b) for b in (None, base)), key=len)
+        if len(planes) < 1.01 * estimate:
+            return planes
+        if len(planes) > 1.1 * estimate:
+            planes = b""  # out of the race: the estimate is not that far off
+    tiers = _encode_tiers(base, target, dtype, bounds, survey)
+    return planes if planes and len(planes) < len(tiers) else tiers
 
 
 def decode(payload: bytes, base: Words | None, out: Words, dtype: DType) -> None:
@@ -80,22 +80,24 @@ def decode(payload: bytes, base: Words | None, out: Words, dtype: DType) -> None
         raise CorruptError("unknown bucket mode", expected="1, 2 or 3", found=mode)
 
 
-def _planes_may_win(base: Words, target: Words, tiers_bytes: int) -> bool:
-    """Whether planes are worth a try: always when small or dense, else if a sample says so."""
-    if target.nbytes <= 1 << 20 or tiers_bytes * 8 > target.nbytes:
+def _planes_may_win(base: Words, target: Words, estimate: float) -> bool:
+    """Whether planes are worth a try: always when small or dense, else if a sample says so.
+
+    A regular pattern of changes, which gaps cannot see, shows in any part of it.
+    """
+    if target.nbytes <= 1 << 20 or estimate > target.nbytes / 8:
         return True
-    # A regular pattern of changes, which gaps cannot see, shows in any part of it.
     size = target.size // 64
-    sample = np.concatenate(
-        [(target ^ base)[i : i + size] for i in range(0, target.size - size, target.size // 3)]
-    )
-    share = sample.nbytes / target.nbytes
-    return len(_encode_planes(MODE_XOR_PLANES, sample)) < 0.7 * share * tiers_bytes
+    starts = range(0, target.size - size, target.size // 3)
+    sample = np.concatenate([target[i : i + size] ^ base[i : i + size] for i in starts])
+    return len(_encode_planes(sample, None)) < 0.7 * estimate * sample.nbytes / target.nbytes
 
 
-def _encode_planes(mode: int, words: Words) -> bytes:
+def _encode_planes(target: Words, base: Words | None) -> bytes:
+    mode, words = (MODE_PLANES, target) if base is None else (MODE_XOR_PLANES, target ^ base)
     planes = words.view(np.uint8).reshape(-1, words.itemsize).T.tobytes()
-    return bytes([mode]) + compress(planes, level=3)
+    del words
+    return compress(planes, level=3, prefix=bytes([mode]))
 
 
 def _decode_planes(frame: bytes, out: Words) -> None:
@@ -193,6 +195,8 @@ def _decode_tiers(reader: Reader, base: Words, out: Words, dtype: DType) -> None
                 else tables.geometric(tier.n_marked, tier.n_members)
             )
             sizes.append(tier.n_marked)
+        elif kinds & 1:
+            raise CorruptError("gap table without gaps")
         if kinds >> 1 == STEPS_TABLE:
             previous = tables.load(reader)
         elif kinds >> 1 == STEPS_SYMMETRIC:

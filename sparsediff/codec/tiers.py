@@ -29,8 +29,8 @@ def estimated_bits(members: Floats, changed: Floats, steps: Floats) -> Floats:
     return np.asarray(where + how + _SYMBOL_BITS * np.count_nonzero(steps, axis=-1) + _TIER_BITS)
 
 
-def choose_tiers(survey: Survey) -> list[int]:
-    """First class of each tier, the first 0."""
+def choose_tiers(survey: Survey) -> tuple[list[int], float]:
+    """First class of each tier, the first 0; and the estimated size of the payload in bytes."""
     used = np.flatnonzero(survey.members)
     start = used.copy()  # first class of each candidate tier
     members = survey.members[used].astype(np.float64)
@@ -58,4 +58,4 @@ def choose_tiers(survey: Survey) -> list[int]:
         near = np.array([k for k in (i - 1, i) if 0 <= k < len(start) - 1], np.int64)
         penalty[near] = merged(near)
     start[0] = 0
-    return [int(s) for s in start]
+    return [int(s) for s in start], float(cost.sum()) / 8

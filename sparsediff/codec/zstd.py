@@ -7,13 +7,15 @@ exactly the size asked for.
 
 from __future__ import annotations
 
+import io
+
 import zstandard
 
 from sparsediff.errors import CorruptError
 
 
-def compress(data: bytes, level: int, dictionary: bytes = b"") -> bytes:
-    """One frame of ``data`` that may refer to all of ``dictionary``."""
+def compress(data: bytes, level: int, dictionary: bytes = b"", prefix: bytes = b"") -> bytes:
+    """``prefix``, then one frame of ``data`` that may refer to all of ``dictionary``."""
     size = len(data) + len(dictionary)
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level,
@@ -24,9 +26,13 @@ def compress(data: bytes, level: int, dictionary: bytes = b"") -> bytes:
         write_checksum=False,
         write_dict_id=False,
     )
-    return zstandard.ZstdCompressor(
-        compression_params=parameters, dict_data=_raw(dictionary)
-    ).compress(data)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters, dict_data=_raw(dictionary))
+    # A growing buffer, so that payloads of many megabytes are not held twice.
+    out = io.BytesIO()
+    out.write(prefix)
+    with compressor.stream_writer(out, size=len(data), closefd=False) as writer:
+        writer.write(data)
+    return out.getvalue()
 
 
 def decompress(frame: bytes, size: int, dictionary: bytes = b"") -> bytes:

@@ -72,6 +72,8 @@ def decode(data: bytes, table_of: Bytes, tables: Tables, lanes: int) -> Bytes:
         row[:] = np.repeat(np.arange(256, dtype=np.uint8), freq)
     state = np.frombuffer(data, "<u4", lanes).astype(np.uint64)
     words = np.frombuffer(data, "<u2", offset=4 * lanes).astype(np.uint64)
+    if np.any(state < LOW):
+        raise CorruptError("entropy coder state out of range", expected=f"at least {LOW}")
     out = np.empty(table_of.size, np.uint8)
     taken = 0
     mask, scale_bits, low = np.uint64(SCALE - 1), np.uint64(SCALE_BITS), np.uint64(LOW)
