@@ -44,7 +44,7 @@ def check_relative_name(name: str, *, file: object = None) -> str:
         or "\0" in name
         or "\\" in name
         or any(p in ("", ".", "..") for p in parts)
-        or (len(parts[0]) == 2 and parts[0][1] == ":")
+        or any(p[1:2] == ":" for p in parts)
         or any(len(p.encode("utf-8", "surrogatepass")) > 255 for p in parts)
         or any("\ud800" <= c <= "\udfff" for c in name)
     )

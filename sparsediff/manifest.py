@@ -207,6 +207,9 @@ class Manifest:
         new = [t.n_based for t in self.tensors]
         self.parts = []
         file_of = [i for i, f in enumerate(self.target_files) for _ in range(f.n_tensors)]
+        files = [file_of[b.tensors[0]] for b in self.buckets]
+        if files != sorted(files):
+            raise CorruptError("buckets are not in the order of the files")
         for bucket in self.buckets:
             taken: list[Part] = []
             left = bucket.n_words

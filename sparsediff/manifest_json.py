@@ -158,7 +158,7 @@ def _from_columns(table: Any) -> Manifest:
             skeleton=_hex(32),
         )
     ]
-    if any(sum(f.layout) != f.size for f in base_files):
+    if any(sum(f.layout) != f.size or not all(f.layout[1:]) for f in base_files):
         raise ValueError("layout of a base file does not add up to its size")
     index = _int(0, len(base_files) - 1)
     target_files = [
@@ -207,6 +207,8 @@ def _from_columns(table: Any) -> Manifest:
             bucket.target is None or bucket.digest is None or bucket.locators
         ):
             raise ValueError("bucket without a base must have a payload and no locators")
+        if bucket.target is not None and bucket.target == bucket.base:
+            raise ValueError("bucket has a payload but no change")
         if (bucket.target is None) != (bucket.digest is None):
             raise ValueError("bucket must have both target and sha256 or neither")
         if bucket.base is not None and not _hex(LOCATOR_DIGITS * len(bucket.tensors))(

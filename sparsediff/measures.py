@@ -32,7 +32,7 @@ def bits_per_changed(patch_bytes: float, n_changed: int) -> float | None:
 def median_step(counts: Counts) -> int:
     """Median |step| in ULP, from counts per class of |step| - 1; 0 if there are none.
 
-    Exact up to 4; above, the middle of the class it falls in, at most a sixth off.
+    Exact up to 4; above, the middle of the class it falls in, at most a quarter off.
     """
     total = int(counts.sum())
     if not total:

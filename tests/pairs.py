@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,7 @@ def bf16(values: Array) -> npt.NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def step_of_training(
-    n: int, lr: float, seed: int = 0, sigma: float = 0.02
-) -> tuple[Array, Array]:
+def step_of_training(n: int, lr: float, seed: int = 0, sigma: float = 0.02) -> tuple[Array, Array]:
     """Float32 masters before and after one Adam-like step."""
     rng = RNG(seed)
     before = (rng.standard_normal(n) * sigma).astype(np.float32)
@@ -116,4 +115,8 @@ def tree(path: Path) -> dict[str, bytes]:
     """Content of every file below ``path``; of the file itself under the empty name."""
     if path.is_file():
         return {"": path.read_bytes()}
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+    return {
+        os.path.relpath(os.path.join(directory, name), path): Path(directory, name).read_bytes()
+        for directory, _, names in os.walk(path, followlinks=True)
+        for name in names
+    }

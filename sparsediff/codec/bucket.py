@@ -35,7 +35,7 @@ def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | Non
 
     Args:
         base: (n_words,), or None if there is nothing to compare with.
-        target: (n_words,), at least one word.
+        target: (n_words,), at least one word, not all equal to ``base``.
         dtype: element type.
         survey: `survey(base, target)`, None exactly if ``base`` is.
     """

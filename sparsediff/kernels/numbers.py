@@ -78,7 +78,8 @@ def read_numbers(classes_: npt.NDArray[np.integer], extra: bytes) -> UInt64s:
     """Numbers from their classes and packed extra bits; inverse of the split in `diff`.
 
     Raises:
-        CorruptError: ``extra`` is not exactly as long as the classes ask for.
+        CorruptError: ``extra`` is not exactly as long as the classes ask for,
+            or has bits set after its end.
     """
     out = CLASS_START[classes_]
     n_bits = int(np.bincount(classes_, minlength=128) @ CLASS_WIDTH)
@@ -88,6 +89,8 @@ def read_numbers(classes_: npt.NDArray[np.integer], extra: bytes) -> UInt64s:
             expected=f"{(n_bits + 7) // 8} bytes",
             found=f"{len(extra)} bytes",
         )
+    if n_bits % 8 and extra[-1] >> n_bits % 8:
+        raise CorruptError("extra bits are not filled up with zeros")
     words = np.frombuffer(extra + bytes(16 + -len(extra) % 8), "<u8")
     begin = 0
     for i in range(0, out.size, CHUNK):

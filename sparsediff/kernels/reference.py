@@ -272,6 +272,16 @@ def _marked_ranks(tier: TierCode) -> Int64s:
     return ranks
 
 
+def _steps(tier: TierCode, dtype: DType) -> Words:
+    """Sizes of a tier's steps, |step|, as words, (n_changed,)."""
+    values = read_numbers(tier.step_symbols >> 1, tier.step_extra)
+    # |step| - 1 is below 2^(W-1), and for positive steps below one less.
+    if np.any(values >= np.uint64((1 << (dtype.word_bits - 1)) - 1) + (tier.step_symbols & 1)):
+        raise CorruptError("step out of range")
+    sizes = values.astype(dtype.numpy)
+    return np.asarray(sizes + sizes.dtype.type(1))
+
+
 def patch(base: Words, out: Words, dtype: DType, bounds: list[int], tiers: list[TierCode]) -> None:
     """Rebuild the target words from the base words; inverse of `diff`.
 
@@ -287,10 +297,7 @@ def patch(base: Words, out: Words, dtype: DType, bounds: list[int], tiers: list[
     """
     tier_of_class = _tier_of_class(bounds, dtype)
     ranks = [_marked_ranks(t).astype(np.uint32) for t in tiers]
-    steps = [
-        read_numbers(t.step_symbols >> 1, t.step_extra).astype(out.dtype) + out.dtype.type(1)
-        for t in tiers
-    ]
+    steps = [_steps(t, dtype) for t in tiers]
     seen = [0] * len(tiers)  # members passed, per tier
     done = [0] * len(tiers)  # steps used, per tier
     for i in range(0, base.size, CHUNK):

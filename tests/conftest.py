@@ -1,0 +1,52 @@
+"""Fixtures and the profiles of the property tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from sparsediff.cli import run
+from tests.pairs import model_directory
+
+settings.register_profile(
+    "default",
+    max_examples=60,
+    deadline=None,  # the machines are shared
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile(
+    "long", parent=settings.get_profile("default"), max_examples=3000, derandomize=False
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: exit code, stdout, stderr."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = run([str(a) for a in args])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A small sharded checkpoint directory."""
+    return model_directory(tmp_path / "base")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """The same after a step of training."""
+    return model_directory(tmp_path / "target", lr=1e-6)

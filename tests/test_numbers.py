@@ -1,0 +1,129 @@
+"""Numbers, bits and tables: the small parts the codec is made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsediff.codec import tables
+from sparsediff.codec.varint import Reader, varint
+from sparsediff.errors import CorruptError
+from sparsediff.kernels import numbers, rans
+
+# From the table in docs/format.md.
+WORKED = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 4, 6: 5, 7: 5, 8: 6, 11: 6, 12: 7, 15: 7, 16: 8, 23: 8}
+EDGES = [0, 1, 2, 3, 2**31, 2**53 - 1, 2**53, 2**53 + 1, 2**54 - 1, 2**62 - 1, 2**62, 2**63 - 1]
+
+
+def test_number_classes_worked_examples() -> None:
+    values = np.array(list(WORKED), np.uint64)
+    assert list(numbers.number_classes(values)) == list(WORKED.values())
+
+
+@given(st.lists(st.integers(0, 2**63 - 1) | st.sampled_from(EDGES), max_size=300))
+def test_numbers_round_trip(values: list[int]) -> None:
+    array = np.array(values, np.uint64)
+    classes = numbers.number_classes(array)
+    assert [tables.number_class(v) for v in values] == list(classes)
+    writer = numbers.BitWriter()
+    for part in np.array_split(np.arange(array.size), 3):
+        c = classes[part]
+        writer.put(array[part] - numbers.CLASS_START[c], numbers.CLASS_WIDTH[c])
+    back = numbers.read_numbers(classes.astype(np.uint8), writer.getvalue())
+    assert np.array_equal(back, array)
+
+
+def test_bits_are_packed_least_significant_first() -> None:
+    writer = numbers.BitWriter()
+    writer.put(np.array([0b1, 0b101, 0b11], np.uint64), np.array([1, 3, 7]))
+    assert writer.getvalue() == bytes([0b0011_1011, 0b000])
+
+
+def test_read_numbers_extra_of_wrong_length_is_refused() -> None:
+    with pytest.raises(CorruptError, match="wrong length"):
+        numbers.read_numbers(np.array([8, 8], np.uint8), b"")
+
+
+@given(st.integers(1, 2**24), st.data())
+def test_geometric_table_is_complete(n_members: int, data: st.DataObject) -> None:
+    n_marked = data.draw(st.integers(1, n_members))
+    table = tables.geometric(n_marked, n_members)
+    last = tables.number_class(n_members - n_marked)
+    assert table.sum() == rans.SCALE
+    assert np.all(table[: last + 1] > 0)
+    assert not table[last + 1 :].any()
+
+
+def test_geometric_table_matches_the_distribution() -> None:
+    p = 0.01
+    table = tables.geometric(10_000, 1_000_000)
+    for c in set(range(20)) - {int(table.argmax())}:  # the largest takes up the rounding
+        start, width = int(numbers.CLASS_START[c]), 1 << int(numbers.CLASS_WIDTH[c])
+        chance = (1 - p) ** start - (1 - p) ** (start + width)
+        assert abs(table[c] / rans.SCALE - chance) < 2 / rans.SCALE
+
+
+counts = st.dictionaries(st.integers(0, 250), st.integers(1, 10**9), min_size=1).map(
+    lambda d: np.array([d.get(i, 0) for i in range(256)], np.int64)
+)
+
+
+@given(counts)
+def test_fitted_table_codes_every_symbol_and_survives_storage(c: np.ndarray) -> None:
+    table = tables.fitted(c)
+    assert table.sum() == rans.SCALE
+    assert np.all(table[c > 0] > 0)
+    assert np.array_equal(tables.load(Reader(tables.dump(table))), table)
+
+
+@given(counts)
+def test_symmetric_table_codes_every_symbol_and_survives_storage(c: np.ndarray) -> None:
+    table = tables.fitted_symmetric(c)
+    assert table.sum() == rans.SCALE
+    assert np.all(table[c > 0] > 0)
+    assert np.array_equal(table[0::2], table[1::2])
+    assert np.array_equal(tables.load_symmetric(Reader(tables.dump_symmetric(table))), table)
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_varint_round_trip(value: int) -> None:
+    reader = Reader(varint(value))
+    assert reader.varint() == value
+    reader.end()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80", b"\xff" * 8 + b"\xff", b"\x80" * 9 + b"\x01"])
+def test_varint_cut_or_too_long_is_refused(data: bytes) -> None:
+    with pytest.raises(CorruptError):
+        Reader(data).varint()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 255)), min_size=1, max_size=500),
+    st.sampled_from([1, 2, 8, 64]),
+)
+def test_rans_round_trip(pairs: list[tuple[int, int]], lanes: int) -> None:
+    table_of = np.array([k for k, _ in pairs], np.uint8)
+    symbols = np.array([s for _, s in pairs], np.uint8)
+    tabs = np.stack(
+        [
+            tables.fitted(np.bincount(np.append(symbols[table_of == k], 0), minlength=256))
+            for k in range(3)
+        ]
+    )
+    coded = rans.encode(symbols, table_of, tabs, lanes)
+    assert np.array_equal(rans.decode(coded, table_of, tabs, lanes), symbols)
+    for bad in (coded[:-2], coded + b"\0\0", coded[: 4 * lanes - 1]):
+        with pytest.raises(CorruptError):
+            rans.decode(bad, table_of, tabs, lanes)
+
+
+def test_rans_costs_the_entropy() -> None:
+    rng = np.random.default_rng(0)
+    symbols = np.minimum(rng.geometric(0.3, 100_000), 255).astype(np.uint8)
+    c = np.bincount(symbols, minlength=256)
+    table = tables.fitted(c)
+    coded = rans.encode(symbols, np.zeros(symbols.size, np.uint8), table[None], 8)
+    assert 8 * len(coded) < 1.002 * tables.cost_bits(c, table) + 8 * 32
