@@ -49,7 +49,7 @@ class SparsediffError(Exception):
         if self.file is not None:
             where.append(_printable(self.file))
         if self.tensor is not None:
-            where.append(f"tensor {_printable(self.tensor)!r}")
+            where.append(f"tensor '{_printable(self.tensor)}'")
         if self.offset is not None:
             where.append(f"offset {self.offset}")
         text = f"{', '.join(where)}: {self.problem}" if where else self.problem

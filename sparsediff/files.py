@@ -88,7 +88,10 @@ class InputFile:
         """
         view = memoryview(buffer).cast("B")
         with os_errors(self.path):
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise self._changed() from None
             try:
                 self._check(os.fstat(fd))
                 done = 0

@@ -166,7 +166,7 @@ def check_names(names: list[str], directory: bool) -> None:
             raise Refused("name: surrogate") from error
         need(all(p not in ("", ".", "..") for p in parts) and max(sizes) <= 255, "name")
         need("\\" not in name and "\0" not in name, "name: character")
-        need(not (len(parts[0]) == 2 and parts[0][1] == ":"), "name: drive")
+        need(all(p[1:2] != ":" for p in parts), "name: drive")
         above = {"/".join(parts[:i]) for i in range(1, len(parts))}
         need(above.isdisjoint(names), "name: a file is a directory of another")
     need(len(set(names)) == len(names), "names are not different")

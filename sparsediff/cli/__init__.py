@@ -34,6 +34,17 @@ class _Group(click.Group):
         return command
 
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # before click sees it, which would print an empty line
+            raise _Interrupted("interrupted") from None
+
+
+class _Interrupted(SparsediffError):
+    exit_code = 130
+
+
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         from sparsediff.version import __version__
@@ -81,9 +92,8 @@ def run(args: list[str] | None = None) -> int:
     except SparsediffError as e:
         click.echo(f"sparsediff: {e}", err=True)
         return e.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("sparsediff: interrupted", err=True)
-        return 130
+    except click.Abort:
+        return _Interrupted.exit_code
     except BrokenPipeError:
         # The reader of stdout went away; give Python nothing left to flush there.
         sys.stdout = None

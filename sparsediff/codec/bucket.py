@@ -45,10 +45,10 @@ def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | Non
     planes = b""
     if _planes_may_win(base, target, estimate):
         planes = min((_encode_planes(target, b) for b in (None, base)), key=len)
-        if len(planes) < 1.01 * estimate:
-            return planes
+        if 0.8 * estimate < len(planes) < 1.01 * estimate:
+            return planes  # no structure for tiers to find, and no memory for both
         if len(planes) > 1.1 * estimate:
-            planes = b""  # out of the race: the estimate is not that far off
+            planes = b""  # out of the race: the estimate is never that far too low
     tiers = _encode_tiers(base, target, dtype, bounds, survey)
     return planes if planes and len(planes) < len(tiers) else tiers
 

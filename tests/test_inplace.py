@@ -1,0 +1,188 @@
+"""apply --in-place: file by file, resumable, refusing before anything is touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsediff import UnsupportedError, WrongBaseError, apply_patch, inplace, make_patch
+from tests.conftest import Run
+from tests.pairs import model_directory, training_pair, tree, write_safetensors
+
+
+@pytest.fixture
+def patch(base: Path, target: Path, tmp_path: Path) -> Path:
+    (target / "config.json").unlink()
+    (target / "sub").mkdir()
+    (target / "sub" / "added.txt").write_text("new file")
+    (base / "old").mkdir()
+    (base / "old" / "removed.txt").write_text("goes away")
+    make_patch(base, target, tmp_path / "p.sdiff")
+    return tmp_path / "p.sdiff"
+
+
+def test_directory_is_updated(base: Path, target: Path, patch: Path) -> None:
+    inode = (base / "tokenizer" / "vocab.txt").stat().st_ino
+    apply_patch(base, patch, in_place=True)
+    assert tree(base) == tree(target)
+    assert not (base / "old").exists()
+    assert (base / "tokenizer" / "vocab.txt").stat().st_ino == inode  # unchanged: not rewritten
+
+
+def test_again_does_nothing(base: Path, target: Path, patch: Path) -> None:
+    apply_patch(base, patch, in_place=True)
+    result = apply_patch(base, patch, in_place=True)
+    assert result.written_bytes == 0
+    assert tree(base) == tree(target)
+
+
+def test_single_file_is_updated(tmp_path: Path) -> None:
+    before, after = training_pair()
+    a = write_safetensors(tmp_path / "a", {"w": before})
+    b = write_safetensors(tmp_path / "b", {"w": after})
+    make_patch(a, b, tmp_path / "p")
+    apply_patch(a, tmp_path / "p", in_place=True)
+    assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.parametrize("stop_after", range(5))
+def test_interrupted_run_is_finished_by_another(
+    stop_after: int,
+    base: Path,
+    target: Path,
+    patch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replace, done = inplace._replace, 0
+
+    def stop(*args: Any) -> None:
+        nonlocal done
+        if done == stop_after:
+            raise KeyboardInterrupt
+        done += 1
+        replace(*args)
+
+    monkeypatch.setattr(inplace, "_replace", stop)
+    try:
+        apply_patch(base, patch, in_place=True)
+    except KeyboardInterrupt:
+        assert tree(base) != tree(target)
+    monkeypatch.undo()
+    apply_patch(base, patch, in_place=True)
+    assert tree(base) == tree(target)
+
+
+def test_interrupted_chain_is_finished_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [model_directory(tmp_path / f"s{i}", lr=i * 1e-6 or None) for i in range(4)]
+    patches = [tmp_path / f"{i}.sdiff" for i in range(3)]
+    for i, p in enumerate(patches):
+        make_patch(steps[i], steps[i + 1], p)
+    replace = inplace._replace
+    for stop_after in range(10):
+        live, done = tmp_path / "live", 0
+        shutil.copytree(steps[0], live)
+
+        def stop(*args: Any, after: int = stop_after) -> None:
+            nonlocal done
+            if done == after:
+                raise KeyboardInterrupt
+            done += 1
+            replace(*args)
+
+        monkeypatch.setattr(inplace, "_replace", stop)
+        with pytest.raises(KeyboardInterrupt) if stop_after < 9 else _nothing():
+            apply_patch(live, patches, in_place=True)
+        monkeypatch.undo()
+        apply_patch(live, patches, in_place=True)
+        assert tree(live) == tree(steps[3])
+        shutil.rmtree(live)
+
+
+def _nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()
+
+
+def test_wrong_last_shard_leaves_all_alone(base: Path, patch: Path) -> None:
+    shard = base / "model-00002-of-00002.safetensors"
+    raw = bytearray(shard.read_bytes())
+    raw[-1] ^= 1
+    shard.write_bytes(raw)
+    before = tree(base)
+    with pytest.raises(WrongBaseError, match=shard.name):
+        apply_patch(base, patch, in_place=True)
+    assert tree(base) == before
+
+
+@pytest.mark.parametrize("what", ["added", "removed"])
+def test_unexpected_file_is_not_overwritten_or_removed(what: str, base: Path, patch: Path) -> None:
+    if what == "added":
+        (base / "sub").mkdir()
+        (base / "sub" / "added.txt").write_text("somebody else's")
+    else:
+        (base / "old" / "removed.txt").write_text("not what the patch knows")
+    before = tree(base)
+    with pytest.raises(WrongBaseError):
+        apply_patch(base, patch, in_place=True)
+    assert tree(base) == before
+
+
+def test_files_the_patch_does_not_know_stay(base: Path, patch: Path) -> None:
+    (base / "notes.txt").write_text("mine")
+    (base / "old" / "notes.txt").write_text("mine too")
+    apply_patch(base, patch, in_place=True)
+    assert (base / "notes.txt").read_text() == "mine"
+    assert (base / "old" / "notes.txt").read_text() == "mine too"
+
+
+def test_reshard_is_refused_before_anything_is_touched(
+    cli: Run, base: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "t"
+    shutil.copytree(base, target)
+    os.rename(target / "model-00001-of-00002.safetensors", target / "first.safetensors")
+    make_patch(base, target, tmp_path / "p")
+    before = tree(base)
+    code, _, err = cli("apply", base, tmp_path / "p", "--in-place")
+    assert (code, err.count("\n")) == (12, 1)
+    assert "first.safetensors" in err
+    assert tree(base) == before
+
+
+def test_links_are_replaced_never_written_through(base: Path, target: Path, patch: Path, tmp_path: Path) -> None:
+    shard = base / "model-00001-of-00002.safetensors"
+    blob = tmp_path / "blob"
+    shutil.move(shard, blob)
+    shard.symlink_to(blob)
+    kept = blob.read_bytes()
+    apply_patch(base, patch, in_place=True)
+    assert blob.read_bytes() == kept
+    assert not shard.is_symlink()
+    assert tree(base) == tree(target)
+
+
+def test_linked_directory_is_refused(base: Path, tmp_path: Path) -> None:
+    target = tmp_path / "t"
+    shutil.copytree(base, target)
+    (target / "tokenizer" / "vocab.txt").write_text("other")
+    make_patch(base, target, tmp_path / "p")
+    shutil.move(base / "tokenizer", tmp_path / "elsewhere")
+    (base / "tokenizer").symlink_to(tmp_path / "elsewhere")
+    before = tree(base)
+    with pytest.raises(UnsupportedError, match="linked directory"):
+        apply_patch(base, tmp_path / "p", in_place=True)
+    assert tree(base) == before
+
+
+def test_second_run_is_locked(cli: Run, base: Path, patch: Path) -> None:
+    with inplace._locked(base):
+        code, _, err = cli("apply", base, patch, "--in-place")
+    assert code == 14
+    assert err.count("\n") == 1

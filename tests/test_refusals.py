@@ -1,0 +1,536 @@
+"""Bad input: one line, the documented exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsediff import (
+    CorruptError,
+    SparsediffError,
+    UnavailableError,
+    apply_patch,
+    make_patch,
+    open_patch,
+    verify_patch,
+)
+from sparsediff import files as files_module
+from sparsediff.checksum import digest
+from sparsediff.codec.zstd import compress
+from sparsediff.manifest import Manifest
+from sparsediff.patch import Patch, pack
+from tests import oracle
+from tests.conftest import Run
+from tests.pairs import (
+    Stored,
+    model_directory,
+    safetensors_bytes,
+    training_pair,
+    tree,
+    write_safetensors,
+)
+
+EXIT = {"usage": 2, "base": 10, "corrupt": 11, "unsupported": 12, "unavailable": 13, "locked": 14}
+
+
+def refused(result: tuple[int, str, str], code: int, *words: str) -> None:
+    """One line on stderr that holds all ``words``, nothing on stdout."""
+    found, out, err = result
+    assert (found, out) == (code, ""), err
+    assert err.count("\n") == 1, err
+    assert err.startswith("sparsediff: ")
+    for word in words:
+        assert word in err
+
+
+@pytest.fixture
+def patch(base: Path, target: Path, tmp_path: Path) -> Path:
+    make_patch(base, target, tmp_path / "p.sdiff")
+    return tmp_path / "p.sdiff"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(tmp_path: Path) -> Any:
+    yield
+    assert [p for p in tmp_path.rglob("*") if p.name.endswith(".sparsediff-tmp")] == []
+
+
+# Wrong base
+
+
+def test_wrong_base_names_the_first_tensor_that_differs(
+    cli: Run, base: Path, patch: Path, tmp_path: Path
+) -> None:
+    shard = base / "model-00001-of-00002.safetensors"
+    raw = bytearray(shard.read_bytes())
+    raw[-3] ^= 1  # in the last tensor of the shard by offset
+    shard.write_bytes(raw)
+    result = cli("apply", base, patch, "-o", tmp_path / "out")
+    refused(result, EXIT["base"], str(shard), "model.layers.1.input_layernorm.weight", "offset")
+    assert not (tmp_path / "out").exists()
+
+
+def test_target_given_as_base_is_recognised(
+    cli: Run, target: Path, base: Path, patch: Path, tmp_path: Path
+) -> None:
+    shutil.copy(base / "config.json", target / "config.json")
+    refused(cli("apply", target, patch, "-o", tmp_path / "out"), EXIT["base"], "already the target")
+
+
+@pytest.mark.parametrize("harm", ["size", "missing", "header", "file for directory"])
+def test_base_of_another_shape(
+    harm: str, cli: Run, base: Path, patch: Path, tmp_path: Path
+) -> None:
+    shard = base / "model-00002-of-00002.safetensors"
+    if harm == "size":
+        shard.write_bytes(shard.read_bytes() + b"x")
+    elif harm == "missing":
+        shard.unlink()
+    elif harm == "header":
+        shard.write_bytes(shard.read_bytes().replace(b'"pt"', b'"tp"'))
+    else:
+        shutil.copy(shard, tmp_path / "file")
+        base = tmp_path / "file"
+    words = [str(shard)] if harm != "file for directory" else ["a directory"]
+    refused(cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["base"], "wrong base", *words)
+
+
+def test_second_patch_that_does_not_continue_the_first(
+    cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
+) -> None:
+    other = model_directory(tmp_path / "other", lr=3e-6)
+    third = model_directory(tmp_path / "third", lr=4e-6)
+    make_patch(other, third, tmp_path / "q.sdiff")
+    before = tree(base)
+    for how in (["-o", tmp_path / "out"], ["--in-place"]):
+        result = cli("apply", base, patch, tmp_path / "q.sdiff", *how)
+        refused(result, EXIT["base"], "q.sdiff", "does not continue", "p.sdiff")
+    assert tree(base) == before
+
+
+# Damaged patches
+
+
+def test_every_flipped_bit_and_every_truncation_is_refused(tmp_path: Path) -> None:
+    """Exhaustive over the bytes of a small patch that has every kind of entry."""
+    b, t = training_pair(300)
+    a = write_safetensors(tmp_path / "a", {"x": b, "gone": b})
+    c = write_safetensors(tmp_path / "c", {"x": t, "new": ("U8", (3,), b"abc")}, metadata={"k": "v"})
+    make_patch(a, c, tmp_path / "p")
+    good = (tmp_path / "p").read_bytes()
+    bad = tmp_path / "bad"
+    for i in range(len(good)):
+        flipped = bytearray(good)
+        flipped[i] ^= 1 << (i % 8)
+        bad.write_bytes(flipped)
+        with pytest.raises(SparsediffError) as info:
+            verify_patch(bad, base=a)
+        assert info.value.exit_code in (EXIT["corrupt"], EXIT["unsupported"])
+        bad.write_bytes(good[:i])
+        with pytest.raises(CorruptError):
+            verify_patch(bad, base=a)
+    bad.write_bytes(good + b"\0")
+    with pytest.raises(CorruptError, match="after the end"):
+        verify_patch(bad)
+
+
+@pytest.mark.parametrize("where", [3, 60, 0.3, 0.9, -1])
+def test_damaged_patch_on_the_command_line(
+    where: float, cli: Run, base: Path, patch: Path, tmp_path: Path
+) -> None:
+    good = patch.read_bytes()
+    raw = bytearray(good)
+    at = int(where * len(raw)) if isinstance(where, float) else int(where)
+    raw[at] ^= 0x10
+    patch.write_bytes(raw)
+    result = cli("apply", base, patch, "-o", tmp_path / "out")
+    refused(result, EXIT["corrupt"], str(patch))
+    assert not (tmp_path / "out").exists()
+    patch.write_bytes(good[: len(good) // 2])
+    refused(cli("verify", patch), EXIT["corrupt"], str(patch), "cut short")
+
+
+def test_unknown_version_is_unsupported(cli: Run, patch: Path) -> None:
+    patch.write_bytes(patch.read_bytes().replace(b'"version":"1"', b'"version":"2"'))
+    refused(cli("show", patch), EXIT["unsupported"], "version", "expected 1, found 2")
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"x" * 100, safetensors_bytes({})])
+def test_something_else_is_no_patch(content: bytes, cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "no").write_bytes(content)
+    refused(cli("verify", tmp_path / "no"), EXIT["corrupt"], str(tmp_path / "no"))
+
+
+# Patches whose checksums are right and whose manifest lies
+
+
+def rewrite(patch: Path, edit: Callable[[Manifest, dict[str, bytes]], None]) -> None:
+    """Store ``patch`` again with an edited manifest and payloads, all digests made right."""
+    with open_patch(patch) as opened:
+        manifest, payloads = opened.manifest, dict(opened.payloads())
+    edit(manifest, payloads)
+    for name, payload in payloads.items():
+        kind, index = name.split(".")
+        if kind == "bucket":
+            manifest.buckets[int(index)].digest = digest(payload)
+        else:
+            manifest.target_files[int(index)].skeleton_digest = digest(payload)
+    names = manifest.payload_names()
+    head = pack(manifest, {n: len(payloads[n]) for n in names})
+    patch.write_bytes(head + b"".join(payloads[n] for n in names))
+
+
+def name_to(name: str) -> Callable[[Manifest, dict[str, bytes]], None]:
+    def edit(manifest: Manifest, _: dict[str, bytes]) -> None:
+        manifest.target_files[0].name = name
+
+    return edit
+
+
+NAMES = ["../x", "/etc/x", "a/../../x", ".", "..", "a//b", "a/", "", "a\\..\\b", "C:x", "a\0b"]
+NAMES += ["empty/x", "empty", "x" * 256, "\udc80"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hostile_file_name(name: str, cli: Run, base: Path, patch: Path, tmp_path: Path) -> None:
+    rewrite(patch, name_to(name))
+    refused(cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["corrupt"], str(patch))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(oracle.Refused):
+        oracle.apply(tree(base), patch.read_bytes())
+
+
+def _set(path: str, value: Any) -> Callable[[Manifest, dict[str, bytes]], None]:
+    def edit(manifest: Manifest, _: dict[str, bytes]) -> None:
+        *where, last = path.split(".")
+        thing: Any = manifest
+        for step in where:
+            thing = thing[int(step)] if step.lstrip("-").isdigit() else getattr(thing, step)
+        setattr(thing, last, value)
+
+    return edit
+
+
+LIES = [
+    ("target_files.0.size", 1 << 50),
+    ("target_files.0.size", -1),
+    ("target_files.0.size", 3),
+    ("target_files.1.dictionary", 99),
+    ("target_files.2.n_tensors", 0),
+    ("target_files.2.skeleton", "0" * 32),
+    ("base_files.0.size", 1 << 60),
+    ("base_files.3.layout", [0, 10**9]),
+    ("tensors.0.shape", (1 << 40,)),
+    ("tensors.0.shape", (0,)),
+    ("tensors.0.shape", (-5,)),
+    ("tensors.0.offset", 1 << 45),
+    ("tensors.0.base_offset", -1),
+    ("tensors.0.base_offset", 1 << 45),
+    ("tensors.0.base_file", 10**6),
+    ("tensors.0.n_based", 3),
+    ("tensors.0.n_stepped", 1 << 40),
+    ("buckets.0.n_words", 1 << 40),
+    ("buckets.0.n_words", 0),
+    ("buckets.0.tensors", [1, 0]),
+    ("buckets.0.tensors", [77]),
+    ("buckets.0.base", None),
+    ("buckets.0.target", None),
+    ("buckets.0.target", "f" * 32),
+    ("buckets.0.locators", ""),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), LIES)
+def test_lying_manifest(
+    path: str, value: Any, cli: Run, base: Path, patch: Path, tmp_path: Path
+) -> None:
+    try:
+        rewrite(patch, _set(path, value))
+    except (IndexError, TypeError, ValueError):
+        pytest.skip("our writer cannot express it")
+    code, out, err = cli("apply", base, patch, "-o", tmp_path / "out")
+    assert code in (EXIT["corrupt"], EXIT["base"]), err
+    assert out == ""
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_skeleton(cli: Run, base: Path, patch: Path, tmp_path: Path) -> None:
+    def edit(manifest: Manifest, payloads: dict[str, bytes]) -> None:
+        del payloads["skeleton.0"]
+        manifest.target_files[0].skeleton_digest = None
+
+    rewrite(patch, edit)
+    refused(cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["corrupt"], "is missing")
+
+
+def test_zstd_bomb_is_refused_before_it_is_unpacked(
+    cli: Run, base: Path, patch: Path, tmp_path: Path
+) -> None:
+    def edit(manifest: Manifest, payloads: dict[str, bytes]) -> None:
+        name = next(n for n in payloads if n.startswith("bucket"))
+        payloads[name] = b"\x02" + compress(bytes(1 << 30), 1)
+
+    rewrite(patch, edit)
+    result = cli("apply", base, patch, "-o", tmp_path / "out")
+    refused(result, EXIT["corrupt"], "bucket.", "expected", "found 1073741824")
+
+
+def test_bucket_that_decodes_to_something_else(
+    cli: Run, base: Path, patch: Path, tmp_path: Path
+) -> None:
+    def edit(manifest: Manifest, payloads: dict[str, bytes]) -> None:
+        size = manifest.buckets[0].n_words * manifest.tensors[0].dtype.word_bytes
+        payloads["bucket.0"] = b"\x02" + compress(bytes(size), 1)
+
+    rewrite(patch, edit)
+    refused(cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["corrupt"], "differ from the target")
+
+
+def test_version_and_header_must_be_canonical(patch: Path) -> None:
+    raw = patch.read_bytes()
+    n = int.from_bytes(raw[:8], "little")
+    for header in (
+        raw[8 : 8 + n].replace(b'"manifest":{', b'"manifest": {'),
+        raw[8 : 8 + n] + b"        ",
+        json.dumps(json.loads(raw[8 : 8 + n]), indent=1).encode(),
+    ):
+        patch.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + n :])
+        with pytest.raises(CorruptError, match="canonical"), open_patch(patch):
+            pass
+
+
+# Malformed safetensors
+
+
+def entry(dtype: str, shape: list[Any], offsets: list[Any]) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+def raw_file(header: Any, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+MALFORMED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "no header"),
+    "short": (b"1234567", "no header"),
+    "header_too_long": ((1 << 40).to_bytes(8, "little") + b"{}", "exceeds the file"),
+    "header_over_limit": ((100_000_001).to_bytes(8, "little") + b"{}", "exceeds the file"),
+    "not_json": (raw_file(b"{nope"), "not a JSON object"),
+    "not_object": (raw_file(b"[1]"), "not a JSON object"),
+    "leading_space": (raw_file(b" {}"), "not a JSON object"),
+    "not_utf8": (raw_file(b'{"\xff":1}'), "not a JSON object"),
+    "deep": (raw_file(b'{"a":' + b"[" * 100_000), "not a JSON object"),
+    "huge_int": (raw_file(b'{"a":' + b"9" * 10_000 + b"}"), "not a JSON object"),
+    "duplicate": (raw_file(b'{"a":{},"a":{}}'), "duplicate name"),
+    "entry_not_object": (raw_file({"a": 1}), "entry must have"),
+    "extra_field": (raw_file({"a": entry("U8", [0], [0, 0]) | {"x": 1}}), "entry must have"),
+    "dtype_not_text": (raw_file({"a": {"dtype": 1, "shape": [], "data_offsets": [0, 0]}}), "dtype"),
+    "negative_shape": (raw_file({"a": entry("U8", [-1], [0, 0])}), "shape"),
+    "bool_shape": (raw_file({"a": entry("U8", [True], [0, 1])}, b"x"), "shape"),
+    "float_offset": (raw_file({"a": entry("U8", [1], [0.0, 1])}, b"x"), "data_offsets"),
+    "one_offset": (raw_file({"a": entry("U8", [1], [0])}, b"x"), "data_offsets"),
+    "backwards": (raw_file({"a": entry("U8", [1], [1, 0])}, b"x"), "data_offsets"),
+    "past_the_end": (raw_file({"a": entry("U8", [9], [0, 9])}, b"x"), "data_offsets"),
+    "shape_overflow": (raw_file({"a": entry("U8", [1 << 40, 1 << 40], [0, 1])}, b"x"), "do not fit"),
+    "wrong_size": (raw_file({"a": entry("F32", [2], [0, 4])}, b"1234"), "do not fit"),
+    "half_byte": (raw_file({"a": entry("F4", [3], [0, 1])}, b"x"), "do not fit"),
+    "hole": (raw_file({"a": entry("U8", [1], [1, 2])}, b"xy"), "hole or overlap"),
+    "overlap": (
+        raw_file({"a": entry("U8", [2], [0, 2]), "b": entry("U8", [1], [1, 2])}, b"xy"),
+        "hole or overlap",
+    ),
+    "left_over": (raw_file({"a": entry("U8", [1], [0, 1])}, b"xyz"), "elsewhere than the file"),
+    "surrogate": (raw_file(b'{"\\ud800":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'), "Unicode"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(MALFORMED))
+def test_malformed_safetensors(case: str, cli: Run, tmp_path: Path) -> None:
+    content, word = MALFORMED[case]
+    good = write_safetensors(tmp_path / "good.safetensors", {"a": ("U8", (1,), b"x")})
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(content)
+    for pair in ((good, bad), (bad, good)):
+        result = cli("make", *pair, "-o", tmp_path / "p")
+        refused(result, EXIT["corrupt"], "malformed safetensors", str(bad), word)
+    assert not (tmp_path / "p").exists()
+
+
+def test_file_that_only_looks_like_safetensors_is_bytes(tmp_path: Path) -> None:
+    for name, content in (("a", b"x"), ("b", b"y")):
+        (tmp_path / name).write_bytes(raw_file(b'{"not": "really"}', content))
+    make_patch(tmp_path / "a", tmp_path / "b", tmp_path / "p")
+    apply_patch(tmp_path / "a", tmp_path / "p", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# Paths
+
+
+def test_outputs_that_exist(cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path) -> None:
+    before = patch.read_bytes()
+    refused(cli("make", base, target, "-o", patch), EXIT["usage"], str(patch), "exists")
+    (tmp_path / "out").mkdir()
+    refused(cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["usage"], "exists")
+    assert patch.read_bytes() == before
+
+
+def test_base_as_output(cli: Run, base: Path, patch: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(base)
+    for out in (base, tmp_path / "link", base / ".." / "base"):
+        refused(cli("apply", base, patch, "-o", out, "-f"), EXIT["usage"], "--in-place")
+
+
+@pytest.mark.parametrize("role", ["base", "target", "patch", "output"])
+def test_missing_paths(role: str, cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path) -> None:
+    no = tmp_path / "no" / "such"
+    if role == "base":
+        refused(cli("make", no, target, "-o", tmp_path / "q"), EXIT["usage"], str(no))
+        refused(cli("apply", no, patch, "-o", tmp_path / "q"), EXIT["usage"], str(no))
+    elif role == "target":
+        refused(cli("make", base, no, "-o", tmp_path / "q"), EXIT["usage"], str(no))
+    elif role == "patch":
+        refused(cli("apply", base, no, "-o", tmp_path / "q"), EXIT["usage"], str(no))
+    else:
+        refused(cli("make", base, target, "-o", no), EXIT["usage"], str(no))
+        refused(cli("apply", base, patch, "-o", no), EXIT["usage"], str(no))
+
+
+def test_arguments_in_the_wrong_order(cli: Run, base: Path, patch: Path, tmp_path: Path) -> None:
+    refused(cli("apply", patch, base, "-o", tmp_path / "q"), EXIT["usage"], "BASE first")
+    refused(cli("make", base, patch, "-o", tmp_path / "q"), EXIT["usage"], "not a checkpoint")
+
+
+def test_special_files_and_loops(cli: Run, base: Path, target: Path, tmp_path: Path) -> None:
+    os.mkfifo(target / "fifo")
+    refused(cli("make", base, target, "-o", tmp_path / "q"), EXIT["usage"], "fifo")
+    (target / "fifo").unlink()
+    (target / "loop").symlink_to(target)
+    refused(cli("make", base, target, "-o", tmp_path / "q"), EXIT["usage"], "loop")
+    (target / "loop").unlink()
+    (target / "dangling").symlink_to("nowhere")
+    refused(cli("make", base, target, "-o", tmp_path / "q"), EXIT["usage"], "dangling")
+
+
+def test_file_name_that_cannot_travel(cli: Run, base: Path, target: Path, tmp_path: Path) -> None:
+    (target / "back\\slash").write_text("x")
+    refused(cli("make", base, target, "-o", tmp_path / "q"), EXIT["unsupported"], "slash")
+    (target / "back\\slash").unlink()
+    Path(os.fsdecode(os.fsencode(target) + b"/\xff\xfe")).write_text("x")
+    refused(cli("make", base, target, "-o", tmp_path / "q"), EXIT["unsupported"], "cannot be carried")
+
+
+# Disk and time
+
+
+@pytest.mark.parametrize("verb", ["make", "apply"])
+def test_disk_full(verb: str, cli: Run, base: Path, target: Path, tmp_path: Path) -> None:
+    """On a real file system of one megabyte, where one can be mounted."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("cannot mount a file system here")
+    try:
+        big = np.random.default_rng(0).bytes(1 << 20)
+        (target / "noise").write_bytes(big)
+        if verb == "make":
+            result = cli("make", base, target, "-o", small / "p")
+        else:
+            make_patch(base, target, tmp_path / "p")
+            result = cli("apply", base, tmp_path / "p", "-o", small / "out")
+        refused(result, EXIT["unavailable"], "no space left")
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_full_standard_output(base: Path, target: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "sparsediff", "make", base, target, "-o", "-"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert run.returncode == EXIT["unavailable"]
+    assert run.stderr.count("\n") == 1
+    assert "no space left" in run.stderr
+
+
+def test_standard_output_closed_early(base: Path, target: Path, tmp_path: Path) -> None:
+    (target / "noise").write_bytes(np.random.default_rng(0).bytes(1 << 20))
+    command = f"{sys.executable} -m sparsediff make {base} {target} -o - | head -c 1"
+    run = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True)
+    assert run.returncode == EXIT["unavailable"]
+    assert b"Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("change", ["append", "touch", "replace", "remove"])
+def test_target_that_changes_while_it_is_read(
+    change: str, base: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = target / "model-00001-of-00002.safetensors"
+    original = files_module.InputFile.read_into
+    seen = 0
+
+    def read_into(self: files_module.InputFile, offset: int, buffer: Any) -> None:
+        nonlocal seen
+        original(self, offset, buffer)
+        seen += self.path == victim
+        if seen == 4:  # header twice, skeleton, then tensor data
+            seen += 1
+            if change == "append":
+                with open(victim, "ab") as f:
+                    f.write(b"x")
+            elif change == "touch":
+                os.utime(victim, ns=(1, 1))
+            elif change == "replace":
+                shutil.copy(victim, tmp_path / "copy")
+                os.replace(tmp_path / "copy", victim)
+            else:
+                victim.unlink()
+
+    monkeypatch.setattr(files_module.InputFile, "read_into", read_into)
+    with pytest.raises(UnavailableError, match="changed while it was read") as info:
+        make_patch(base, target, tmp_path / "p", jobs=1)
+    assert str(victim) in str(info.value)
+    assert not (tmp_path / "p").exists()
+
+
+def test_second_run_on_the_same_output_is_locked(
+    cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
+) -> None:
+    with files_module.staged_file(tmp_path / "q", force=False):
+        refused(cli("make", base, target, "-o", tmp_path / "q"), EXIT["locked"], "another run")
+    with files_module.staged_directory(tmp_path / "out", force=False):
+        refused(cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["locked"], "another run")
+
+
+def test_unpatched_payload_iteration_is_complete(patch: Path) -> None:
+    with open_patch(patch) as opened:
+        assert isinstance(opened, Patch)
+        assert [n for n, _ in opened.payloads()] == list(opened.sizes)
+
+
+def test_tensor_names_never_break_the_line(cli: Run, tmp_path: Path) -> None:
+    b, t = training_pair(200)
+    evil: dict[str, Stored] = {"a\nb\x1b[31m": b}
+    a = write_safetensors(tmp_path / "a", evil)
+    c = write_safetensors(tmp_path / "c", {"a\nb\x1b[31m": t})
+    make_patch(a, c, tmp_path / "p")
+    result = cli("apply", c, tmp_path / "p", "-o", tmp_path / "out")
+    refused(result, EXIT["base"], "\\x0ab\\x1b")
