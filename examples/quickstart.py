@@ -1,6 +1,6 @@
 """Train a tiny model, patch from one step to the next, rebuild it, compare every byte.
 
-    python examples/quickstart.py [WORK_DIR]
+python examples/quickstart.py [WORK_DIR]
 """
 
 from __future__ import annotations

@@ -96,10 +96,13 @@ def apply_patch(
         raise UsageError("give either an output or in-place, not both")
     with ExitStack() as stack:
         if output is not None:
+            if not str(output):
+                raise UsageError("the name of the output is empty")
             output = Path(os.path.abspath(output))
             if base.exists() and output.exists() and output.samefile(base):
                 raise UsageError("output is the base (--in-place updates it)", file=output)
-            check_output(output, force=force)
+            paths = [s for s in sources if isinstance(s, (str, Path)) and str(s) != "-"]
+            check_output(output, force=force, inputs=[base, *paths])
         chain = [stack.enter_context(open_patch(s)) for s in sources]
         for before, after in pairwise(chain):
             _check_link(before, after)
@@ -154,10 +157,7 @@ def _apply_to(
         else:
             stack.enter_context(staged_file(output, force=force))
             staged = temp_sibling(output)
-        # Whoever holds the lock on `staged` owns these names too.
-        between = [
-            temp_sibling(output.parent / f"{output.name}.{i}") for i in range(len(chain) - 1)
-        ]
+        between = [temp_sibling(output, part) for part in range(len(chain) - 1)]
         for path in between:
             stack.callback(_discard, path)
             _discard(path)

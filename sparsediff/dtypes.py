@@ -58,10 +58,12 @@ class DType:
         return np.dtype(f"<u{self.word_bytes}")
 
     def n_bytes(self, shape: tuple[int, ...]) -> int | None:
-        """Bytes that a tensor of ``shape`` takes, or None if not whole bytes."""
-        n_bits = self.bits
+        """Bytes that a tensor of ``shape`` takes; None if not whole bytes or past 2^60."""
+        n_bits = 0 if 0 in shape else self.bits
         for side in shape:
             n_bits *= side
+            if n_bits >> 63:
+                return None
         return n_bits // 8 if n_bits % 8 == 0 else None
 
 

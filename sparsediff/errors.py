@@ -47,21 +47,21 @@ class SparsediffError(Exception):
     def __str__(self) -> str:
         where = []
         if self.file is not None:
-            where.append(_printable(self.file))
+            where.append(printable(self.file))
         if self.tensor is not None:
-            where.append(f"tensor '{_printable(self.tensor)}'")
+            where.append(f"tensor '{printable(self.tensor)}'")
         if self.offset is not None:
             where.append(f"offset {self.offset}")
         text = f"{', '.join(where)}: {self.problem}" if where else self.problem
         if self.expected is not None:
-            text += f", expected {_printable(self.expected)}"
+            text += f", expected {printable(self.expected)}"
         if self.found is not None:
-            text += f", found {_printable(self.found)}"
+            text += f", found {printable(self.found)}"
         return text
 
 
-def _printable(value: object) -> str:
-    """Keep a message on one line, whatever bytes a hostile file put in a name."""
+def printable(value: object) -> str:
+    """Text of one line without control characters, whatever a hostile file put in a name."""
     text = str(value)
     safe = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return safe if len(safe) <= 300 else safe[:297] + "..."

@@ -13,12 +13,13 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsediff.checksum import checksum
 from sparsediff.errors import (
     CorruptError,
     LockedError,
@@ -42,6 +43,7 @@ def check_relative_name(name: str, *, file: object = None) -> str:
     bad = (
         not name
         or "\0" in name
+        or len(name.encode("utf-8", "surrogatepass")) > 4095
         or "\\" in name
         or any(p in ("", ".", "..") for p in parts)
         or any(p[1:2] == ":" for p in parts)
@@ -148,7 +150,7 @@ def walk(root: Path) -> Iterator[tuple[str, Path]]:
             entries = sorted(os.scandir(directory), key=lambda e: e.name)
             for entry in entries:
                 path = directory / entry.name
-                if entry.name.endswith(TEMP_SUFFIX) and entry.name.startswith("."):
+                if _is_temp(entry.name):
                     continue  # what a killed run left behind is no part of a checkpoint
                 if entry.is_dir():
                     yield from visit(path, f"{prefix}{entry.name}/", above | {here})
@@ -160,17 +162,42 @@ def walk(root: Path) -> Iterator[tuple[str, Path]]:
     yield from visit(root, "", frozenset())
 
 
-def temp_sibling(path: Path) -> Path:
-    """Where the output ``path`` is built before it is renamed into place."""
-    return path.parent / f".{path.name}{TEMP_SUFFIX}"
+def temp_sibling(path: Path, part: int | None = None) -> Path:
+    """Where the output ``path`` is built before it is renamed into place.
+
+    Whoever holds the lock on it also owns the siblings with a ``part``.
+    """
+    name = path.name
+    if len(os.fsencode(name)) > 200:  # a name may have 255 bytes
+        name = checksum(os.fsencode(name))
+    return path.parent / f".{name}{TEMP_SUFFIX}{'' if part is None else f'.{part}'}"
 
 
-def check_output(path: Path, *, force: bool) -> None:
-    """Raise UsageError if ``path`` exists and may not be replaced, or has no parent."""
-    if os.path.lexists(path) and not force:
-        raise UsageError("output exists (--force replaces it)", file=path)
+def _is_temp(name: str) -> bool:
+    return name.startswith(".") and name.rstrip("0123456789").rstrip(".").endswith(TEMP_SUFFIX)
+
+
+def check_output(path: Path, *, force: bool, inputs: Iterable[Path | str] = ()) -> None:
+    """Raise UsageError if ``path`` may not be written.
+
+    It may not if it exists (unless ``force``), is neither file nor directory,
+    has no parent, or is, contains or lies in one of ``inputs``.
+    """
+    if os.path.lexists(path):
+        if not force:
+            raise UsageError("output exists (--force replaces it)", file=path)
+        if not (path.is_file() or path.is_dir() or path.is_symlink()):
+            raise UsageError("output is neither a file nor a directory", file=path)
     if not path.parent.is_dir():
         raise UsageError("directory of the output does not exist", file=path)
+    real = path.resolve()
+    for other in map(Path, inputs):
+        if other.exists():
+            there = other.resolve()
+            if real == there or (there.is_dir() and there in real.parents):
+                raise UsageError("output is, or lies in, one of the inputs", file=path, found=other)
+            if real in there.parents:
+                raise UsageError("output would replace one of the inputs", file=path, found=other)
 
 
 @contextmanager
@@ -209,6 +236,9 @@ def staged_file(path: Path, *, force: bool) -> Iterator[int]:
     """
     check_output(path, force=force)
     temp = temp_sibling(path)
+    if temp.is_dir() and not temp.is_symlink():  # left by a killed run
+        with locked(temp, os.O_RDONLY | os.O_DIRECTORY), os_errors(temp):
+            shutil.rmtree(temp)
     with locked(temp, os.O_RDWR | os.O_CREAT) as fd:
         try:
             with os_errors(path):

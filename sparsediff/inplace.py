@@ -28,7 +28,7 @@ from sparsediff.errors import (
 )
 from sparsediff.files import staged_file, sync, temp_sibling, write_at
 from sparsediff.make import Progress
-from sparsediff.manifest import Manifest
+from sparsediff.manifest import BaseFile, Manifest
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import Patch
 from sparsediff.rebuild import BaseFiles, Task, check_target, run, tasks
@@ -45,16 +45,10 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
     """
     for patch in chain:
         _check_possible(patch)
+        patch.check_payloads()
     with _locked(base):
-        # A killed run may have finished any number of patches: continue from the
-        # last one whose base or target every file is.
-        for first in range(len(chain) - 1, -1, -1):
-            try:
-                finished = _finished_files(base, chain[first], jobs)
-                break
-            except WrongBaseError:
-                if first == 0:
-                    raise
+        first, finished, leftovers = _state(base, chain, jobs)
+        _remove(base, leftovers)
         total = sum(f.size for p in chain[first:] for f in p.manifest.target_files)
         done = written = 0
         for i, patch in enumerate(chain[first:]):
@@ -71,15 +65,45 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
                 done += record.size
                 if progress is not None:
                     progress(done, total)
-            _remove_rest(base, patch.manifest)
+            _remove(base, [f.name for f in _removed(patch.manifest)])
     return written
+
+
+def _state(base: Path, chain: list[Patch], jobs: int) -> tuple[int, set[int], list[str]]:
+    """How far a killed run got: the first patch still to apply, its finished files, leftovers.
+
+    That is the last patch of which every file is as in the base or the target.
+    Leftovers are files that an earlier patch should have removed.
+
+    Raises:
+        WrongBaseError: not even the first patch fits.
+    """
+    for first in range(len(chain) - 1, 0, -1):
+        try:
+            finished = _finished_files(base, chain[first], jobs)
+            return first, finished, _leftovers(base, chain[:first], chain[first].manifest)
+        except WrongBaseError:
+            continue
+    return 0, _finished_files(base, chain[0], jobs), []
+
+
+def _leftovers(base: Path, earlier: list[Patch], current: Manifest) -> list[str]:
+    wanted = {f.name for f in current.base_files} | {f.name for f in current.target_files}
+    found: list[str] = []
+    for patch in earlier:
+        files = BaseFiles(base, patch.manifest)
+        for i, record in enumerate(patch.manifest.base_files):
+            if record.name not in wanted | set(found) and os.path.lexists(_path(base, record.name)):
+                files.skeleton(i)
+                found.append(record.name)
+    return found
 
 
 @contextmanager
 def _locked(base: Path) -> Iterator[None]:
     """Hold a lock on the base directory; a single file is locked by its temporary sibling."""
     with os_errors(base):
-        fd = os.open(base, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(base, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,14 +121,20 @@ def _check_possible(patch: Patch) -> None:
         raise UnsupportedError(
             "in place, base and target must both be a file or a directory", file=patch.name
         )
-    for record, indices in zip(manifest.target_files, manifest.file_tensors(), strict=True):
+    old, new = ({f.name for f in files} for files in (manifest.base_files, manifest.target_files))
+    for name, others in [*((n, old) for n in new), *((n, new) for n in old)]:
+        if any(name[:i] in others for i, c in enumerate(name) if c == "/"):
+            raise UnsupportedError(
+                "cannot be updated in place: a file becomes a directory, or the reverse",
+                file=f"{patch.name}, {name}",
+            )
+    for file, indices in zip(manifest.target_files, manifest.file_tensors, strict=True):
         sources = {manifest.tensors[i].base_file for i in indices} | {record.dictionary}
-        others = [manifest.base_files[s].name for s in sources if s is not None]
-        for other in others:
-            if other != record.name:
+        for other in [manifest.base_files[s].name for s in sources if s is not None]:
+            if other != file.name:
                 raise UnsupportedError(
                     "cannot be updated in place: it takes data from another file; use an output",
-                    file=f"{patch.name}, {record.name}",
+                    file=f"{patch.name}, {file.name}",
                     found=other,
                 )
 
@@ -118,6 +148,8 @@ def _path(base: Path, name: str) -> Path:
             raise UnsupportedError(
                 "in place, nothing is written through a linked directory", file=parent
             )
+        if os.path.lexists(parent) and not parent.is_dir():
+            raise WrongBaseError("wrong base: should be a directory", file=parent)
         parent = parent.parent
     return path
 
@@ -152,21 +184,21 @@ def _finished_files(base: Path, patch: Patch, jobs: int) -> set[int]:
                 finished.add(i)
                 continue
             raise
-    kept = {f.name for f in manifest.target_files}
+    going = {f.name for f in _removed(manifest)}
     for i, old in enumerate(manifest.base_files):
-        if old.name not in kept and os.path.lexists(_path(base, old.name)):
-            files.open(i)  # will be removed: at least its size must be right
+        if old.name in going and os.path.lexists(_path(base, old.name)):
+            files.skeleton(i)  # all a patch knows of what it does not need
     return finished
 
 
 def _changes(manifest: Manifest, file: int, namesake: int) -> bool:
     """Whether a target file differs from the base file of the same name."""
     a, b = manifest.target_files[file], manifest.base_files[namesake]
-    tensors = [manifest.tensors[i] for i in manifest.file_tensors()[file]]
+    tensors = [manifest.tensors[i] for i in manifest.file_tensors[file]]
     return (
         (a.size, a.skeleton) != (b.size, b.skeleton)
         or any(t.base_offset != t.offset or t.n_based != t.n_words for t in tensors if t.n_words)
-        or any(manifest.buckets[k].digest is not None for k in manifest.file_buckets()[file])
+        or any(manifest.buckets[k].digest is not None for k in manifest.file_buckets[file])
     )
 
 
@@ -181,7 +213,7 @@ def _check_base_file(
             _, sums = words.gather_base(manifest, bucket, files.read)
             words.check_base(manifest, bucket, sums, files.path)
 
-    for _ in ordered_map(check, manifest.file_buckets()[file], jobs):
+    for _ in ordered_map(check, manifest.file_buckets[file], jobs):
         pass
 
 
@@ -203,17 +235,22 @@ def _replace(base: Path, patch: Patch, file: int, group: Iterator[Task], jobs: i
             pass
 
 
-def _remove_rest(base: Path, manifest: Manifest) -> None:
-    """Remove the files, and emptied directories, that the target does not have."""
+def _removed(manifest: Manifest) -> list[BaseFile]:
+    """Files of the base that the target does not have."""
     kept = {f.name for f in manifest.target_files}
-    for old in manifest.base_files:
-        path = _path(base, old.name)
-        if old.name in kept or not os.path.lexists(path):
-            continue
+    return [f for f in manifest.base_files if f.name not in kept]
+
+
+def _remove(base: Path, names: list[str]) -> None:
+    """Remove files, and the directories that become empty by it."""
+    for name in names:
+        path = _path(base, name)
         with os_errors(path):
-            path.unlink()
+            path.unlink(missing_ok=True)
             parent = path.parent
-            while parent != base and not any(parent.iterdir()):
+            while parent != base and parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
                 parent = parent.parent
-            sync(parent)
+    if names:
+        with os_errors(base):
+            sync(base)

@@ -18,6 +18,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from sparsediff import checksum, words
 from sparsediff.checkpoint import Checkpoint, open_checkpoint
 from sparsediff.codec import bucket as codec
@@ -26,7 +28,7 @@ from sparsediff.dtypes import DType
 from sparsediff.errors import UnsupportedError, UsageError, os_errors
 from sparsediff.files import check_output, staged_file
 from sparsediff.kernels import reference
-from sparsediff.kernels.reference import Survey, Words
+from sparsediff.kernels.reference import Words
 from sparsediff.manifest import MAX_SKELETON_BYTES, Manifest
 from sparsediff.measures import Counts, median_step, share
 from sparsediff.parallel import default_jobs, ordered_map
@@ -95,11 +97,10 @@ def make_patch(
     """
     place: Path | None = None
     if isinstance(output, Path) or (isinstance(output, str) and output != "-"):
+        if not str(output):
+            raise UsageError("the name of the output is empty")
         place = Path(os.path.abspath(output))
-        check_output(place, force=force)
-        for side in (Path(base), Path(target)):
-            if place.exists() and side.exists() and place.samefile(side):
-                raise UsageError("output is one of the inputs", file=place)
+        check_output(place, force=force, inputs=(base, target))
     sides = open_checkpoint(base), open_checkpoint(target)
     manifest = plan(*sides, bucket_words)
     with _spool(place) as spool, os_errors(place or "temporary file"):
@@ -111,7 +112,8 @@ def make_patch(
             with staged_file(place, force=force) as fd, os.fdopen(os.dup(fd), "wb") as stream:
                 _write(stream, head, spool)
         elif isinstance(output, str):
-            _write(sys.stdout.buffer, head, spool)
+            with os_errors("standard output"):
+                _write(sys.stdout.buffer, head, spool)
         elif output is not None:
             assert not isinstance(output, Path)
             _write(output, head, spool)
@@ -182,20 +184,19 @@ def _encode_all(
             observer(dtype, b, t)
         if base_sums == target_sums:
             return _Encoded(b"", base_sums, target_sums, [])
-        steps: list[tuple[Counts, int]] = []
-        whole = Survey.empty(dtype)
-        at = 0
-        for part in manifest.parts[bucket]:
-            piece = slice(at, at + part.n_words)
-            at += part.n_words
-            survey = reference.survey(b[piece], t[piece], dtype)
-            steps.append((survey.steps.sum(axis=0).reshape(128, 2).sum(axis=1), survey.largest))
-            whole.add(survey)
+        whole = reference.survey(b, t, dtype)
+        if len(base_sums) == 1:
+            symbols = [(whole.steps.sum(axis=0), whole.largest)]
+        else:
+            ends = np.cumsum([p.n_words for p in manifest.parts[bucket]])[:-1]
+            pairs = zip(np.split(b, ends), np.split(t, ends), strict=True)
+            symbols = [reference.count_steps(*pair, dtype) for pair in pairs]
+        steps = [(n.reshape(128, 2).sum(axis=1), largest) for n, largest in symbols]
         return _Encoded(codec.encode(b, t, dtype, whole), base_sums, target_sums, steps)
 
-    tasks = [(f, b) for f, buckets in enumerate(manifest.file_buckets()) for b in buckets]
+    tasks = [(f, b) for f, buckets in enumerate(manifest.file_buckets) for b in buckets]
     results = ordered_map(job, tasks, jobs)
-    for index, buckets in enumerate(manifest.file_buckets()):
+    for index, buckets in enumerate(manifest.file_buckets):
         skeleton = _encode_skeleton(manifest, index, base, target)
         if skeleton is not None:
             sizes[f"skeleton.{index}"] = len(skeleton)

@@ -150,33 +150,23 @@ class Manifest:
     target_files: list[TargetFile]
     tensors: list[Tensor]
     buckets: list[Bucket]
-    parts: list[list[Part]] = field(default_factory=list)  # per bucket; derived
-
-    def file_tensors(self) -> list[range]:
-        """Per target file, the indices of its tensors."""
-        ranges, first = [], 0
-        for file in self.target_files:
-            ranges.append(range(first, first + file.n_tensors))
-            first += file.n_tensors
-        return ranges
-
-    def file_buckets(self) -> list[list[int]]:
-        """Per target file, the indices of its buckets."""
-        file_of = [i for i, f in enumerate(self.target_files) for _ in range(f.n_tensors)]
-        table: list[list[int]] = [[] for _ in self.target_files]
-        for i, bucket in enumerate(self.buckets):
-            table[file_of[bucket.tensors[0]]].append(i)
-        return table
+    # Derived from the above by `complete`:
+    parts: list[list[Part]] = field(default_factory=list)
+    """Per bucket, the words it takes."""
+    file_tensors: list[range] = field(default_factory=list)
+    """Per target file, the indices of its tensors."""
+    file_buckets: list[list[int]] = field(default_factory=list)
+    """Per target file, the indices of its buckets."""
 
     def skeleton_size(self, file: int) -> int:
         """Bytes of a target file that lie outside its tensors."""
-        tensors = self.file_tensors()[file]
+        tensors = self.file_tensors[file]
         return self.target_files[file].size - sum(self.tensors[t].n_bytes for t in tensors)
 
     def skeleton_ranges(self, file: int) -> list[tuple[int, int]]:
         """Begin and end of each run of skeleton in a target file, in bytes."""
         ranges, end = [], 0
-        for t in (self.tensors[i] for i in self.file_tensors()[file]):
+        for t in (self.tensors[i] for i in self.file_tensors[file]):
             if t.offset > end:
                 ranges.append((end, t.offset))
             end = t.offset + t.n_bytes
@@ -186,16 +176,14 @@ class Manifest:
     def payload_names(self) -> list[str]:
         """Names of the payloads in the order they are stored: per file, skeleton then buckets."""
         names = []
-        for i, (file, buckets) in enumerate(
-            zip(self.target_files, self.file_buckets(), strict=True)
-        ):
+        for i, (file, buckets) in enumerate(zip(self.target_files, self.file_buckets, strict=True)):
             if file.skeleton_digest is not None:
                 names.append(f"skeleton.{i}")
             names += [f"bucket.{b}" for b in buckets if self.buckets[b].digest is not None]
         return names
 
-    def assign_parts(self) -> None:
-        """Fill in `parts`: which words of which tensor each bucket takes.
+    def complete(self) -> None:
+        """Fill in which tensors and buckets belong to which file, and which words to which bucket.
 
         A bucket with a base takes words that have one, a bucket without takes
         those that have none.
@@ -203,14 +191,22 @@ class Manifest:
         Raises:
             CorruptError: some word belongs to no bucket or to two.
         """
-        based = [0] * len(self.tensors)  # next word to take
-        new = [t.n_based for t in self.tensors]
-        self.parts = []
+        ends = list(accumulate(f.n_tensors for f in self.target_files))
+        self.file_tensors = [
+            range(e - f.n_tensors, e) for e, f in zip(ends, self.target_files, strict=True)
+        ]
         file_of = [i for i, f in enumerate(self.target_files) for _ in range(f.n_tensors)]
         files = [file_of[b.tensors[0]] for b in self.buckets]
         if files != sorted(files):
             raise CorruptError("buckets are not in the order of the files")
-        for bucket in self.buckets:
+        self.file_buckets = [[] for _ in self.target_files]
+        for i, file in enumerate(files):
+            self.file_buckets[file].append(i)
+
+        based = [0] * len(self.tensors)  # next word to take
+        new = [t.n_based for t in self.tensors]
+        self.parts = []
+        for bucket, file in zip(self.buckets, files, strict=True):
             taken: list[Part] = []
             left = bucket.n_words
             cursor = based if bucket.base is not None else new
@@ -219,11 +215,7 @@ class Manifest:
                 tensor = self.tensors[index]
                 end = tensor.n_based if bucket.base is not None else tensor.n_words
                 n = min(left, end - cursor[index])
-                if (
-                    n <= 0
-                    or tensor.dtype != first.dtype
-                    or file_of[index] != file_of[bucket.tensors[0]]
-                ):
+                if n <= 0 or tensor.dtype != first.dtype or file_of[index] != file:
                     raise CorruptError("bucket does not fit its tensors", tensor=tensor.name)
                 taken.append(Part(index, cursor[index], n))
                 cursor[index] += n

@@ -37,7 +37,7 @@ def _columns(manifest: Manifest) -> dict[str, Any]:
     tensors = manifest.tensors
     skip, base_skip = [], []
     cursor: dict[int, int] = {}
-    for indices in manifest.file_tensors():
+    for indices in manifest.file_tensors:
         end = 0
         for t in (tensors[i] for i in indices):
             skip.append(t.offset - end)
@@ -104,7 +104,7 @@ def parse(raw: bytes) -> Manifest:
     except (ValueError, RecursionError, KeyError, TypeError) as e:
         raise CorruptError(f"malformed manifest ({type(e).__name__}: {str(e)[:80]})") from None
     _check_names(manifest)
-    manifest.assign_parts()
+    manifest.complete()
     return manifest
 
 
@@ -160,6 +160,8 @@ def _from_columns(table: Any) -> Manifest:
     ]
     if any(sum(f.layout) != f.size or not all(f.layout[1:]) for f in base_files):
         raise ValueError("layout of a base file does not add up to its size")
+    if any(sum(f.layout[::2]) > MAX_SKELETON_BYTES for f in base_files):
+        raise ValueError("skeleton of a base file is too large")
     index = _int(0, len(base_files) - 1)
     target_files = [
         TargetFile(*row)
@@ -201,6 +203,10 @@ def _from_columns(table: Any) -> Manifest:
             sha256=_or_none(_hex(64)),
         )
     ]
+    # A tensor is in a second bucket only where a first one ended inside it, or
+    # for its new words: more indices than this are a lie, and not worth the memory.
+    if sum(sum(b.tensors[1::2]) for b in buckets) > 2 * len(rows) + len(buckets):
+        raise ValueError("buckets have too many tensors")
     for bucket in buckets:
         bucket.tensors = _indices(bucket.tensors, len(rows))
         if bucket.base is None and (
@@ -300,6 +306,5 @@ def _check_names(manifest: Manifest) -> None:
         if len(taken) != len(names):
             raise CorruptError("two files have the same name")
         for name in names:
-            parents = name.split("/")[:-1]
-            if any("/".join(parents[: i + 1]) in taken for i in range(len(parents))):
+            if any(name[:i] in taken for i, c in enumerate(name) if c == "/"):
                 raise CorruptError("a file has the name of a directory", found=name)

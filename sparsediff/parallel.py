@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ def default_jobs() -> int:
 
 def ordered_map(function: Callable[[A], R], arguments: Iterable[A], jobs: int) -> Iterator[R]:
     """Yield ``function(a)`` for each ``a``, in order, ``jobs`` at a time."""
-    if jobs <= 1:
+    if jobs <= 1 or (isinstance(arguments, Sized) and len(arguments) <= 1):
         yield from map(function, arguments)
         return
     waiting: deque[Future[R]] = deque()

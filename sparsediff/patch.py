@@ -26,7 +26,7 @@ FORMAT = "sparsediff"
 VERSION = 1
 SUFFIX = ".sdiff"
 MAX_HEADER = 100_000_000  # bytes
-MAX_MANIFEST = 1 << 28  # bytes, decompressed
+MAX_MANIFEST = 1 << 26  # bytes, decompressed
 _SLACK = 1 << 20  # a payload may exceed what it decodes to by no more than this
 
 
@@ -86,6 +86,8 @@ class Patch:
             manifest_checksum, sizes = _parse_header(raw)
             self.n_bytes = 8 + length + sum(sizes.values())
             self._check_size()
+            if sizes["manifest"] > MAX_MANIFEST:
+                raise CorruptError("manifest is too large", found=f"{sizes['manifest']} bytes")
             frame = self._read(sizes.pop("manifest"))
             if checksum(frame) != manifest_checksum:
                 raise CorruptError(
@@ -119,6 +121,18 @@ class Patch:
             raise CorruptError(
                 "bytes after the end of the patch", file=self.name, offset=self.n_bytes
             )
+
+    def check_payloads(self) -> None:
+        """Check all payloads now, if the patch can be read twice, and go back to the first.
+
+        Raises:
+            CorruptError: as `payloads` does.
+        """
+        if self._stream.seekable():
+            here = self._stream.tell()
+            for _ in self.payloads():
+                pass
+            self._stream.seek(here)
 
     def _digest_of(self, name: str) -> str | None:
         kind, index = name.split(".")
@@ -166,6 +180,8 @@ def open_patch(source: Path | str | BinaryIO) -> Iterator[Patch]:
     if not isinstance(source, (str, Path)):
         yield Patch(source, "<stream>")
     elif str(source) == "-":
+        if sys.stdin is None:
+            raise UsageError("standard input is closed")
         yield Patch(sys.stdin.buffer, "<stdin>")
     else:
         with os_errors(source):
@@ -179,6 +195,8 @@ def open_patch(source: Path | str | BinaryIO) -> Iterator[Patch]:
 def is_patch(path: Path | str) -> bool:
     """Whether the file at ``path`` says it is a patch; for hints in messages."""
     try:
+        if not Path(path).is_file():
+            return False
         with open(path, "rb") as f:
             start = f.read(80)
     except OSError:
@@ -202,7 +220,7 @@ def _parse_header(raw: bytes) -> tuple[str, dict[str, int]]:
             if name != "__metadata__":
                 (sizes[name],) = entry["shape"]
         if next(iter(sizes)) != "manifest" or not all(
-            type(s) is int and s >= 0 for s in sizes.values()
+            type(s) is int and 0 <= s < 1 << 53 for s in sizes.values()
         ):
             raise CorruptError("header of the patch has the wrong entries")
         canonical = _header(manifest_checksum, sizes)[8:]

@@ -38,7 +38,8 @@ def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = BUCKET_WORDS)
     ]
     matches = _match(base, target)
     namesake = {f.name: i for i, f in enumerate(base.files)}
-    only = 0 if len(base.files) == 1 else None
+    # Two single files have no names to go by; in directories the namesake decides.
+    only = 0 if len(base.files) == 1 and not (base.is_directory and target.is_directory) else None
     for file in target.files:
         first = len(manifest.tensors)
         for span in file.spans:
@@ -61,7 +62,7 @@ def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = BUCKET_WORDS)
         manifest.buckets += _cut(
             manifest.tensors, range(first, len(manifest.tensors)), bucket_words
         )
-    manifest.assign_parts()
+    manifest.complete()
     return manifest
 
 
@@ -135,10 +136,11 @@ def _match_by_content(
 def _probes(file: CheckpointFile, span: Span) -> list[bytes]:
     """`_PROBES` runs of bytes at evenly spread places of a tensor."""
     size = min(_PROBE_BYTES, span.nbytes)
-    return [
-        file.source.read(span.offset + (span.nbytes - size) * k // (_PROBES - 1), size)
-        for k in range(_PROBES)
-    ]
+    places = [(span.nbytes - size) * k // (_PROBES - 1) for k in range(_PROBES)]
+    if span.nbytes <= 1 << 16:
+        whole = file.source.read(span.offset, span.nbytes)
+        return [whole[p : p + size] for p in places]
+    return [file.source.read(span.offset + p, size) for p in places]
 
 
 def _cut(tensors: list[Tensor], indices: range, bucket_words: int) -> list[Bucket]:

@@ -117,7 +117,7 @@ def tasks(patch: Patch) -> Iterator[Task]:
     manifest = patch.manifest
     payloads = patch.payloads()
     for i, (file, buckets) in enumerate(
-        zip(manifest.target_files, manifest.file_buckets(), strict=True)
+        zip(manifest.target_files, manifest.file_buckets, strict=True)
     ):
         yield Task(i, None, next(payloads)[1] if file.skeleton_digest is not None else None)
         for b in buckets:
@@ -238,5 +238,5 @@ def check_target(
         )
         _check_words(manifest, bucket, sums, path)
 
-    for _ in map_buckets(check, manifest.file_buckets()[file]):
+    for _ in map_buckets(check, manifest.file_buckets[file]):
         pass

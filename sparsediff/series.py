@@ -110,12 +110,14 @@ def series_stats(
 
 
 def _by_name(checkpoint: Checkpoint) -> dict[tuple[str, str], Located]:
-    """Tensors by name; those of no name, or of a name used before, by file too."""
+    """Tensors by name; those of a name used before by file too."""
     table: dict[tuple[str, str], Located] = {}
     for file in checkpoint.files:
         for span in file.spans:
+            if not span.name:
+                continue  # the bytes of a large file of no known format
             key = ("", span.name)
-            table[key if span.name and key not in table else (file.name, span.name)] = (file, span)
+            table[key if key not in table else (file.name, span.name)] = (file, span)
     return table
 
 

@@ -251,7 +251,7 @@ def _stats(
 ) -> CheckpointStats:
     attributed = _attribute(manifest, sizes)
     tensors = []
-    for file, indices in zip(manifest.target_files, manifest.file_tensors(), strict=True):
+    for file, indices in zip(manifest.target_files, manifest.file_tensors, strict=True):
         for i in indices:
             t = manifest.tensors[i]
             tensors.append(

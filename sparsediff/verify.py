@@ -83,10 +83,13 @@ def verify_patch(
                 )
             for i, file in enumerate(manifest.target_files):
                 path = root / file.name if file.name else root
+                if not path.is_file():
+                    raise CorruptError("file of the target is missing", file=path)
                 check_target(manifest, i, path, partial(ordered_map, jobs=jobs))
             if manifest.target_is_directory:
+                names = {f.name for f in manifest.target_files}
                 for name, path in walk(root):
-                    if name not in {f.name for f in manifest.target_files}:
+                    if name not in names:
                         raise CorruptError("file is not in the target", file=path)
         return VerifyResult(opened.n_bytes, len(opened.sizes), base is not None, target is not None)
 

@@ -44,7 +44,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - reads as what it says
     """The patch breaks the format, or the base is not the one it was made from."""
 
 
@@ -165,6 +165,7 @@ def check_names(names: list[str], directory: bool) -> None:
         except UnicodeEncodeError as error:
             raise Refused("name: surrogate") from error
         need(all(p not in ("", ".", "..") for p in parts) and max(sizes) <= 255, "name")
+        need(len(name.encode()) <= 4095, "name: length")
         need("\\" not in name and "\0" not in name, "name: character")
         need(all(p[1:2] != ":" for p in parts), "name: drive")
         above = {"/".join(parts[:i]) for i in range(1, len(parts))}
@@ -377,7 +378,8 @@ def decode_tiers(src: Source, base: bytes, dtype: str) -> bytes:
             changing.append((k, those))
     need(runs, "nothing changed")
     lanes = src.take(1)[0]
-    need(lanes <= 11, "lanes")
+    total = sum(count for _, count in runs)
+    need(lanes == min(max(total.bit_length() - 13, 0), 11), "lanes")
     symbols = read_symbols(src.take(src.varint()), 1 << lanes, runs)
     out = bytearray(base)
     for t, (k, those) in enumerate(changing):

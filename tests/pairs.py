@@ -1,4 +1,4 @@
-"""Checkpoints to test with: a safetensors writer that allows oddities, and training-like changes."""
+"""Checkpoints to test with: odd but valid safetensors files, and training-like changes."""
 
 from __future__ import annotations
 

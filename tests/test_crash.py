@@ -111,6 +111,15 @@ def test_kill_in_place_is_finished_by_another_run(
     for name, content in tree(base).items():
         if not os.path.basename(name).startswith("."):
             assert content in (old.get(name), new.get(name))
-    command = [sys.executable, "-m", "sparsediff", "apply", "--in-place", base, tmp_path / "p", "-q"]
+    command = [
+        sys.executable,
+        "-m",
+        "sparsediff",
+        "apply",
+        "--in-place",
+        base,
+        tmp_path / "p",
+        "-q",
+    ]
     subprocess.run(list(map(str, command)), check=True)
     assert tree(base) == new

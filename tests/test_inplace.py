@@ -156,7 +156,9 @@ def test_reshard_is_refused_before_anything_is_touched(
     assert tree(base) == before
 
 
-def test_links_are_replaced_never_written_through(base: Path, target: Path, patch: Path, tmp_path: Path) -> None:
+def test_links_are_replaced_never_written_through(
+    base: Path, target: Path, patch: Path, tmp_path: Path
+) -> None:
     shard = base / "model-00001-of-00002.safetensors"
     blob = tmp_path / "blob"
     shutil.move(shard, blob)
@@ -179,6 +181,74 @@ def test_linked_directory_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="linked directory"):
         apply_patch(base, tmp_path / "p", in_place=True)
     assert tree(base) == before
+
+
+def chain_that_removes(tmp_path: Path) -> tuple[list[Path], list[Path]]:
+    steps = []
+    for i, files in enumerate(({"m": b"A", "x/y": b"X"}, {"m": b"A"}, {"m": b"B", "x/y": b"Y"})):
+        steps.append(tmp_path / f"c{i}")
+        for name, content in files.items():
+            (steps[-1] / name).parent.mkdir(parents=True, exist_ok=True)
+            (steps[-1] / name).write_bytes(content)
+    patches = [tmp_path / "0.sdiff", tmp_path / "1.sdiff"]
+    for i, p in enumerate(patches):
+        make_patch(steps[i], steps[i + 1], p)
+    return steps, patches
+
+
+def test_chain_removes_what_its_first_patch_removes(tmp_path: Path) -> None:
+    steps, patches = chain_that_removes(tmp_path)
+    live = tmp_path / "live"
+    shutil.copytree(steps[0], live)
+    apply_patch(live, patches, in_place=True)
+    assert tree(live) == tree(steps[2])
+    # m is the same in the first two steps: a run that starts at the second patch must not forget x.
+    make_patch(steps[1], steps[1], tmp_path / "same.sdiff")
+    shutil.rmtree(live)
+    shutil.copytree(steps[0], live)
+    apply_patch(live, [patches[0], tmp_path / "same.sdiff"], in_place=True)
+    assert tree(live) == tree(steps[1])
+
+
+def test_file_that_becomes_a_directory_is_refused(cli: Run, tmp_path: Path) -> None:
+    for side, names in (("a", ["m", "x"]), ("b", ["m", "x/y"])):
+        for name in names:
+            (tmp_path / side / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / side / name).write_text(side + name)
+    for old, new in (("a", "b"), ("b", "a")):
+        make_patch(tmp_path / old, tmp_path / new, tmp_path / "p", force=True)
+        before = tree(tmp_path / old)
+        code, _, err = cli("apply", "--in-place", tmp_path / old, tmp_path / "p")
+        assert (code, err.count("\n")) == (12, 1), err
+        assert tree(tmp_path / old) == before
+
+
+def test_damage_at_the_end_of_a_patch_leaves_all_alone(cli: Run, base: Path, patch: Path) -> None:
+    raw = bytearray(patch.read_bytes())
+    raw[-1] ^= 1
+    patch.write_bytes(raw)
+    before = tree(base)
+    assert cli("apply", "--in-place", base, patch)[0] == 11
+    assert tree(base) == before
+
+
+def test_longest_file_name(tmp_path: Path) -> None:
+    name = "ü" * 127
+    for side in ("a", "b"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / name).write_text(side)
+    make_patch(tmp_path / "a", tmp_path / "b", tmp_path / name)
+    apply_patch(tmp_path / "a", tmp_path / name, in_place=True)
+    assert (tmp_path / "a" / name).read_text() == "b"
+
+
+def test_file_added_to_a_directory_of_one_file(tmp_path: Path) -> None:
+    for side, k in (("a", 0), ("b", 1)):
+        write_safetensors(tmp_path / side / "m.safetensors", {"w": training_pair(500)[k]})
+    (tmp_path / "b" / "config.json").write_text("{}")
+    make_patch(tmp_path / "a", tmp_path / "b", tmp_path / "p")
+    apply_patch(tmp_path / "a", tmp_path / "p", in_place=True)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
 def test_second_run_is_locked(cli: Run, base: Path, patch: Path) -> None:

@@ -272,7 +272,7 @@ def test_safetensors_library_reads_the_patch(base: Path, target: Path, tmp_path:
     entries = load_file(tmp_path / "p.sdiff")
     with open_patch(tmp_path / "p.sdiff") as patch:
         assert zstandard.decompress(entries["manifest"].tobytes()) == dump(patch.manifest)
-        assert {n: p for n, p in patch.payloads()} == {
+        assert dict(patch.payloads()) == {
             n: e.tobytes() for n, e in entries.items() if n != "manifest"
         }
 

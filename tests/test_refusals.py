@@ -26,7 +26,7 @@ from sparsediff import (
 from sparsediff import files as files_module
 from sparsediff.checksum import digest
 from sparsediff.codec.zstd import compress
-from sparsediff.manifest import Manifest
+from sparsediff.manifest import Bucket, Manifest
 from sparsediff.patch import Patch, pack
 from tests import oracle
 from tests.conftest import Run
@@ -124,7 +124,9 @@ def test_every_flipped_bit_and_every_truncation_is_refused(tmp_path: Path) -> No
     """Exhaustive over the bytes of a small patch that has every kind of entry."""
     b, t = training_pair(300)
     a = write_safetensors(tmp_path / "a", {"x": b, "gone": b})
-    c = write_safetensors(tmp_path / "c", {"x": t, "new": ("U8", (3,), b"abc")}, metadata={"k": "v"})
+    c = write_safetensors(
+        tmp_path / "c", {"x": t, "new": ("U8", (3,), b"abc")}, metadata={"k": "v"}
+    )
     make_patch(a, c, tmp_path / "p")
     good = (tmp_path / "p").read_bytes()
     bad = tmp_path / "bad"
@@ -197,7 +199,7 @@ def name_to(name: str) -> Callable[[Manifest, dict[str, bytes]], None]:
 
 
 NAMES = ["../x", "/etc/x", "a/../../x", ".", "..", "a//b", "a/", "", "a\\..\\b", "C:x", "a\0b"]
-NAMES += ["empty/x", "empty", "x" * 256, "\udc80"]
+NAMES += ["a/" * 3000 + "a", "empty/x", "empty", "x" * 256, "\udc80"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -264,6 +266,44 @@ def test_lying_manifest(
     assert not (tmp_path / "out").exists()
 
 
+def test_bucket_that_lists_too_many_tensors(cli: Run, patch: Path) -> None:
+    """A kilobyte of JSON that would unfold to gigabytes of indices."""
+
+    def edit(manifest: Manifest, payloads: dict[str, bytes]) -> None:
+        for k in range(len(manifest.buckets), 100):
+            manifest.buckets.append(Bucket(list(range(12)), 12, target="0" * 32))
+            manifest.file_buckets[0].append(k)
+            payloads[f"bucket.{k}"] = b"x"
+
+    rewrite(patch, edit)
+    refused(cli("show", patch), EXIT["corrupt"], "too many tensors")
+
+
+@pytest.mark.parametrize("shape", [(1 << 52,) * 100_000, (0, *((1 << 52,) * 1000))])
+def test_endless_shape_is_refused_at_once(
+    shape: tuple[int, ...], cli: Run, base: Path, patch: Path
+) -> None:
+    rewrite(patch, _set("tensors.0.shape", shape))
+    refused(cli("show", patch), EXIT["corrupt"])
+
+
+@pytest.mark.parametrize("size", [10**15, 10**30, -1, 1 << 27])
+def test_manifest_of_any_stated_size_from_a_pipe(size: int, base: Path, patch: Path) -> None:
+    raw = patch.read_bytes()
+    n = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + n])
+    header["manifest"] |= {"shape": [size], "data_offsets": [0, size]}
+    text = json.dumps({k: header[k] for k in ("__metadata__", "manifest")}, separators=(",", ":"))
+    data = (text + " " * (-len(text) % 8)).encode()
+    run = subprocess.run(
+        [sys.executable, "-m", "sparsediff", "verify", "-"],
+        input=len(data).to_bytes(8, "little") + data,
+        capture_output=True,
+    )
+    assert run.returncode == EXIT["corrupt"]
+    assert run.stderr.count(b"\n") == 1
+
+
 def test_missing_skeleton(cli: Run, base: Path, patch: Path, tmp_path: Path) -> None:
     def edit(manifest: Manifest, payloads: dict[str, bytes]) -> None:
         del payloads["skeleton.0"]
@@ -293,7 +333,9 @@ def test_bucket_that_decodes_to_something_else(
         payloads["bucket.0"] = b"\x02" + compress(bytes(size), 1)
 
     rewrite(patch, edit)
-    refused(cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["corrupt"], "differ from the target")
+    refused(
+        cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["corrupt"], "differ from the target"
+    )
 
 
 def test_version_and_header_must_be_canonical(patch: Path) -> None:
@@ -334,7 +376,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "huge_int": (raw_file(b'{"a":' + b"9" * 10_000 + b"}"), "not a JSON object"),
     "duplicate": (raw_file(b'{"a":{},"a":{}}'), "duplicate name"),
     "entry_not_object": (raw_file({"a": 1}), "entry must have"),
-    "extra_field": (raw_file({"a": entry("U8", [0], [0, 0]) | {"x": 1}}), "entry must have"),
+    "missing_field": (raw_file({"a": {"dtype": "U8", "shape": [0]}}), "entry must have"),
     "dtype_not_text": (raw_file({"a": {"dtype": 1, "shape": [], "data_offsets": [0, 0]}}), "dtype"),
     "negative_shape": (raw_file({"a": entry("U8", [-1], [0, 0])}), "shape"),
     "bool_shape": (raw_file({"a": entry("U8", [True], [0, 1])}, b"x"), "shape"),
@@ -342,7 +384,10 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "one_offset": (raw_file({"a": entry("U8", [1], [0])}, b"x"), "data_offsets"),
     "backwards": (raw_file({"a": entry("U8", [1], [1, 0])}, b"x"), "data_offsets"),
     "past_the_end": (raw_file({"a": entry("U8", [9], [0, 9])}, b"x"), "data_offsets"),
-    "shape_overflow": (raw_file({"a": entry("U8", [1 << 40, 1 << 40], [0, 1])}, b"x"), "do not fit"),
+    "shape_overflow": (
+        raw_file({"a": entry("U8", [1 << 40, 1 << 40], [0, 1])}, b"x"),
+        "do not fit",
+    ),
     "wrong_size": (raw_file({"a": entry("F32", [2], [0, 4])}, b"1234"), "do not fit"),
     "half_byte": (raw_file({"a": entry("F4", [3], [0, 1])}, b"x"), "do not fit"),
     "hole": (raw_file({"a": entry("U8", [1], [1, 2])}, b"xy"), "hole or overlap"),
@@ -351,7 +396,10 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
         "hole or overlap",
     ),
     "left_over": (raw_file({"a": entry("U8", [1], [0, 1])}, b"xyz"), "elsewhere than the file"),
-    "surrogate": (raw_file(b'{"\\ud800":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'), "Unicode"),
+    "surrogate": (
+        raw_file(b'{"\\ud800":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'),
+        "Unicode",
+    ),
 }
 
 
@@ -378,7 +426,9 @@ def test_file_that_only_looks_like_safetensors_is_bytes(tmp_path: Path) -> None:
 # Paths
 
 
-def test_outputs_that_exist(cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path) -> None:
+def test_outputs_that_exist(
+    cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
+) -> None:
     before = patch.read_bytes()
     refused(cli("make", base, target, "-o", patch), EXIT["usage"], str(patch), "exists")
     (tmp_path / "out").mkdir()
@@ -392,8 +442,57 @@ def test_base_as_output(cli: Run, base: Path, patch: Path, tmp_path: Path) -> No
         refused(cli("apply", base, patch, "-o", out, "-f"), EXIT["usage"], "--in-place")
 
 
+def test_output_in_the_way_of_inputs(
+    cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = tree(tmp_path)
+    for args in (
+        ["apply", base, patch, "-o", base / "out"],
+        ["apply", base, patch, "-o", tmp_path, "-f"],
+        ["apply", base, patch, "-o", patch, "-f"],
+        ["apply", base, patch, "-o", "", "-f"],
+        ["make", base, target, "-o", target / "config.json", "-f"],
+        ["make", base, target, "-o", base / "p"],
+        ["make", base, target, "-o", "", "-f"],
+    ):
+        code, out, _ = cli(*args)
+        assert (code, out) == (EXIT["usage"], ""), args
+    assert tree(tmp_path) == before
+
+
+def test_device_and_pipe_are_not_replaced(
+    cli: Run, base: Path, target: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    result = cli("make", base, target, "-o", tmp_path / "fifo", "-f")
+    refused(result, EXIT["usage"], "neither a file nor a directory")
+    refused(cli("make", tmp_path / "fifo", target, "-o", tmp_path / "p"), EXIT["usage"], "regular")
+
+
+def test_verify_target_with_a_missing_file(cli: Run, target: Path, patch: Path) -> None:
+    (target / "config.json").unlink()
+    refused(cli("verify", patch, "--target", target), EXIT["corrupt"], "config.json", "missing")
+    (target / "config.json").write_text("{}")
+    refused(cli("verify", patch, "--target", target), EXIT["corrupt"], "config.json")
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_stale_temporary_of_either_kind(
+    kind: str, cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
+) -> None:
+    for name in ("q", "out"):
+        stale = files_module.temp_sibling(tmp_path / name)
+        stale.mkdir() if kind == "directory" else stale.write_text("stale")
+    assert cli("make", base, target, "-o", tmp_path / "q")[0] == 0
+    assert cli("apply", base, patch, "-o", tmp_path / "out")[0] == 0
+    assert tree(tmp_path / "out") == tree(target)
+
+
 @pytest.mark.parametrize("role", ["base", "target", "patch", "output"])
-def test_missing_paths(role: str, cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path) -> None:
+def test_missing_paths(
+    role: str, cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
+) -> None:
     no = tmp_path / "no" / "such"
     if role == "base":
         refused(cli("make", no, target, "-o", tmp_path / "q"), EXIT["usage"], str(no))
@@ -428,7 +527,9 @@ def test_file_name_that_cannot_travel(cli: Run, base: Path, target: Path, tmp_pa
     refused(cli("make", base, target, "-o", tmp_path / "q"), EXIT["unsupported"], "slash")
     (target / "back\\slash").unlink()
     Path(os.fsdecode(os.fsencode(target) + b"/\xff\xfe")).write_text("x")
-    refused(cli("make", base, target, "-o", tmp_path / "q"), EXIT["unsupported"], "cannot be carried")
+    refused(
+        cli("make", base, target, "-o", tmp_path / "q"), EXIT["unsupported"], "cannot be carried"
+    )
 
 
 # Disk and time
@@ -469,6 +570,31 @@ def test_full_standard_output(base: Path, target: Path) -> None:
     assert run.returncode == EXIT["unavailable"]
     assert run.stderr.count("\n") == 1
     assert "no space left" in run.stderr
+
+
+@pytest.mark.parametrize("how", [["stats"], ["stats", "--csv"], ["show", "--json"], ["verify"]])
+def test_results_to_a_full_or_closed_output(how: list[str], patch: Path) -> None:
+    program = [sys.executable, "-m", "sparsediff", how[0], str(patch), *how[1:]]
+    with open("/dev/full", "wb") as full:
+        run = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (run.returncode, run.stderr.count("\n")) == (EXIT["unavailable"], 1), run.stderr
+    assert run.stderr.startswith("sparsediff: standard output: no space left")
+    for redirect in (">&-", "<&-", "| true"):
+        command = " ".join(program) + " " + redirect
+        closed = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert "Traceback" not in closed.stderr, (redirect, closed.stderr)
+
+
+@pytest.mark.parametrize("redirect", ["<&-", ">&-"])
+def test_patch_through_a_closed_stream(
+    redirect: str, base: Path, target: Path, tmp_path: Path
+) -> None:
+    args = f"apply {base} - -o {tmp_path}/out" if "<" in redirect else f"make {base} {target} -o -"
+    command = f"{sys.executable} -m sparsediff {args} {redirect}"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert run.returncode == EXIT["usage"], run.stderr
+    assert "closed" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_standard_output_closed_early(base: Path, target: Path, tmp_path: Path) -> None:
@@ -534,3 +660,5 @@ def test_tensor_names_never_break_the_line(cli: Run, tmp_path: Path) -> None:
     make_patch(a, c, tmp_path / "p")
     result = cli("apply", c, tmp_path / "p", "-o", tmp_path / "out")
     refused(result, EXIT["base"], "\\x0ab\\x1b")
+    _, out, _ = cli("stats", tmp_path / "p")
+    assert "\x1b" not in out

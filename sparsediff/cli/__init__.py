@@ -7,6 +7,9 @@ exit code. The library and rich are imported inside the commands, so that
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import signal
 import sys
 from importlib import import_module
@@ -33,15 +36,14 @@ class _Group(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:  # before click sees it, which would print an empty line
-            raise _Interrupted("interrupted") from None
+            raise _InterruptedError("interrupted") from None
 
 
-class _Interrupted(SparsediffError):
+class _InterruptedError(SparsediffError):
     exit_code = 130
 
 
@@ -84,21 +86,29 @@ def cli() -> None:
 def run(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a tensor name may not fit the terminal
         result: Any = cli.main(args=args, prog_name="sparsediff", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as e:
         e.show()
         return e.exit_code
-    except SparsediffError as e:
-        click.echo(f"sparsediff: {e}", err=True)
-        return e.exit_code
     except click.Abort:
-        return _Interrupted.exit_code
-    except BrokenPipeError:
-        # The reader of stdout went away; give Python nothing left to flush there.
-        sys.stdout = None
-        click.echo("sparsediff: standard output was closed", err=True)
-        return 13
+        return _InterruptedError.exit_code
+    except SparsediffError as e:
+        return _fail(str(e), e.exit_code)
+    except OSError as e:
+        # Inputs and outputs raise our own errors: this can only be the results' way out.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered would fail again
+        return _fail(f"standard output: {(e.strerror or str(e)).lower()}", 13)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"sparsediff: {message}", err=True)
+    return code
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

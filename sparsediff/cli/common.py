@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from sparsediff.errors import printable
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CODES = {
@@ -148,20 +150,15 @@ def print_table(
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, name in enumerate(columns):
-        table.add_column(
-            name,
-            justify="right" if i else "left",
-            no_wrap=True,
-            overflow="fold" if i else "ellipsis",
-        )
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for i, row in enumerate(rows):
         if last_is_total and i == len(rows) - 1:
             table.add_section()
-        # Text, not str: a tensor name is data, never markup.
-        table.add_row(*(Text(cell) for cell in row))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(
-            highlight=False, width=max(sum(map(len, r)) for r in [columns, *rows]) + 200
-        )
-    console.print(table)
+        # Text, not str: a tensor name is data, never markup nor control characters.
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    # As wide as it needs to be: a cut number is worse than a wrapped line.
+    width = sum(max(len(r[i]) * 4 for r in [columns, *rows]) + 3 for i in range(len(columns)))
+    console = Console(highlight=False, color_system=None, width=width)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))

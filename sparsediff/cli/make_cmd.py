@@ -70,11 +70,15 @@ def command(
     for path in (base, target):
         if is_patch(path):
             raise UsageError("is a patch, not a checkpoint; make takes BASE and TARGET", file=path)
+    if output == "":
+        raise click.UsageError("the name of the output is empty")
     if output is None:
         output = Path(target).resolve().name + SUFFIX
     if output == "-":
         if as_json:
             raise click.UsageError("--json and -o - both want standard output")
+        if sys.stdout is None:
+            raise click.UsageError("standard output is closed")
         if sys.stdout.isatty():
             raise click.UsageError("will not write a patch to a terminal; give -o PATCH")
     start = time.monotonic()

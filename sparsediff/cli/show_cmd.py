@@ -18,6 +18,7 @@ from sparsediff.cli.common import (
     print_table,
     size,
 )
+from sparsediff.errors import printable
 
 if TYPE_CHECKING:
     from sparsediff.patch import Patch
@@ -46,7 +47,7 @@ def command(patch: str, as_json: bool) -> None:
         stats = patch_stats(opened)
         manifest = opened.manifest
         rows = []
-        buckets = manifest.file_buckets()
+        buckets = manifest.file_buckets
         for i, file in enumerate(manifest.target_files):
             rows.append(
                 [
@@ -77,7 +78,7 @@ def command(patch: str, as_json: bool) -> None:
     )
     print_table(["file", "size", "tensors", "buckets", "in patch"], rows)
     if removed:
-        click.echo(f"removed: {', '.join(removed)}")
+        click.echo(f"removed: {', '.join(map(printable, removed))}")
 
 
 def _files(n: int) -> str:

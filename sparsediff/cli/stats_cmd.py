@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,7 +74,7 @@ class _Bandwidth(click.ParamType[float]):
             if match is None:
                 raise ValueError
             rate: float = float(match[1]) * 1000.0 ** " KMGT".index((match[2] or " ").upper())
-            if rate <= 0:
+            if not 1 <= rate <= 1e15:
                 raise ValueError
         except ValueError:
             self.fail(f"{value!r} is not a bandwidth like 1Gbps or 100MB/s", param, ctx)
@@ -144,9 +144,15 @@ def command(
     """
     if as_json and as_csv:
         raise click.UsageError("give --json or --csv, not both")
+    from sparsediff.errors import UsageError
+    from sparsediff.patch import is_patch
+
+    for path in paths[1:] and paths:
+        if is_patch(path):
+            raise UsageError("is a patch; stats takes one PATCH alone, or checkpoints", file=path)
     if len(paths) > 2:
-        if bound or bandwidth:
-            raise click.UsageError("--bound and --bandwidth need exactly BASE and TARGET")
+        if bound or bandwidth or sort or top or by != "tensor":
+            raise click.UsageError("a series takes no --by, --sort, --top, --bound or --bandwidth")
         _series(paths, jobs, quiet, as_json, as_csv)
         return
     stats = _measure(paths, jobs, quiet, bound)
@@ -158,9 +164,8 @@ def command(
     if as_json:
         print_json(_document(stats, groups, by, bandwidth))
     elif as_csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow([by, *_FIELDS])
-        writer.writerows([g.key, *(getattr(g, f) for f in _FIELDS)] for g in [*groups, stats.total])
+        rows = [[g.key, *(getattr(g, f) for f in _FIELDS)] for g in [*groups, stats.total]]
+        _print_csv([by, *_FIELDS], rows)
     else:
         _print(stats, groups, by, hidden)
         if stats.bound_bits is not None:
@@ -218,9 +223,9 @@ def _print_bound(stats: CheckpointStats) -> None:
     assert stats.bound_bits is not None
     bits = stats.bound_bits
     if not bits:
-        click.echo("bound   nothing changed")
+        click.echo("bound   0 B: what changed, if anything, follows from the base")
         return
-    stepped = stats.total.n_changed - stats.total.n_new
+    stepped = sum(t.n_changed - t.n_new for t in stats.tensors)
     click.echo(
         f"bound   {size(bits / 8)}, {bits / stepped:.2f} bits per change: payloads are "
         f"{_above(8 * stats.coded_bytes / bits)}, the whole patch "
@@ -247,6 +252,12 @@ def _print_times(stats: CheckpointStats, bandwidth: float) -> None:
     click.echo(f"\ntransfer at {bandwidth / 1e9:g} Gbit/s:")
     rows = [[name, size(n), duration(t)] for name, n, t in _times(stats, bandwidth)]
     print_table(["what", "bytes", "time"], rows)
+
+
+def _print_csv(head: list[str], rows: list[list[Any]]) -> None:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([head, *rows])
+    click.echo(out.getvalue(), nl=False)
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -295,9 +306,7 @@ def _series(
     if as_json:
         print_json({"steps": [plain(s) for s in steps]})
     elif as_csv:
-        writer = csv.DictWriter(sys.stdout, ["base", "target", *fields])
-        writer.writeheader()
-        writer.writerows(plain(s) for s in steps)
+        _print_csv(["base", "target", *fields], [list(plain(s).values()) for s in steps])
     else:
         rows = [
             [

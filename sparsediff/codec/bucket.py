@@ -26,8 +26,6 @@ from sparsediff.kernels.reference import Survey, TierCode, Words
 MODE_TIERS, MODE_PLANES, MODE_XOR_PLANES = 1, 2, 3
 GAPS_GEOMETRIC, GAPS_TABLE = 0, 1
 STEPS_TABLE, STEPS_SYMMETRIC, STEPS_AS_BEFORE = 0, 1, 2
-MAX_LANES_LOG2 = 11
-_SYMBOLS_PER_LANE_LOG2 = 13  # a lane costs 4 bytes, so below 0.1 % of what it codes
 
 
 def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | None) -> bytes:
@@ -133,11 +131,16 @@ def _encode_tiers(
         coder_tables.append(previous)
         symbols.append(tier.step_symbols)
     table_of = np.repeat(np.arange(len(symbols), dtype=np.uint8), [s.size for s in symbols])
-    lanes_log2 = min(max(table_of.size.bit_length() - _SYMBOLS_PER_LANE_LOG2, 0), MAX_LANES_LOG2)
+    lanes_log2 = _lanes_log2(table_of.size)
     coded = rans.encode(np.concatenate(symbols), table_of, np.stack(coder_tables), 1 << lanes_log2)
     head += [bytes([lanes_log2]), varint(len(coded)), coded]
     head += [extra for tier in tiers for extra in (tier.gap_extra, tier.step_extra)]
     return b"".join(head)
+
+
+def _lanes_log2(n_symbols: int) -> int:
+    """A lane costs 4 bytes, so below 0.1 % of what it codes; many make decoding fast."""
+    return min(max(n_symbols.bit_length() - 13, 0), 11)
 
 
 def _gap_table(tier: TierCode) -> tuple[int, bytes, Table]:
@@ -206,8 +209,12 @@ def _decode_tiers(reader: Reader, base: Words, out: Words, dtype: DType) -> None
         coder_tables.append(previous)
         sizes.append(tier.n_changed)
     lanes_log2 = reader.byte()
-    if lanes_log2 > MAX_LANES_LOG2 or not sizes:
-        raise CorruptError("number of lanes out of range", found=lanes_log2)
+    if not sizes:
+        raise CorruptError("nothing changed in a bucket with a payload")
+    if lanes_log2 != _lanes_log2(sum(sizes)):
+        raise CorruptError(
+            "wrong number of lanes", expected=_lanes_log2(sum(sizes)), found=lanes_log2
+        )
     table_of = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
     coded = reader.take(reader.varint())
     symbols = iter(

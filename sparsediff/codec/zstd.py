@@ -45,10 +45,15 @@ def decompress(frame: bytes, size: int, dictionary: bytes = b"") -> bytes:
     stated = stated_size(frame)
     if stated != size:
         raise CorruptError("zstd frame has the wrong size", expected=size, found=stated)
+    decompressor = zstandard.ZstdDecompressor(dict_data=_raw(dictionary))
     try:
-        data = zstandard.ZstdDecompressor(dict_data=_raw(dictionary)).decompress(
-            frame, max_output_size=size, allow_extra_data=False
-        )
+        if size:
+            data = decompressor.decompress(frame, max_output_size=size, allow_extra_data=False)
+        else:  # there the library does not look at the frame at all
+            stream = decompressor.decompressobj()
+            data = stream.decompress(frame)
+            if stream.unused_data or not stream.eof:
+                raise CorruptError("zstd frame of nothing is not whole and alone")
     except zstandard.ZstdError as e:
         raise CorruptError(f"damaged zstd frame ({e})") from None
     if len(data) != size:
@@ -63,6 +68,8 @@ def stated_size(frame: bytes) -> int:
         CorruptError: this is no zstd frame, or it does not say.
     """
     try:
+        if not frame.startswith(b"\x28\xb5\x2f\xfd"):
+            raise CorruptError("not a zstd frame")
         size = zstandard.get_frame_parameters(frame).content_size
     except zstandard.ZstdError as e:
         raise CorruptError(f"damaged zstd frame ({e})") from None

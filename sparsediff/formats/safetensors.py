@@ -112,7 +112,7 @@ def _span(file: InputFile, name: str, entry: Any, data: int) -> Span:
 
     if any("\ud800" <= c <= "\udfff" for c in name):
         raise bad("name is not valid Unicode", repr(name))
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise bad("entry must have dtype, shape and data_offsets", entry)
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(entry["dtype"], str):

@@ -97,21 +97,6 @@ class Survey:
     steps: Int64s
     largest: int
 
-    @classmethod
-    def empty(cls, dtype: DType) -> Survey:
-        """Counts of nothing."""
-        n = dtype.n_classes
-        return cls(
-            np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros((n, N_SYMBOLS), np.int64), 0
-        )
-
-    def add(self, other: Survey) -> None:
-        """Add the counts of ``other`` to this one."""
-        self.members += other.members
-        self.changed += other.changed
-        self.steps += other.steps
-        self.largest = max(self.largest, other.largest)
-
 
 def survey(base: Words, target: Words, dtype: DType) -> Survey:
     """Count members, changes and step symbols per magnitude class."""
@@ -140,6 +125,19 @@ def survey(base: Words, target: Words, dtype: DType) -> Survey:
             steps += np.bincount(cell, minlength=steps.size)
     table = steps.reshape(n, N_SYMBOLS)
     return Survey(members, table.sum(axis=1), table, largest)
+
+
+def count_steps(base: Words, target: Words, dtype: DType) -> tuple[Int64s, int]:
+    """Counts per step symbol, int64, (256,), and the largest |step|: a survey without classes."""
+    counts, largest = np.zeros(N_SYMBOLS, np.int64), 0
+    for i in range(0, base.size, CHUNK):
+        b, t = base[i : i + CHUNK], target[i : i + CHUNK]
+        at = np.flatnonzero(b != t)
+        if at.size:
+            symbols, values = step_symbols(b[at], t[at], dtype)
+            counts += np.bincount(symbols, minlength=N_SYMBOLS)
+            largest = max(largest, int(values.max()) + 1)
+    return counts, largest
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """Write new golden cases. Existing ones are never touched: they must decode forever.
 
-    python -m tests.golden.make
+python -m tests.golden.make
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from sparsediff import make_patch
 from tests.pairs import (
     RNG,
+    Stored,
     bf16,
     change_some,
     model_directory,
@@ -51,13 +52,27 @@ def _many_dtypes(side: int, path: Path) -> None:
     data = RNG(0).bytes(800)
     other = change_some(data, 0.05)
     names = ("BOOL", "F4", "F8_E4M3", "F8_E5M2", "I8", "F16", "U32", "C64", "F64", "I64")
-    tensors = {n.lower(): (n, (1600 if n == "F4" else 800 // _SIZE[n],), (other if side else data)) for n in names}
+    tensors: dict[str, Stored] = {
+        n.lower(): (n, (1600 if n == "F4" else 800 // _SIZE[n],), (other if side else data))
+        for n in names
+    }
     tensors["empty"] = ("F32", (0, 3), b"")
     tensors["added" if side else "removed"] = ("U8", (5,), b"12345")
     write_safetensors(path, tensors, metadata={"step": str(side)})
 
 
-_SIZE = {"BOOL": 1, "F4": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "F16": 2, "U32": 4, "C64": 8, "F64": 8, "I64": 8}
+_SIZE = {
+    "BOOL": 1,
+    "F4": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I8": 1,
+    "F16": 2,
+    "U32": 4,
+    "C64": 8,
+    "F64": 8,
+    "I64": 8,
+}
 
 
 def _random(side: int, path: Path) -> None:
