@@ -35,6 +35,17 @@ def test_numbers_round_trip(values: list[int]) -> None:
     assert np.array_equal(back, array)
 
 
+@pytest.mark.parametrize("p", [0.5, 0.1, 0.01, 0.001])
+def test_half_octaves_lose_little_on_a_geometric_distribution(p: float) -> None:
+    values = np.arange(int(40 / p), dtype=np.uint64)
+    chance = p * (1 - p) ** values.astype(np.float64)
+    classes = numbers.number_classes(values)
+    by_class = np.bincount(classes, weights=chance)
+    by_class = by_class[by_class > 0]
+    coded = -(by_class * np.log2(by_class)).sum() + (chance * numbers.CLASS_WIDTH[classes]).sum()
+    assert 0 <= coded + (chance * np.log2(chance)).sum() < 0.02
+
+
 def test_bits_are_packed_least_significant_first() -> None:
     writer = numbers.BitWriter()
     writer.put(np.array([0b1, 0b101, 0b11], np.uint64), np.array([1, 3, 7]))

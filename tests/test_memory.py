@@ -1,0 +1,106 @@
+"""Memory is bounded: by buckets and jobs, not by checkpoints or by what is in them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.pairs import RNG, bf16, step_of_training
+
+LIMIT = 600 << 20  # bytes, with two jobs
+PIECE = 64 << 20  # bytes written at a time
+GIB = 1 << 30
+
+MEASURE = """
+import resource, sys
+from sparsediff.cli import run
+code = run(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    """A directory with room for gigabytes, in memory where there is enough of it."""
+    shm = Path("/dev/shm")
+    in_memory = shm.is_dir() and shutil.disk_usage(shm).free > 16 * GIB
+    with tempfile.TemporaryDirectory(dir=shm if in_memory else None) as directory:
+        yield Path(directory)
+
+
+def write(path: Path, dtype: str, word_bytes: int, piece: bytes, n_bytes: int) -> None:
+    """A file of one tensor per piece, all alike."""
+    entries = ",".join(
+        f'"layers.{i}.w":{{"dtype":"{dtype}","shape":[{PIECE // word_bytes}],'
+        f'"data_offsets":[{i * PIECE},{(i + 1) * PIECE}]}}'
+        for i in range(n_bytes // PIECE)
+    )
+    header = f"{{{entries}}}".encode()
+    with open(path, "wb") as f:
+        f.write(len(header).to_bytes(8, "little") + header)
+        for _ in range(n_bytes // PIECE):
+            f.write(piece)
+
+
+def peak(*args: object) -> int:
+    """Peak resident memory of a command, in bytes."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, args), "-q", "-j", "2"],
+        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return int(run.stderr)
+
+
+def peaks(room: Path) -> tuple[int, int]:
+    """Peaks of make and apply on the pair in ``room``, whose result is compared."""
+    made = peak("make", room / "a", room / "b", "-o", room / "p")
+    applied = peak("apply", room / "a", room / "p", "-o", room / "out")
+    subprocess.run(["cmp", room / "out", room / "b"], check=True)
+    for name in ("p", "out"):
+        (room / name).unlink()
+    return made, applied
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        ("BF16", "dense"),
+        ("BF16", "random"),
+        ("F32", "dense"),
+        ("F64", "random"),
+        ("F8_E4M3", "random"),
+    ],
+)
+def test_memory_whatever_the_words(dtype: str, kind: str, room: Path) -> None:
+    word_bytes = {"BF16": 2, "F32": 4, "F64": 8, "F8_E4M3": 1}[dtype]
+    if kind == "random":
+        pieces = [RNG(i).bytes(PIECE) for i in range(2)]
+    else:
+        masters = step_of_training(PIECE // word_bytes, 1e-4)
+        pieces = [(bf16(m) if dtype == "BF16" else m).tobytes() for m in masters]
+    for name, piece in zip("ab", pieces, strict=True):
+        write(room / name, dtype, word_bytes, piece, 4 * PIECE)
+    assert max(peaks(room)) < LIMIT
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_checkpoint(room: Path) -> None:
+    pieces = [bf16(m).tobytes() for m in step_of_training(PIECE // 2, 3e-7)]
+    found = []
+    for n_bytes in (GIB, 4 * GIB):
+        for name, piece in zip("ab", pieces, strict=True):
+            write(room / name, "BF16", 2, piece, n_bytes)
+        found.append(peaks(room))
+    assert np.max(found) < LIMIT
+    assert np.all(np.array(found[1]) < 1.1 * np.array(found[0]))
