@@ -201,7 +201,7 @@ def test_sort_and_top(cli: Run, patch: Path) -> None:
     assert len(rows) == 3
     assert [r["density"] for r in rows] == sorted((r["density"] for r in rows), reverse=True)
     _, out, _ = cli("stats", patch, "--top", "2")
-    assert "(10 more rows)" in out
+    assert "(10 rows not shown)" in out
 
 
 def test_series_on_the_command_line(cli: Run, base: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,25 +141,47 @@ def progress_bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], Non
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, last_is_total: bool = False
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    last_is_total: bool = False,
+    expendable: Sequence[str] = (),
 ) -> None:
-    """Print a table on stdout, first column left, the others right."""
+    """Print a table on stdout, first column left, the others right.
+
+    On a terminal too narrow for it, the ``expendable`` columns are left out one
+    by one, then names in the first column lose their beginning.
+    """
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for i, name in enumerate(columns):
+    # Text, not str, below: a tensor name is data, never markup nor control characters.
+    cells = [list(columns), *([printable(cell) for cell in row] for row in rows)]
+
+    def widths() -> list[int]:
+        return [max(map(cell_len, column)) + 2 for column in zip(*cells, strict=True)]
+
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1 << 16
+    for name in expendable:
+        if sum(widths()) > room:
+            at = cells[0].index(name)
+            cells = [row[:at] + row[at + 1 :] for row in cells]
+    first = max(room - sum(widths()[1:]) - 2, 12)
+    for row in cells:
+        if cell_len(row[0]) > first:
+            row[0] = "…" + row[0][1 - first :]
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for i, name in enumerate(cells[0]):
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
-    for i, row in enumerate(rows):
-        if last_is_total and i == len(rows) - 1:
+    for row in cells[1:]:
+        if last_is_total and row is cells[-1]:
             table.add_section()
-        # Text, not str: a tensor name is data, never markup nor control characters.
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    # As wide as it needs to be: a cut number is worse than a wrapped line.
-    width = sum(max(len(r[i]) * 4 for r in [columns, *rows]) + 3 for i in range(len(columns)))
-    console = Console(highlight=False, color_system=None, width=width)
+        table.add_row(*map(Text, row))
+    console = Console(highlight=False, color_system=None, width=sum(widths()) + 20)
     with console.capture() as capture:
         console.print(table)
     click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))

@@ -210,9 +210,9 @@ def _print(stats: CheckpointStats, groups: list[Group], by: str, hidden: int) ->
         ]
         for g in [*groups, total]
     ]
-    print_table(head, rows, last_is_total=True)
+    print_table(head, rows, last_is_total=True, expendable=("sparsity", "median", "largest", "±1"))
     if hidden:
-        click.echo(f"({hidden:,} more rows)")
+        click.echo(f"({hidden:,} rows not shown)")
     click.echo(
         f"\n{total.n_tensors:,} tensors, {total.n_untouched:,} untouched; patch "
         f"{size(stats.patch_bytes)} for {size(stats.target_bytes)}: ratio {number(stats.ratio, 1)}"
