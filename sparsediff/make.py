@@ -20,15 +20,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sparsediff import checksum, words
+from sparsediff import checksum, kernels, words
 from sparsediff.checkpoint import Checkpoint, open_checkpoint
 from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DType
 from sparsediff.errors import UnsupportedError, UsageError, os_errors
 from sparsediff.files import check_output, staged_file
-from sparsediff.kernels import reference
-from sparsediff.kernels.reference import Words
+from sparsediff.kernels import Words
 from sparsediff.manifest import MAX_SKELETON_BYTES, Manifest
 from sparsediff.measures import Counts, median_step, share
 from sparsediff.parallel import default_jobs, ordered_map
@@ -184,13 +183,13 @@ def _encode_all(
             observer(dtype, b, t)
         if base_sums == target_sums:
             return _Encoded(b"", base_sums, target_sums, [])
-        whole = reference.survey(b, t, dtype)
+        whole = kernels.survey(b, t, dtype)
         if len(base_sums) == 1:
             symbols = [(whole.steps.sum(axis=0), whole.largest)]
         else:
             ends = np.cumsum([p.n_words for p in manifest.parts[bucket]])[:-1]
             pairs = zip(np.split(b, ends), np.split(t, ends), strict=True)
-            symbols = [reference.count_steps(*pair, dtype) for pair in pairs]
+            symbols = [kernels.count_steps(*pair, dtype) for pair in pairs]
         steps = [(n.reshape(128, 2).sum(axis=1), largest) for n, largest in symbols]
         return _Encoded(codec.encode(b, t, dtype, whole), base_sums, target_sums, steps)
 

@@ -18,11 +18,19 @@ import numpy as np
 from sparsediff import checksum, words
 from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import decompress
-from sparsediff.errors import CorruptError, UsageError, WrongBaseError, os_errors
+from sparsediff.errors import CorruptError, SparsediffError, UsageError, WrongBaseError, os_errors
 from sparsediff.files import InputFile
 from sparsediff.manifest import Manifest
 from sparsediff.patch import Patch
 from sparsediff.words import Writer
+
+
+def check_kind(root: Path, is_directory: bool, error: SparsediffError) -> None:
+    """Raise ``error``, completed, if ``root`` is a file instead of a directory or the reverse."""
+    if root.is_dir() != is_directory:
+        kinds = ("a file", "a directory")
+        error.expected, error.found = kinds[is_directory], kinds[not is_directory]
+        raise error
 
 
 class BaseFiles:
@@ -38,14 +46,7 @@ class BaseFiles:
         self.root, self._manifest = root, manifest
         with os_errors(root):
             os.stat(root)
-        if root.is_dir() != manifest.base_is_directory:
-            kinds = ("a file", "a directory")
-            raise WrongBaseError(
-                "wrong base",
-                file=root,
-                expected=kinds[manifest.base_is_directory],
-                found=kinds[not manifest.base_is_directory],
-            )
+        check_kind(root, manifest.base_is_directory, WrongBaseError("wrong base", file=root))
         self._files: dict[int, InputFile] = {}
 
     def path(self, index: int) -> Path:

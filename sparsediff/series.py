@@ -16,7 +16,7 @@ import numpy as np
 from sparsediff import measures
 from sparsediff.checkpoint import Checkpoint, CheckpointFile, open_checkpoint
 from sparsediff.formats import Span
-from sparsediff.kernels.reference import Words
+from sparsediff.kernels import Words
 from sparsediff.make import Progress
 from sparsediff.parallel import default_jobs, ordered_map
 

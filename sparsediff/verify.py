@@ -16,7 +16,7 @@ from sparsediff.errors import CorruptError, os_errors
 from sparsediff.files import walk
 from sparsediff.parallel import default_jobs, ordered_map
 from sparsediff.patch import open_patch
-from sparsediff.rebuild import BaseFiles, Task, check_target, run, tasks
+from sparsediff.rebuild import BaseFiles, Task, check_kind, check_target, run, tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,8 @@ def verify_patch(
             root = Path(target)
             with os_errors(root):
                 os.stat(root)
-            if root.is_dir() != manifest.target_is_directory:
-                kinds = ("a file", "a directory")
-                raise CorruptError(
-                    "not the target of this patch",
-                    file=root,
-                    expected=kinds[manifest.target_is_directory],
-                    found=kinds[root.is_dir()],
-                )
+            error = CorruptError("not the target of this patch", file=root)
+            check_kind(root, manifest.target_is_directory, error)
             for i, file in enumerate(manifest.target_files):
                 path = root / file.name if file.name else root
                 if not path.is_file():

@@ -15,7 +15,7 @@ import numpy as np
 from sparsediff import checksum
 from sparsediff.dtypes import DType
 from sparsediff.errors import WrongBaseError
-from sparsediff.kernels.reference import Words
+from sparsediff.kernels import Words
 from sparsediff.manifest import Manifest
 
 Reader = Callable[[int, int, Any], None]  # file index, offset in bytes, buffer to fill

@@ -49,9 +49,10 @@ class _InterruptedError(SparsediffError):
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
+        from sparsediff.kernels import NAME
         from sparsediff.version import __version__
 
-        click.echo(f"sparsediff {__version__} (patch format 1, kernels: reference)")
+        click.echo(f"sparsediff {__version__} (patch format 1, kernels: {NAME})")
         ctx.exit()
 
 

@@ -115,7 +115,7 @@ def duration(seconds: float) -> str:
 @contextmanager
 def progress_bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """Progress on stderr while it is a terminal; yields None where there is nothing to tell."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
@@ -164,7 +164,8 @@ def print_table(
     def widths() -> list[int]:
         return [max(map(cell_len, column)) + 2 for column in zip(*cells, strict=True)]
 
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1 << 16
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    room = shutil.get_terminal_size().columns if terminal else 1 << 16
     for name in expendable:
         if sum(widths()) > room:
             at = cells[0].index(name)

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from sparsediff import kernels
 from sparsediff.codec import tables
 from sparsediff.codec.tables import Table
 from sparsediff.codec.tiers import choose_tiers
@@ -20,8 +21,7 @@ from sparsediff.codec.varint import Reader, varint
 from sparsediff.codec.zstd import compress, decompress
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
-from sparsediff.kernels import numbers, rans, reference
-from sparsediff.kernels.reference import Survey, TierCode, Words
+from sparsediff.kernels import Survey, TierCode, Words, numbers
 
 MODE_TIERS, MODE_PLANES, MODE_XOR_PLANES = 1, 2, 3
 GAPS_GEOMETRIC, GAPS_TABLE = 0, 1
@@ -111,7 +111,7 @@ def _encode_tiers(
     members = np.add.reduceat(survey.members, bounds)
     changed = np.add.reduceat(survey.changed, bounds)
     marks_unchanged = [bool(2 * k > n) for n, k in zip(members, changed, strict=True)]
-    tiers = reference.diff(base, target, dtype, bounds, marks_unchanged)
+    tiers = kernels.diff(base, target, dtype, bounds, marks_unchanged)
 
     head = [bytes([MODE_TIERS]), varint(len(tiers))]
     head += [varint(b - a) for a, b in pairwise(bounds)]
@@ -132,7 +132,9 @@ def _encode_tiers(
         symbols.append(tier.step_symbols)
     table_of = np.repeat(np.arange(len(symbols), dtype=np.uint8), [s.size for s in symbols])
     lanes_log2 = _lanes_log2(table_of.size)
-    coded = rans.encode(np.concatenate(symbols), table_of, np.stack(coder_tables), 1 << lanes_log2)
+    coded = kernels.rans_encode(
+        np.concatenate(symbols), table_of, np.stack(coder_tables), 1 << lanes_log2
+    )
     head += [bytes([lanes_log2]), varint(len(coded)), coded]
     head += [extra for tier in tiers for extra in (tier.gap_extra, tier.step_extra)]
     return b"".join(head)
@@ -219,7 +221,7 @@ def _decode_tiers(reader: Reader, base: Words, out: Words, dtype: DType) -> None
     coded = reader.take(reader.varint())
     symbols = iter(
         np.split(
-            rans.decode(coded, table_of, np.stack(coder_tables), 1 << lanes_log2),
+            kernels.rans_decode(coded, table_of, np.stack(coder_tables), 1 << lanes_log2),
             np.cumsum(sizes)[:-1],
         )
     )
@@ -231,4 +233,4 @@ def _decode_tiers(reader: Reader, base: Words, out: Words, dtype: DType) -> None
             tier.step_symbols = next(symbols)
             tier.step_extra = reader.take(numbers.extra_length(tier.step_symbols, signed=True))
     reader.end()
-    reference.patch(base, out, dtype, bounds, tiers)
+    kernels.patch(base, out, dtype, bounds, tiers)

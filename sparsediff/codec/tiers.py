@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sparsediff.kernels import Survey
 from sparsediff.kernels.numbers import CLASS_WIDTH
-from sparsediff.kernels.reference import Survey
 from sparsediff.measures import n_entropy
 
 MAX_TIERS = 32
