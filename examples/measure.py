@@ -1,4 +1,4 @@
-"""Print how close the codec comes to the entropy bound, as the tables of docs/codec.md.
+"""Print how close the codec comes to the entropy bound, as the table of docs/codec.md.
 
 Gaussian weights, sigma 0.02, one Adam-like step of float32 masters, stored in
 several dtypes. The density follows from the learning rate.
@@ -69,7 +69,7 @@ def zstd_planes(base: Array, target: Array) -> int:
 
 
 def main() -> None:
-    """Both tables."""
+    """The table."""
     print("| dtype | lr | density | raw pairs | zstd on planes | bound | patch | patch / bound |")
     print("|---|---|---|---|---|---|---|---|")
     cases = [("BF16", lr) for lr in (3e-8, 1e-7, 3e-7, 1e-6, 3e-6, 5e-6, 1e-4)]

@@ -9,7 +9,6 @@ and never holds more than a few buckets.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sparsediff.errors import UsageError, WrongBaseError
+from sparsediff.errors import UsageError, WrongBaseError, os_errors
 from sparsediff.files import (
     check_output,
     create,
+    remove,
     staged_directory,
     staged_file,
     temp_sibling,
@@ -99,8 +99,9 @@ def apply_patch(
             if not str(output):
                 raise UsageError("the name of the output is empty")
             output = Path(os.path.abspath(output))
-            if base.exists() and output.exists() and output.samefile(base):
-                raise UsageError("output is the base (--in-place updates it)", file=output)
+            with os_errors(base):
+                if base.exists() and output.exists() and output.samefile(base):
+                    raise UsageError("output is the base (--in-place updates it)", file=output)
             paths = [s for s in sources if isinstance(s, (str, Path)) and str(s) != "-"]
             check_output(output, force=force, inputs=[base, *paths])
         chain = [stack.enter_context(open_patch(s)) for s in sources]
@@ -157,8 +158,10 @@ def _apply_to(
         else:
             stack.enter_context(staged_file(output, force=force))
             staged = temp_sibling(output)
+        # Whoever holds the lock owns these too; a killed run may have left some.
         between = [temp_sibling(output, part) for part in range(len(chain) - 1)]
-        for path in between:
+        left = [p for p in output.parent.iterdir() if p.name.startswith(f"{staged.name}.")]
+        for path in {*between, *left}:
             stack.callback(_discard, path)
             _discard(path)
         root = base
@@ -171,10 +174,9 @@ def _apply_to(
 
 
 def _discard(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    if os.path.lexists(path):
+        with os_errors(path):
+            remove(path)
 
 
 def _rebuild(
@@ -185,7 +187,8 @@ def _rebuild(
     paths = [dest / f.name if f.name else dest for f in patch.manifest.target_files]
     for path, record in zip(paths, patch.manifest.target_files, strict=True):
         if path == dest and path.exists():
-            os.truncate(path, record.size)
+            with os_errors(path):
+                os.truncate(path, record.size)
         else:
             create(path, record.size)
 

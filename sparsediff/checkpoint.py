@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sparsediff.errors import CorruptError, UnsupportedError, UsageError
+from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
 from sparsediff.files import InputFile, check_relative_name, walk
 from sparsediff.formats import Span, find_spans
 
@@ -60,10 +59,6 @@ class CheckpointFile:
             end += length
         return b"".join(parts)
 
-    def read_words(self, offset: int, buffer: Any) -> None:
-        """Fill ``buffer`` with tensor bytes from ``offset`` of the file."""
-        self.source.read_into(offset, buffer)
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -99,7 +94,9 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         UnsupportedError: a file name cannot be carried to another machine.
     """
     path = Path(path)
-    if not path.is_dir():
+    with os_errors(path):
+        is_directory = path.is_dir()
+    if not is_directory:
         return Checkpoint(path, False, [_open_file("", path)])
     files = []
     for name, file in walk(path):

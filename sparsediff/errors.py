@@ -116,16 +116,20 @@ _CALLERS_MISTAKES = (
 
 @contextmanager
 def os_errors(path: object) -> Iterator[None]:
-    """Turn an ``OSError`` on ``path`` into the error with the right exit code.
+    """Turn an ``OSError`` on ``path`` into `from_os_error`."""
+    try:
+        yield
+    except OSError as e:
+        raise from_os_error(e, path) from e
+
+
+def from_os_error(error: OSError, path: object) -> SparsediffError:
+    """The error of ours for an ``OSError`` on ``path``.
 
     A missing or forbidden path is the caller's mistake (2); anything else the
     machine refuses (full, read-only or failing disk) may pass and is 13.
     """
-    try:
-        yield
-    except OSError as e:
-        file = e.filename if e.filename is not None else path
-        reason = e.strerror or str(e)
-        if e.errno in _CALLERS_MISTAKES:
-            raise UsageError(reason.lower(), file=file) from e
-        raise UnavailableError(reason.lower(), file=file) from e
+    file = error.filename if error.filename is not None else path
+    reason = (error.strerror or str(error)).lower()
+    kind = UsageError if error.errno in _CALLERS_MISTAKES else UnavailableError
+    return kind(reason, file=file)

@@ -37,7 +37,8 @@ def check_relative_name(name: str, *, file: object = None) -> str:
     """Return ``name`` if it is a safe relative path with ``/`` separators.
 
     Raises:
-        CorruptError: it is absolute, climbs, or is not a plain name.
+        CorruptError: it is absolute, climbs, is too long or too deep, or is
+            the name of a temporary file.
     """
     parts = name.split("/")
     bad = (
@@ -46,7 +47,8 @@ def check_relative_name(name: str, *, file: object = None) -> str:
         or len(name.encode("utf-8", "surrogatepass")) > 4095
         or "\\" in name
         or any(p in ("", ".", "..") for p in parts)
-        or any(p[1:2] == ":" for p in parts)
+        or len(parts) > 100
+        or any(p[1:2] == ":" or _is_temp(p) for p in parts)
         or any(len(p.encode("utf-8", "surrogatepass")) > 255 for p in parts)
         or any("\ud800" <= c <= "\udfff" for c in name)
     )
@@ -183,21 +185,21 @@ def check_output(path: Path, *, force: bool, inputs: Iterable[Path | str] = ()) 
     It may not if it exists (unless ``force``), is neither file nor directory,
     has no parent, or is, contains or lies in one of ``inputs``.
     """
-    if os.path.lexists(path):
-        if not force:
-            raise UsageError("output exists (--force replaces it)", file=path)
-        if not (path.is_file() or path.is_dir() or path.is_symlink()):
-            raise UsageError("output is neither a file nor a directory", file=path)
-    if not path.parent.is_dir():
-        raise UsageError("directory of the output does not exist", file=path)
-    real = path.resolve()
-    for other in map(Path, inputs):
-        if other.exists():
-            there = other.resolve()
-            if real == there or (there.is_dir() and there in real.parents):
-                raise UsageError("output is, or lies in, one of the inputs", file=path, found=other)
-            if real in there.parents:
-                raise UsageError("output would replace one of the inputs", file=path, found=other)
+    with os_errors(path):
+        if os.path.lexists(path):
+            if not force:
+                raise UsageError("output exists (--force replaces it)", file=path)
+            if not (path.is_file() or path.is_dir() or path.is_symlink()):
+                raise UsageError("output is neither a file nor a directory", file=path)
+        if not path.parent.is_dir():
+            raise UsageError("directory of the output does not exist", file=path)
+        real = path.resolve()
+        there = [Path(i).resolve() for i in inputs if os.path.exists(i)]
+    for other in there:
+        if real == other or (other.is_dir() and other in real.parents):
+            raise UsageError("output is, or lies in, one of the inputs", file=path, found=other)
+        if real in other.parents:
+            raise UsageError("output would replace one of the inputs", file=path, found=other)
 
 
 @contextmanager
@@ -209,7 +211,13 @@ def locked(path: Path, flags: int) -> Iterator[int]:
     """
     while True:
         with os_errors(path):
-            fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            try:
+                fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            except FileNotFoundError:
+                if not path.parent.is_dir():
+                    raise
+                # It was there a moment ago: another run has just renamed it into place.
+                raise LockedError("another run is writing here", file=path) from None
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -235,10 +243,12 @@ def staged_file(path: Path, *, force: bool) -> Iterator[int]:
     is removed and ``path`` is as it was.
     """
     check_output(path, force=force)
+    if path.is_dir() and not path.is_symlink():
+        raise UsageError("output is a directory, but shall become a file", file=path)
     temp = temp_sibling(path)
     if temp.is_dir() and not temp.is_symlink():  # left by a killed run
-        with locked(temp, os.O_RDONLY | os.O_DIRECTORY), os_errors(temp):
-            shutil.rmtree(temp)
+        with locked(temp, os.O_RDONLY | os.O_DIRECTORY):
+            remove(temp)
     with locked(temp, os.O_RDWR | os.O_CREAT) as fd:
         try:
             with os_errors(path):
@@ -247,13 +257,12 @@ def staged_file(path: Path, *, force: bool) -> Iterator[int]:
             with os_errors(path):
                 os.fsync(fd)
                 check_output(path, force=force)
-                if path.is_dir() and not path.is_symlink():
-                    raise UsageError("output is a directory", file=path)
                 os.rename(temp, path)
-                sync(path.parent)
         except BaseException:
             temp.unlink(missing_ok=True)
             raise
+        with os_errors(path):
+            sync(path.parent)
 
 
 @contextmanager
@@ -261,20 +270,21 @@ def staged_directory(path: Path, *, force: bool) -> Iterator[Path]:
     """Build the directory ``path`` in a temporary sibling; yields the sibling.
 
     On success all of it is synced and it takes the place of ``path`` in one
-    rename (an atomic exchange where ``path`` exists); on any error it is
-    removed and ``path`` is as it was.
+    rename (an exchange where ``path`` exists, atomic where the system has one);
+    on any error it is removed and ``path`` is as it was.
     """
     check_output(path, force=force)
     temp = temp_sibling(path)
+    if os.path.lexists(temp) and (temp.is_symlink() or not temp.is_dir()):  # left by a killed run
+        with locked(temp, os.O_RDWR):
+            remove(temp)
     with os_errors(path):
-        if temp.is_symlink() or (temp.exists() and not temp.is_dir()):
-            temp.unlink()
         temp.mkdir(exist_ok=True)
     with locked(temp, os.O_RDONLY | os.O_DIRECTORY):
         try:
             with os_errors(path):
                 for left in temp.iterdir():  # of a run that was killed
-                    _remove(left)
+                    remove(left)
             yield temp
             with os_errors(path):
                 for directory, _, names in os.walk(temp):
@@ -282,18 +292,29 @@ def staged_directory(path: Path, *, force: bool) -> Iterator[Path]:
                         sync(Path(directory, name))
                     sync(Path(directory))
                 check_output(path, force=force)
-                if os.path.lexists(path):
-                    _exchange(temp, path)
-                    _remove(temp)
-                else:
-                    os.rename(temp, path)
-                sync(path.parent)
+                _publish(temp, path)
         except BaseException:
             shutil.rmtree(temp, ignore_errors=True)
             raise
+        with os_errors(path):
+            if os.path.lexists(temp):
+                remove(temp)
+            sync(path.parent)
 
 
-def _remove(path: Path) -> None:
+def _publish(temp: Path, path: Path) -> None:
+    """Give ``temp`` the name ``path``; what had it before is then called ``temp``."""
+    if not os.path.lexists(path):
+        os.rename(temp, path)
+    elif path.is_dir() and not path.is_symlink():
+        with locked(path, os.O_RDONLY | os.O_DIRECTORY):  # not while it is updated in place
+            _exchange(temp, path)
+    else:
+        _exchange(temp, path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a directory with everything in it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -311,7 +332,11 @@ def _exchange(a: Path, b: Path) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(b))
     aside = b.parent / f".{b.name}.aside{TEMP_SUFFIX}"
     os.rename(b, aside)
-    os.rename(a, b)
+    try:
+        os.rename(a, b)
+    except BaseException:
+        os.rename(aside, b)
+        raise
     os.rename(aside, a)
 
 

@@ -8,7 +8,6 @@ base is left alone. Extra disk: one file.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +19,12 @@ from typing import Any
 from sparsediff import words
 from sparsediff.errors import (
     CorruptError,
-    LockedError,
     UnsupportedError,
     UsageError,
     WrongBaseError,
     os_errors,
 )
-from sparsediff.files import staged_file, sync, temp_sibling, write_at
+from sparsediff.files import locked, staged_file, sync, temp_sibling, write_at
 from sparsediff.make import Progress
 from sparsediff.manifest import BaseFile, Manifest
 from sparsediff.parallel import ordered_map
@@ -48,6 +46,7 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
         patch.check_payloads()
     with _locked(base):
         first, finished, leftovers = _state(base, chain, jobs)
+        _check_later_files(base, chain, first)
         _remove(base, leftovers)
         total = sum(f.size for p in chain[first:] for f in p.manifest.target_files)
         done = written = 0
@@ -87,31 +86,51 @@ def _state(base: Path, chain: list[Patch], jobs: int) -> tuple[int, set[int], li
     return 0, _finished_files(base, chain[0], jobs), []
 
 
+def _above(a: str, b: str) -> bool:
+    """Whether one of two names is a directory of the other."""
+    return b.startswith(a + "/") or a.startswith(b + "/")
+
+
+def _check_later_files(base: Path, chain: list[Patch], first: int) -> None:
+    """Raise WrongBaseError if a later patch adds a file that is there already, unknown to all."""
+    known = {f.name for p in chain[: first + 1] for f in p.manifest.base_files}
+    known |= {f.name for p in chain[: first + 1] for f in p.manifest.target_files}
+    for patch in chain[first + 1 :]:
+        for file in patch.manifest.target_files:
+            path = base / file.name if file.name else base
+            if file.name not in known and os.path.lexists(path):
+                raise WrongBaseError("wrong base: file should not exist yet", file=path)
+        known |= {f.name for f in patch.manifest.target_files}
+
+
 def _leftovers(base: Path, earlier: list[Patch], current: Manifest) -> list[str]:
     wanted = {f.name for f in current.base_files} | {f.name for f in current.target_files}
     found: list[str] = []
     for patch in earlier:
         files = BaseFiles(base, patch.manifest)
         for i, record in enumerate(patch.manifest.base_files):
-            if record.name not in wanted | set(found) and os.path.lexists(_path(base, record.name)):
+            name = record.name
+            if name in wanted or name in found or any(_above(name, w) for w in wanted):
+                continue  # a directory by now, or below what became a file
+            if os.path.lexists(_path(base, name)):
                 files.skeleton(i)
-                found.append(record.name)
+                found.append(name)
     return found
 
 
 @contextmanager
 def _locked(base: Path) -> Iterator[None]:
-    """Hold a lock on the base directory; a single file is locked by its temporary sibling."""
-    with os_errors(base):
-        fd = os.open(base, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be a pipe
-    try:
+    """Hold a lock on the base: on the directory, or on a sibling of the file, which is replaced."""
+    if base.is_dir():
+        with locked(base.resolve(), os.O_RDONLY | os.O_DIRECTORY):
+            yield
+        return
+    guard = temp_sibling(base, 0)
+    with locked(guard, os.O_RDWR | os.O_CREAT):
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError("another run is updating this checkpoint", file=base) from None
-        yield
-    finally:
-        os.close(fd)
+            yield
+        finally:
+            guard.unlink(missing_ok=True)
 
 
 def _check_possible(patch: Patch) -> None:
@@ -223,7 +242,10 @@ def _replace(base: Path, patch: Patch, file: int, group: Iterator[Task], jobs: i
     path = _path(base, record.name)
     files = BaseFiles(base, patch.manifest)
     with os_errors(path):
+        missing = [p for p in path.parents if not p.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
+        for directory in missing:
+            sync(directory.parent)
     with staged_file(path, force=True) as fd:
         with os_errors(path):
             os.ftruncate(fd, record.size)
@@ -251,6 +273,4 @@ def _remove(base: Path, names: list[str]) -> None:
             while parent != base and parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
                 parent = parent.parent
-    if names:
-        with os_errors(base):
-            sync(base)
+            sync(parent if parent.is_dir() else base)

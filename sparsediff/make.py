@@ -94,6 +94,8 @@ def make_patch(
         CorruptError: a checkpoint file violates its format.
         UnavailableError: a file changed while it was read, or the disk is full.
     """
+    if not 1 <= bucket_words <= BUCKET_WORDS:
+        raise UsageError("bucket_words out of range", expected=f"1 to {BUCKET_WORDS}")
     place: Path | None = None
     if isinstance(output, Path) or (isinstance(output, str) and output != "-"):
         if not str(output):
@@ -167,10 +169,10 @@ def _encode_all(
     total, done = target.n_bytes, 0
 
     def read_base(file: int, offset: int, buffer: Any) -> None:
-        base.files[file].read_words(offset, buffer)
+        base.files[file].source.read_into(offset, buffer)
 
     def read_target(file: int, offset: int, buffer: Any) -> None:
-        target.files[file].read_words(offset, buffer)
+        target.files[file].source.read_into(offset, buffer)
 
     def job(task: tuple[int, int]) -> _Encoded:
         file, bucket = task

@@ -13,6 +13,7 @@ from itertools import accumulate
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
 
+MAX_BUCKET_WORDS = 1 << 24
 MAX_BUCKET_BYTES = 1 << 26
 MAX_SKELETON_BYTES = 1 << 27
 
@@ -220,8 +221,13 @@ class Manifest:
                 taken.append(Part(index, cursor[index], n))
                 cursor[index] += n
                 left -= n
-            if left or bucket.n_words * first.dtype.word_bytes > MAX_BUCKET_BYTES:
+            if left:
                 raise CorruptError("bucket size does not fit its tensors", tensor=first.name)
+            n_bytes = bucket.n_words * first.dtype.word_bytes
+            if bucket.n_words > MAX_BUCKET_WORDS or n_bytes > MAX_BUCKET_BYTES:
+                raise CorruptError(
+                    "bucket is too large", tensor=first.name, found=f"{n_bytes} bytes"
+                )
             self.parts.append(taken)
         for tensor, a, b in zip(self.tensors, based, new, strict=True):
             if a != tensor.n_based or b != tensor.n_words:

@@ -96,6 +96,10 @@ def parse(raw: bytes) -> Manifest:
         CorruptError: it breaks a rule of format.md.
         UnsupportedError: it needs a dtype this version does not know.
     """
+    # Every list belongs to a file, tensor or bucket, which has at least one string.
+    # Unfolded, more lists than that are memory a patch has no claim to.
+    if raw.count(b"[") + raw.count(b"{") > 64 + raw.count(b'"') // 2:
+        raise CorruptError("malformed manifest (too many lists)")
     try:
         table = json.loads(raw)
         if json.dumps(table, sort_keys=True, separators=(",", ":")).encode("ascii") != raw:
@@ -143,8 +147,10 @@ def _rows(table: Any, **checks: Callable[[Any], bool]) -> list[tuple[Any, ...]]:
 
 
 def _from_columns(table: Any) -> Manifest:
-    if set(table) != {"base", "target", "tensors", "buckets"}:
+    if not isinstance(table, dict) or set(table) != {"base", "target", "tensors", "buckets"}:
         raise ValueError("sections must be base, buckets, target and tensors")
+    if not all(isinstance(section, dict) for section in table.values()):
+        raise ValueError("sections must be objects")
     is_directory = [table[side].pop("directory") for side in ("base", "target")]
     if not all(type(v) is bool for v in is_directory):
         raise ValueError("directory must be true or false")
@@ -158,7 +164,7 @@ def _from_columns(table: Any) -> Manifest:
             skeleton=_hex(32),
         )
     ]
-    if any(sum(f.layout) != f.size or not all(f.layout[1:]) for f in base_files):
+    if any(sum(f.layout) != f.size or not f.layout or not all(f.layout[1:]) for f in base_files):
         raise ValueError("layout of a base file does not add up to its size")
     if any(sum(f.layout[::2]) > MAX_SKELETON_BYTES for f in base_files):
         raise ValueError("skeleton of a base file is too large")
@@ -273,7 +279,7 @@ def _tensors(
             else:
                 tensor.base_offset = cursor[base] + base_skip
                 cursor[base] = tensor.base_offset + tensor.n_based * tensor.dtype.word_bytes
-                if not 0 <= tensor.base_offset <= cursor[base] <= base_files[base].size:
+                if not 0 <= tensor.base_offset < cursor[base] <= base_files[base].size:
                     raise ValueError(f"base of {name!r} lies outside its file")
             if not 0 <= tensor.n_ones <= tensor.n_stepped <= tensor.n_based:
                 raise ValueError(f"bad counts for {name!r}")

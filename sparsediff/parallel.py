@@ -1,7 +1,7 @@
 """Run a function over many inputs on a few threads, results in input order.
 
 Enters: a function and an iterator of arguments. Leaves: an iterator of
-results. At most ``jobs`` calls run and one more result waits, so memory stays
+results. At most ``jobs`` + 1 calls run or have results waiting, so memory stays
 bounded; on an error or an interrupt nothing new starts and all threads end.
 """
 

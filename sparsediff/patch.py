@@ -21,12 +21,12 @@ from sparsediff.checksum import checksum, digest
 from sparsediff.codec.zstd import compress, decompress, stated_size
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
 from sparsediff.manifest import MAX_BUCKET_BYTES, MAX_SKELETON_BYTES, Manifest
+from sparsediff.version import FORMAT_VERSION
 
 FORMAT = "sparsediff"
-VERSION = 1
 SUFFIX = ".sdiff"
-MAX_HEADER = 100_000_000  # bytes
-MAX_MANIFEST = 1 << 26  # bytes, decompressed
+MAX_HEADER = 1 << 24  # bytes
+MAX_MANIFEST = 1 << 25  # bytes, decompressed
 _SLACK = 1 << 20  # a payload may exceed what it decodes to by no more than this
 
 
@@ -36,10 +36,21 @@ def pack(manifest: Manifest, sizes: dict[str, int]) -> bytes:
     Args:
         manifest: complete, digests included.
         sizes: bytes of each payload, by name.
+
+    Raises:
+        UnsupportedError: they would pass the limits of the format.
     """
-    frame = compress(manifest_json.dump(manifest), level=19)
+    text = manifest_json.dump(manifest)
+    frame = compress(text, level=19)
     entries = {"manifest": len(frame)} | {name: sizes[name] for name in manifest.payload_names()}
-    return _header(checksum(frame), entries) + frame
+    header = _header(checksum(frame), entries)
+    if len(text) > MAX_MANIFEST or len(header) - 8 > MAX_HEADER:
+        raise UnsupportedError(
+            "checkpoint has too many files or tensors for one patch",
+            expected=f"a manifest of at most {MAX_MANIFEST} bytes",
+            found=f"{len(text)} bytes",
+        )
+    return header + frame
 
 
 def _header(manifest_checksum: str, sizes: dict[str, int]) -> bytes:
@@ -47,7 +58,7 @@ def _header(manifest_checksum: str, sizes: dict[str, int]) -> bytes:
         "__metadata__": {
             "format": FORMAT,
             "manifest_xxh3": manifest_checksum,
-            "version": str(VERSION),
+            "version": str(FORMAT_VERSION),
         }
     }
     end = 0
@@ -129,10 +140,11 @@ class Patch:
             CorruptError: as `payloads` does.
         """
         if self._stream.seekable():
-            here = self._stream.tell()
-            for _ in self.payloads():
-                pass
-            self._stream.seek(here)
+            with os_errors(self.name):
+                here = self._stream.tell()
+                for _ in self.payloads():
+                    pass
+                self._stream.seek(here)
 
     def _digest_of(self, name: str) -> str | None:
         kind, index = name.split(".")
@@ -155,9 +167,10 @@ class Patch:
     def _check_size(self) -> None:
         if not self._stream.seekable():
             return
-        here = self._stream.tell()
-        size = self._stream.seek(0, 2)
-        self._stream.seek(here)
+        with os_errors(self.name):
+            here = self._stream.tell()
+            size = self._stream.seek(0, 2)
+            self._stream.seek(here)
         if size != self.n_bytes:
             what = (
                 "patch is cut short" if size < self.n_bytes else "bytes after the end of the patch"
@@ -212,8 +225,10 @@ def _parse_header(raw: bytes) -> tuple[str, dict[str, int]]:
         if metadata["format"] != FORMAT:
             raise CorruptError("not a sparsediff patch")
         version = metadata["version"]
-        if version != str(VERSION):
-            raise UnsupportedError("unknown patch format version", expected=VERSION, found=version)
+        if version != str(FORMAT_VERSION):
+            raise UnsupportedError(
+                "unknown patch format version", expected=FORMAT_VERSION, found=version
+            )
         manifest_checksum = metadata["manifest_xxh3"]
         sizes: dict[str, int] = {}
         for name, entry in header.items():

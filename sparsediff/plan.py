@@ -13,9 +13,16 @@ from collections import Counter, defaultdict
 from sparsediff.checkpoint import Checkpoint, CheckpointFile
 from sparsediff.checksum import checksum
 from sparsediff.formats import Span
-from sparsediff.manifest import BaseFile, Bucket, Manifest, TargetFile, Tensor
+from sparsediff.manifest import (
+    MAX_BUCKET_WORDS,
+    BaseFile,
+    Bucket,
+    Manifest,
+    TargetFile,
+    Tensor,
+)
 
-BUCKET_WORDS = 1 << 24
+BUCKET_WORDS = MAX_BUCKET_WORDS
 BUCKET_BYTES = 1 << 25
 
 _PROBES = 32  # runs of bytes looked up per tensor

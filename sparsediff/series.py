@@ -88,7 +88,7 @@ def series_stats(
                 continue
             earlier = _same(tables[i - 2].get(name), span) if i > 1 else None
             for start in range(0, span.n_words, _PIECE):
-                tasks.append(((file, span), before, earlier, start))
+                tasks.append(((file, span), before, earlier if i > 1 else before, start))
         for n_bytes, changed, repeated in ordered_map(_compare, tasks, jobs or default_jobs()):
             n_changed += changed
             n_repeated += repeated
@@ -114,7 +114,7 @@ def _by_name(checkpoint: Checkpoint) -> dict[tuple[str, str], Located]:
     table: dict[tuple[str, str], Located] = {}
     for file in checkpoint.files:
         for span in file.spans:
-            if not span.name:
+            if span.nbytes == file.source.size:
                 continue  # the bytes of a large file of no known format
             key = ("", span.name)
             table[key if key not in table else (file.name, span.name)] = (file, span)
@@ -132,12 +132,16 @@ def _compare(task: tuple[Located, Located, Located | None, int]) -> tuple[int, i
     now, before, earlier, start = task
     a, b = _read(before, start), _read(now, start)
     changed = a != b
-    repeated = int(np.count_nonzero(changed & (_read(earlier, start) != a))) if earlier else 0
-    return b.nbytes, int(np.count_nonzero(changed)), repeated
+    n_changed = int(np.count_nonzero(changed))
+    if earlier is None:  # it had no counterpart then, so all of it counted as changed
+        return b.nbytes, n_changed, n_changed
+    if earlier is before:  # there was no step before
+        return b.nbytes, n_changed, 0
+    return b.nbytes, n_changed, int(np.count_nonzero(changed & (_read(earlier, start) != a)))
 
 
 def _read(located: Located, start: int) -> Words:
     file, span = located
     words = np.empty(min(_PIECE, span.n_words - start), span.dtype.numpy)
-    file.read_words(span.offset + start * words.itemsize, words)
+    file.source.read_into(span.offset + start * words.itemsize, words)
     return words

@@ -8,7 +8,7 @@ and throws the payloads away, so both ways print the same figures.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +30,7 @@ class TensorStats:
 
     Attributes:
         name: tensor name; empty for a file's bytes.
+        opaque: whether this is the bytes of a file.
         file: file it lies in; empty if the target is a single file.
         dtype: safetensors name of its element type.
         shape: sizes.
@@ -47,6 +48,7 @@ class TensorStats:
     """
 
     name: str
+    opaque: bool
     file: str
     dtype: str
     shape: tuple[int, ...]
@@ -63,7 +65,7 @@ class TensorStats:
     @property
     def label(self) -> str:
         """Name to show."""
-        return self.name or f"<{self.file or 'file'}>"
+        return f"<{self.file or 'file'}>" if self.opaque else self.name
 
     @property
     def layer(self) -> str:
@@ -148,8 +150,8 @@ class CheckpointStats:
 
         Its ``patch_bytes`` are those of the whole patch.
         """
-        named = [t for t in self.tensors if t.name]
-        return _group("total", named or self.tensors, self.patch_bytes)
+        known = [t for t in self.tensors if not t.opaque]
+        return _group("total", known or self.tensors, self.patch_bytes)
 
     @property
     def raw_pairs_bytes(self) -> int:
@@ -177,22 +179,19 @@ class CheckpointStats:
 
 
 def _group(key: str, tensors: list[TensorStats], patch_bytes: float) -> Group:
-    def add(values: Iterable[int]) -> int:
-        return sum(values)
-
     stepped = [t.n_changed - t.n_new for t in tensors]
     return Group(
         key,
         len(tensors),
-        add(t.n_changed == 0 for t in tensors),
-        add(t.n_elements for t in tensors),
-        add(t.n_changed for t in tensors),
-        add(t.n_new for t in tensors),
-        add(t.n_ones for t in tensors),
+        sum(t.n_changed == 0 for t in tensors),
+        sum(t.n_elements for t in tensors),
+        sum(t.n_changed for t in tensors),
+        sum(t.n_new for t in tensors),
+        sum(t.n_ones for t in tensors),
         measures.weighted_median([t.median for t in tensors], stepped),
         max((t.largest for t in tensors), default=0),
-        add(t.raw_bytes for t in tensors),
-        add(t.changed_bytes for t in tensors),
+        sum(t.raw_bytes for t in tensors),
+        sum(t.changed_bytes for t in tensors),
         patch_bytes,
     )
 
@@ -257,6 +256,7 @@ def _stats(
             tensors.append(
                 TensorStats(
                     t.name,
+                    t.n_bytes == file.size,
                     file.name,
                     t.dtype.name,
                     t.shape,

@@ -105,7 +105,7 @@ def frame(data: bytes, low: int, high: int, dictionary: bytes = b"") -> bytes:
         need(low <= zstandard.frame_content_size(data) <= high, "zstd: stated size")
         raw = zstandard.DICT_TYPE_RAWCONTENT
         known = zstandard.ZstdCompressionDict(dictionary, raw) if dictionary else None
-        decoder = zstandard.ZstdDecompressor(known, max_window_size=2**28).decompressobj()
+        decoder = zstandard.ZstdDecompressor(known, max_window_size=2**27).decompressobj()
         out = decoder.decompress(data)
     except zstandard.ZstdError as error:
         raise Refused(f"zstd: {error}") from error
@@ -117,7 +117,7 @@ def frame(data: bytes, low: int, high: int, dictionary: bytes = b"") -> bytes:
 def container(patch: bytes) -> tuple[bytes, dict[str, bytes]]:
     """Check the header; return the manifest's text and the payloads by name, in order."""
     n = int.from_bytes(patch[:8], "little")
-    need(len(patch) >= 8 and n <= 100_000_000 and 8 + n <= len(patch), "header's length")
+    need(len(patch) >= 8 and n <= 2**24 and 8 + n <= len(patch), "header's length")
     entries: dict[str, bytes] = {}
     try:
         header = json.loads(patch[8 : 8 + n].decode("ascii"))
@@ -138,7 +138,7 @@ def container(patch: bytes) -> tuple[bytes, dict[str, bytes]]:
     need(list(rebuilt)[1] == "manifest", "header: manifest is not first")
     need(text + b" " * (-len(text) % 8) == patch[8 : 8 + n], "header is not canonical")
     need(8 + n + end == len(patch), "bytes after the last entry")
-    return frame(manifest, 0, 2**28), entries
+    return frame(manifest, 0, 2**25), entries
 
 
 def fits(value: Any, kind: str) -> bool:
@@ -165,7 +165,9 @@ def check_names(names: list[str], directory: bool) -> None:
         except UnicodeEncodeError as error:
             raise Refused("name: surrogate") from error
         need(all(p not in ("", ".", "..") for p in parts) and max(sizes) <= 255, "name")
-        need(len(name.encode()) <= 4095, "name: length")
+        need(len(name.encode()) <= 4095 and len(parts) <= 100, "name: length")
+        temp = r"\..*\.sparsediff-tmp(\.[0-9]*)?"
+        need(not any(re.fullmatch(temp, p, re.DOTALL) for p in parts), "name: temporary")
         need("\\" not in name and "\0" not in name, "name: character")
         need(all(p[1:2] != ":" for p in parts), "name: drive")
         above = {"/".join(parts[:i]) for i in range(1, len(parts))}
@@ -194,7 +196,10 @@ def parse_manifest(text: bytes) -> dict[str, dict[str, Any]]:
             check_names(table["name"], table["directory"])
     files: dict[str, Any] = manifest["base"]
     for size, layout in zip(files["size"], files["layout"], strict=True):
-        need(sum(layout) == size and sum(layout[::2]) <= 2**27, "base: layout")
+        need(
+            layout and all(layout[1:]) and sum(layout) == size and sum(layout[::2]) <= 2**27,
+            "base: layout",
+        )
     return manifest  # type: ignore[no-any-return]
 
 
@@ -220,7 +225,7 @@ def place_tensors(manifest: dict[str, dict[str, Any]]) -> list[Tensor]:
             else:
                 start += base_ends.get(source, 0)
                 base_ends[source] = start + (words - new) * width
-                need(0 <= start <= base_ends[source] <= base["size"][source], "base range")
+                need(0 <= start < base_ends[source] <= base["size"][source], "base range")
             sides = [0, words - new], [words - new, words]
             tensors.append(Tensor(file, dtype, at, source, start, *sides))
             at += words * width
@@ -253,7 +258,8 @@ def place_buckets(buckets: dict[str, Any], tensors: list[Tensor]) -> list[list[l
             t.cursors[side] += count
             words -= count
         need(words == 0 and head.file >= last, "bucket: words, or not in the files' order")
-        need(buckets["words"][k] * DTYPES[head.dtype][1] <= 2**26, "bucket: size")
+        total = buckets["words"][k]
+        need(total <= 2**24 and total * DTYPES[head.dtype][1] <= 2**26, "bucket: size")
         last = head.file
         placed.append(parts)
     need(all(t.cursors == t.ends for t in tensors), "words that no bucket takes")

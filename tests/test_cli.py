@@ -11,7 +11,6 @@ import pytest
 
 import sparsediff
 from sparsediff.cli import _COMMANDS
-from sparsediff.cli import cli as group
 from tests.conftest import Run
 from tests.pairs import tree
 
@@ -162,9 +161,3 @@ def test_a_safetensors_run_imports_no_torch(base: Path, target: Path, tmp_path: 
     assert loaded("make", base, target, "-o", tmp_path / "p") == {"numpy"}
     assert loaded("apply", base, tmp_path / "p", "-o", tmp_path / "out") == {"numpy"}
     assert loaded("stats", base, target) == {"numpy", "rich"}
-
-
-def test_commands_are_the_documented_ones() -> None:
-    import click
-
-    assert group.list_commands(click.Context(group)) == list(_COMMANDS)

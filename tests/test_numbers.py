@@ -31,8 +31,8 @@ def test_numbers_round_trip(values: list[int]) -> None:
     for part in np.array_split(np.arange(array.size), 3):
         c = classes[part]
         writer.put(array[part] - numbers.CLASS_START[c], numbers.CLASS_WIDTH[c])
-    back = numbers.read_numbers(classes.astype(np.uint8), writer.getvalue())
-    assert np.array_equal(back, array)
+    pieces = numbers.read_numbers(classes.astype(np.uint8), writer.getvalue())
+    assert [v for _, piece in pieces for v in piece.tolist()] == values
 
 
 @pytest.mark.parametrize("p", [0.5, 0.1, 0.01, 0.001])
@@ -54,7 +54,7 @@ def test_bits_are_packed_least_significant_first() -> None:
 
 def test_read_numbers_extra_of_wrong_length_is_refused() -> None:
     with pytest.raises(CorruptError, match="wrong length"):
-        numbers.read_numbers(np.array([8, 8], np.uint8), b"")
+        next(numbers.read_numbers(np.array([8, 8], np.uint8), b""))
 
 
 @given(st.integers(1, 2**24), st.data())

@@ -61,7 +61,7 @@ def patch(base: Path, target: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _nothing_left(tmp_path: Path) -> Any:
     yield
-    assert [p for p in tmp_path.rglob("*") if p.name.endswith(".sparsediff-tmp")] == []
+    assert [p for p in tmp_path.rglob("*") if ".sparsediff-tmp" in p.name] == []
 
 
 # Wrong base

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from sparsediff.cli.common import EPILOG_CODES, examples
-from sparsediff.errors import SparsediffError
+from sparsediff.errors import SparsediffError, from_os_error
 
 _COMMANDS = ("make", "apply", "stats", "verify", "show")
 
@@ -50,9 +50,9 @@ class _InterruptedError(SparsediffError):
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         from sparsediff.kernels import NAME
-        from sparsediff.version import __version__
+        from sparsediff.version import FORMAT_VERSION, __version__
 
-        click.echo(f"sparsediff {__version__} (patch format 1, kernels: {NAME})")
+        click.echo(f"sparsediff {__version__} (patch format {FORMAT_VERSION}, kernels: {NAME})")
         ctx.exit()
 
 
@@ -101,10 +101,11 @@ def run(args: list[str] | None = None) -> int:
     except SparsediffError as e:
         return _fail(str(e), e.exit_code)
     except OSError as e:
-        # Inputs and outputs raise our own errors: this can only be the results' way out.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered would fail again
-        return _fail(f"standard output: {(e.strerror or str(e)).lower()}", 13)
+        error = from_os_error(e, "standard output")
+        if e.filename is None:  # results could not be printed; what is buffered would fail again
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _fail(str(error), error.exit_code)
 
 
 def _fail(message: str, code: int) -> int:

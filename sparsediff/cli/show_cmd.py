@@ -19,6 +19,7 @@ from sparsediff.cli.common import (
     size,
 )
 from sparsediff.errors import printable
+from sparsediff.version import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from sparsediff.patch import Patch
@@ -64,7 +65,7 @@ def command(patch: str, as_json: bool) -> None:
         kept = {f.name for f in manifest.target_files}
         removed = [f.name for f in manifest.base_files if f.name not in kept]
     total = stats.total
-    click.echo(f"{patch}: sparsediff patch, format 1, {size(stats.patch_bytes)}")
+    click.echo(f"{patch}: sparsediff patch, format {FORMAT_VERSION}, {size(stats.patch_bytes)}")
     base_bytes = sum(f.size for f in manifest.base_files)
     click.echo(f"base    {_files(len(manifest.base_files))}, {size(base_bytes)}")
     click.echo(
@@ -90,7 +91,7 @@ def _document(patch: Patch) -> dict[str, Any]:
     m = patch.manifest
     return {
         "format": "sparsediff",
-        "version": 1,
+        "version": FORMAT_VERSION,
         "patch_bytes": patch.n_bytes,
         "base": {
             "is_directory": m.base_is_directory,

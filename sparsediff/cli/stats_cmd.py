@@ -103,7 +103,7 @@ class _Bandwidth(click.ParamType[float]):
     click.option(
         "--sort",
         type=click.Choice(list(_SORTS)),
-        help="Order rows, largest first. [default: as stored]",
+        help="Order rows, largest first, names from A to Z. [default: as stored]",
     ),
     click.option("--top", type=click.IntRange(1), metavar="N", help="Show only the first N rows."),
     click.option(

@@ -148,9 +148,9 @@ def _lanes_log2(n_symbols: int) -> int:
 def _gap_table(tier: TierCode) -> tuple[int, bytes, Table]:
     """Cheapest table for a tier's gaps: its kind, its stored form, and itself."""
     by_chance = tables.geometric(tier.n_marked, tier.n_members)
-    counts = np.bincount(tier.gap_symbols, minlength=256)
     if not tier.n_marked:
         return GAPS_GEOMETRIC, b"", by_chance
+    counts = np.bincount(tier.gap_symbols, minlength=256)
     fitted = tables.fitted(counts)
     stored = tables.dump(fitted)
     if tables.cost_bits(counts, fitted) + 8 * len(stored) < tables.cost_bits(counts, by_chance):

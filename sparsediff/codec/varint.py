@@ -38,8 +38,6 @@ class Reader:
             value |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
-                if value >> 63:
-                    raise CorruptError("integer too large")
                 return value
             if shift > 56:
                 raise CorruptError("integer too long")

@@ -13,6 +13,8 @@ import zstandard
 
 from sparsediff.errors import CorruptError
 
+MAX_WINDOW = 1 << 27  # bytes
+
 
 def compress(data: bytes, level: int, dictionary: bytes = b"", prefix: bytes = b"") -> bytes:
     """``prefix``, then one frame of ``data`` that may refer to all of ``dictionary``."""
@@ -70,12 +72,14 @@ def stated_size(frame: bytes) -> int:
     try:
         if not frame.startswith(b"\x28\xb5\x2f\xfd"):
             raise CorruptError("not a zstd frame")
-        size = zstandard.get_frame_parameters(frame).content_size
+        parameters = zstandard.get_frame_parameters(frame)
     except zstandard.ZstdError as e:
         raise CorruptError(f"damaged zstd frame ({e})") from None
-    if size >= 1 << 63:  # the library's marks for "unknown" and "error"
+    if parameters.content_size >= 1 << 63:  # the library's marks for "unknown" and "error"
         raise CorruptError("zstd frame does not state its size")
-    return size
+    if parameters.window_size > MAX_WINDOW:
+        raise CorruptError("zstd frame needs too large a window", found=parameters.window_size)
+    return parameters.content_size
 
 
 def _raw(dictionary: bytes) -> zstandard.ZstdCompressionDict | None:

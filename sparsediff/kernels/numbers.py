@@ -6,6 +6,8 @@ the way back (format.md, "Numbers").
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -74,15 +76,17 @@ class BitWriter:
         return b"".join(self._parts) + last[: (self._fill + 7) // 8]
 
 
-def read_numbers(classes_: npt.NDArray[np.integer], extra: bytes) -> UInt64s:
-    """Numbers from their classes and packed extra bits; inverse of the split in `diff`.
+def read_numbers(classes: npt.NDArray[np.integer], extra: bytes) -> Iterator[tuple[int, UInt64s]]:
+    """Numbers from their classes and packed extra bits, `CHUNK` at a time.
+
+    Yields:
+        The index of the first number of a piece, and the piece.
 
     Raises:
         CorruptError: ``extra`` is not exactly as long as the classes ask for,
             or has bits set after its end.
     """
-    out = CLASS_START[classes_]
-    n_bits = int(np.bincount(classes_, minlength=128) @ CLASS_WIDTH)
+    n_bits = int(np.bincount(classes, minlength=128) @ CLASS_WIDTH)
     if (n_bits + 7) // 8 != len(extra):
         raise CorruptError(
             "extra bits have the wrong length",
@@ -93,18 +97,17 @@ def read_numbers(classes_: npt.NDArray[np.integer], extra: bytes) -> UInt64s:
         raise CorruptError("extra bits are not filled up with zeros")
     words = np.frombuffer(extra + bytes(16 + -len(extra) % 8), "<u8")
     begin = 0
-    for i in range(0, out.size, CHUNK):
-        widths = CLASS_WIDTH[classes_[i : i + CHUNK]]
+    for i in range(0, classes.size, CHUNK):
+        c = classes[i : i + CHUNK]
+        widths = CLASS_WIDTH[c]
         ends = np.cumsum(widths) + begin
         starts = ends - widths
         begin = int(ends[-1])
         shift = (starts & 63).astype(np.uint64)
         low = words[starts >> 6] >> shift
         high = (words[(starts >> 6) + 1] << np.uint64(1)) << (np.uint64(63) - shift)
-        out[i : i + CHUNK] += (low | high) & (
-            (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
-        )
-    return np.asarray(out)
+        mask = (np.uint64(1) << widths.astype(np.uint64)) - np.uint64(1)
+        yield i, CLASS_START[c] + ((low | high) & mask)
 
 
 def extra_length(symbols: Bytes, *, signed: bool) -> int:

@@ -256,28 +256,34 @@ def diff(
     ]
 
 
-def _marked_ranks(tier: TierCode) -> Int64s:
-    """int64, (n_marked,): ranks within the tier of the marked members, increasing."""
+def _marked_ranks(tier: TierCode) -> npt.NDArray[np.uint32]:
+    """Ranks within the tier of the marked members, increasing, (n_marked,)."""
     if np.any(tier.gap_symbols > 127):
         raise CorruptError("gap symbol out of range", found=int(tier.gap_symbols.max()))
-    gaps = read_numbers(tier.gap_symbols, tier.gap_extra)
-    if gaps.size and int(gaps.max()) >= tier.n_members:
-        raise CorruptError("gap leaves its tier", expected=f"below {tier.n_members}")
-    # uint32 halves the memory of the largest arrays; n_members is far below 2^32.
-    ranks = np.cumsum(gaps.astype(np.int64) + 1) - 1
-    if ranks.size and int(ranks[-1]) >= tier.n_members:
-        raise CorruptError("gap leaves its tier", expected=f"below {tier.n_members}")
+    ranks = np.empty(tier.gap_symbols.size, np.uint32)
+    last = -1
+    for i, gaps in read_numbers(tier.gap_symbols, tier.gap_extra):
+        # Each gap first, so that their sum cannot overflow.
+        if int(gaps.max()) < tier.n_members:
+            piece = np.cumsum(gaps.astype(np.int64) + 1) + last
+            last = int(piece[-1])
+        if int(gaps.max()) >= tier.n_members or last >= tier.n_members:
+            raise CorruptError("gap leaves its tier", expected=f"below {tier.n_members}")
+        ranks[i : i + piece.size] = piece
     return ranks
 
 
 def _steps(tier: TierCode, dtype: DType) -> Words:
     """Sizes of a tier's steps, |step|, as words, (n_changed,)."""
-    values = read_numbers(tier.step_symbols >> 1, tier.step_extra)
+    sizes = np.empty(tier.step_symbols.size, dtype.numpy)
     # |step| - 1 is below 2^(W-1), and for positive steps below one less.
-    if np.any(values >= np.uint64((1 << (dtype.word_bits - 1)) - 1) + (tier.step_symbols & 1)):
-        raise CorruptError("step out of range")
-    sizes = values.astype(dtype.numpy)
-    return np.asarray(sizes + sizes.dtype.type(1))
+    limit = np.uint64((1 << (dtype.word_bits - 1)) - 1)
+    for i, values in read_numbers(tier.step_symbols >> 1, tier.step_extra):
+        negative = tier.step_symbols[i : i + values.size] & 1
+        if np.any(values >= limit + negative):
+            raise CorruptError("step out of range")
+        sizes[i : i + values.size] = values + np.uint64(1)
+    return sizes
 
 
 def patch(base: Words, out: Words, dtype: DType, bounds: list[int], tiers: list[TierCode]) -> None:
@@ -294,7 +300,7 @@ def patch(base: Words, out: Words, dtype: DType, bounds: list[int], tiers: list[
         CorruptError: the tiers do not fit the base words.
     """
     tier_of_class = _tier_of_class(bounds, dtype)
-    ranks = [_marked_ranks(t).astype(np.uint32) for t in tiers]
+    ranks = [_marked_ranks(t) for t in tiers]
     steps = [_steps(t, dtype) for t in tiers]
     seen = [0] * len(tiers)  # members passed, per tier
     done = [0] * len(tiers)  # steps used, per tier
