@@ -98,7 +98,9 @@ def _check_later_files(base: Path, chain: list[Patch], first: int) -> None:
     for patch in chain[first + 1 :]:
         for file in patch.manifest.target_files:
             path = base / file.name if file.name else base
-            if file.name not in known and os.path.lexists(path):
+            if any(name == file.name or name.startswith(file.name + "/") for name in known):
+                continue  # what is there now will have been removed or replaced by then
+            if os.path.lexists(path):
                 raise WrongBaseError("wrong base: file should not exist yet", file=path)
         known |= {f.name for f in patch.manifest.target_files}
 

@@ -210,6 +210,89 @@ def test_chain_removes_what_its_first_patch_removes(tmp_path: Path) -> None:
     assert tree(live) == tree(steps[1])
 
 
+@pytest.mark.parametrize("order", [["d", None, "d/f"], ["d/f", None, "d"]])
+def test_chain_over_removed_and_readded_names_survives_any_stop(
+    order: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before every single replacement and removal in turn, then run again."""
+    steps = []
+    for i, name in enumerate([*order, order[-1]]):
+        step = tmp_path / f"s{i}"
+        files = {"Y": f"y{i}", "Z": f"z{i}"} | ({name: f"{name}{i}"} if name else {})
+        for file, content in files.items():
+            (step / file).parent.mkdir(parents=True, exist_ok=True)
+            (step / file).write_text(content)
+        steps.append(step)
+    patches = [tmp_path / f"{i}.sdiff" for i in range(3)]
+    for i, p in enumerate(patches):
+        make_patch(steps[i], steps[i + 1], p)
+    originals = {name: getattr(inplace, name) for name in ("_replace", "_remove")}
+    for stop_after in range(20):
+        live, done = tmp_path / "live", 0
+        shutil.copytree(steps[0], live)
+
+        def counting(name: str, after: int) -> Any:
+            def call(*args: Any) -> None:
+                nonlocal done
+                if done == after:
+                    raise KeyboardInterrupt
+                done += 1
+                originals[name](*args)
+
+            return call
+
+        for name in originals:
+            monkeypatch.setattr(inplace, name, counting(name, stop_after))
+        try:
+            apply_patch(live, patches, in_place=True)
+            finished = True
+        except KeyboardInterrupt:
+            finished = False
+        monkeypatch.undo()
+        for _ in range(2):  # the second time there is nothing left to do
+            apply_patch(live, patches, in_place=True)
+            assert tree(live) == tree(steps[3])
+        shutil.rmtree(live)
+        if finished:
+            return
+    pytest.fail("never ran to the end")
+
+
+def test_file_a_later_patch_adds_is_not_overwritten(tmp_path: Path) -> None:
+    for i, files in enumerate(({"m": "A"}, {"m": "B"}, {"m": "B", "N": "new"})):
+        (tmp_path / f"s{i}").mkdir()
+        for name, content in files.items():
+            (tmp_path / f"s{i}" / name).write_text(content)
+    patches = [tmp_path / "0.sdiff", tmp_path / "1.sdiff"]
+    for i, p in enumerate(patches):
+        make_patch(tmp_path / f"s{i}", tmp_path / f"s{i + 1}", p)
+    live = tmp_path / "s0"
+    (live / "N").write_text("mine")
+    with pytest.raises(WrongBaseError, match="should not exist yet"):
+        apply_patch(live, patches, in_place=True)
+    assert tree(live) == {"m": b"A", "N": b"mine"}
+
+
+def test_in_place_and_replacing_exclude_each_other(
+    cli: Run, base: Path, target: Path, tmp_path: Path
+) -> None:
+    make_patch(target, base, tmp_path / "back.sdiff")
+    with inplace._locked(base):
+        code, _, err = cli("apply", target, tmp_path / "back.sdiff", "-o", base, "-f")
+    assert (code, err.count("\n")) == (14, 1)
+
+
+def test_single_file_stays_locked_over_a_chain(cli: Run, tmp_path: Path) -> None:
+    before, after = training_pair()
+    a = write_safetensors(tmp_path / "a", {"w": before})
+    make_patch(a, write_safetensors(tmp_path / "b", {"w": after}), tmp_path / "p")
+    with inplace._locked(a):
+        shutil.copy(a, tmp_path / "copy")
+        os.replace(tmp_path / "copy", a)  # as after the first patch of a chain
+        assert cli("apply", "--in-place", a, tmp_path / "p")[0] == 14
+    assert not [p for p in tmp_path.iterdir() if "sparsediff-tmp" in p.name]
+
+
 def test_file_that_becomes_a_directory_is_refused(cli: Run, tmp_path: Path) -> None:
     for side, names in (("a", ["m", "x"]), ("b", ["m", "x/y"])):
         for name in names:

@@ -24,10 +24,10 @@ from sparsediff import (
     verify_patch,
 )
 from sparsediff import files as files_module
-from sparsediff.checksum import digest
-from sparsediff.codec.zstd import compress
+from sparsediff.checksum import checksum, digest
+from sparsediff.codec.zstd import compress, decompress
 from sparsediff.manifest import Bucket, Manifest
-from sparsediff.patch import Patch, pack
+from sparsediff.patch import Patch, _header, pack
 from tests import oracle
 from tests.conftest import Run
 from tests.pairs import (
@@ -199,7 +199,16 @@ def name_to(name: str) -> Callable[[Manifest, dict[str, bytes]], None]:
 
 
 NAMES = ["../x", "/etc/x", "a/../../x", ".", "..", "a//b", "a/", "", "a\\..\\b", "C:x", "a\0b"]
-NAMES += ["a/" * 3000 + "a", "empty/x", "empty", "x" * 256, "\udc80"]
+NAMES += [
+    ".x.sparsediff-tmp",
+    "a/.x.sparsediff-tmp.12",
+    "a/" * 100 + "a",
+    "a/" * 3000 + "a",
+    "empty/x",
+    "empty",
+    "x" * 256,
+    "\udc80",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -285,6 +294,49 @@ def test_endless_shape_is_refused_at_once(
 ) -> None:
     rewrite(patch, _set("tensors.0.shape", shape))
     refused(cli("show", patch), EXIT["corrupt"])
+
+
+MANIFESTS = [
+    b'{"base":1,"buckets":1,"target":1,"tensors":1}',
+    b'{"base":{},"buckets":{},"target":{},"tensors":{}}',
+    b"[]",
+    b"null",
+    b'"x"',
+    b"1" * 10_000,
+    b"[" * 100_000,
+    b"[" + b"[],".join(b"" for _ in range(1 << 20)) + b"0]",
+]
+
+
+@pytest.mark.parametrize("text", MANIFESTS, ids=range(len(MANIFESTS)))
+def test_manifest_of_any_other_shape(text: bytes, cli: Run, tmp_path: Path) -> None:
+    frame = compress(text, 3)
+    bad = tmp_path / "bad"
+    bad.write_bytes(_header(checksum(frame), {"manifest": len(frame)}) + frame)
+    refused(cli("verify", bad), EXIT["corrupt"], "malformed manifest")
+
+
+def test_frame_with_a_huge_window_is_refused() -> None:
+    frame = bytearray(compress(b"abc" * 100, 3))
+    assert frame[4] & 0x20  # single segment: no window byte
+    # The same block behind a header with a window of 2^28 bytes and a 4-byte size.
+    size = (300).to_bytes(4, "little")
+    body = bytes(frame[4 + 1 + (2 if frame[4] >> 6 == 1 else 1) :])
+    huge = bytes(frame[:4]) + bytes([0x80, (28 - 10) << 3]) + size + body
+    with pytest.raises(CorruptError, match="window"):
+        decompress(huge, 300)
+    small = bytes(frame[:4]) + bytes([0x80, (20 - 10) << 3]) + size + body
+    assert decompress(small, 300) == b"abc" * 100
+
+
+def test_checkpoint_past_the_limits_makes_no_patch(
+    base: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsediff.patch.MAX_MANIFEST", 1000)
+    with pytest.raises(SparsediffError, match="too many files or tensors") as info:
+        make_patch(base, target, tmp_path / "p")
+    assert info.value.exit_code == EXIT["unsupported"]
+    assert not (tmp_path / "p").exists()
 
 
 @pytest.mark.parametrize("size", [10**15, 10**30, -1, 1 << 27])
@@ -459,6 +511,42 @@ def test_output_in_the_way_of_inputs(
         code, out, _ = cli(*args)
         assert (code, out) == (EXIT["usage"], ""), args
     assert tree(tmp_path) == before
+
+
+def test_names_too_long_for_the_system(
+    cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 300)
+    for args in (
+        ["make", long, target, "-o", tmp_path / "q"],
+        ["make", base, target, "-o", long],
+        ["apply", long, patch, "-o", tmp_path / "q"],
+        ["apply", base, patch, "-o", long],
+        ["stats", long, target],
+        ["verify", patch, "--target", long],
+    ):
+        refused(cli(*args), EXIT["usage"], "name too long")
+
+
+def test_next_run_removes_what_a_killed_chain_left(
+    cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
+) -> None:
+    for part in (0, 3):
+        left = files_module.temp_sibling(tmp_path / "out", part)
+        left.mkdir()
+        (left / "big").write_text("left by a killed run")
+    assert cli("apply", base, patch, "-o", tmp_path / "out")[0] == 0
+    assert tree(tmp_path / "out") == tree(target)
+
+
+def test_run_of_another_kind_holds_the_lock(
+    cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
+) -> None:
+    with files_module.staged_file(tmp_path / "out", force=False):
+        refused(cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["locked"], "another run")
+    (tmp_path / "out").unlink()
+    with files_module.staged_directory(tmp_path / "out", force=False):
+        refused(cli("make", base, target, "-o", tmp_path / "out"), EXIT["locked"], "another run")
 
 
 def test_device_and_pipe_are_not_replaced(

@@ -19,7 +19,7 @@ from sparsediff.bound import Bound
 from sparsediff.dtypes import DTYPES
 from sparsediff.kernels.reference import keys
 from tests.conftest import Run
-from tests.pairs import Array, bf16, step_of_training, training_pair, words, write_safetensors
+from tests.pairs import RNG, Array, bf16, step_of_training, training_pair, words, write_safetensors
 
 
 @pytest.fixture
@@ -161,6 +161,38 @@ def test_series(tmp_path: Path) -> None:
     one, two = series_stats(paths)
     assert (one.n_changed, one.n_repeated, one.density) == (20, None, 0.2)
     assert (two.n_changed, two.n_repeated, two.repeated_share) == (30, 10, 1 / 3)
+
+
+def test_tensor_without_a_name_is_still_a_tensor(tmp_path: Path) -> None:
+    before, after = training_pair(1000, 1e-5)
+    a = write_safetensors(tmp_path / "a", {"": before})
+    b = write_safetensors(tmp_path / "b", {"": after})
+    total = checkpoint_stats(a, b).total
+    assert total.n_elements == 1000
+    assert total.n_changed > 0
+    assert [s.n_elements for s in series_stats([a, b])] == [1000]
+
+
+def test_large_opaque_files_are_not_in_the_total(tmp_path: Path) -> None:
+    for side, k in (("a", 0), ("b", 1)):
+        write_safetensors(tmp_path / side / "m.safetensors", {"w": training_pair(1000)[k]})
+        (tmp_path / side / "blob").write_bytes(RNG(k).bytes(9 << 20))
+    stats = checkpoint_stats(tmp_path / "a", tmp_path / "b")
+    assert stats.total.n_elements == 1000
+    assert {g.key for g in stats.grouped("tensor")} == {"<blob>", "w"}
+    assert [s.n_elements for s in series_stats([tmp_path / "a", tmp_path / "b"])] == [1000]
+
+
+def test_series_with_a_tensor_that_is_new_in_the_middle(tmp_path: Path) -> None:
+    first, second = np.zeros(100, np.uint16), np.zeros(100, np.uint16)
+    second[:5] = 1
+    paths = [
+        write_safetensors(tmp_path / "0", {"other": words("I16", first)}),
+        write_safetensors(tmp_path / "1", {"w": words("I16", first)}),
+        write_safetensors(tmp_path / "2", {"w": words("I16", second)}),
+    ]
+    one, two = series_stats(paths)
+    assert (one.n_changed, two.n_changed, two.n_repeated) == (100, 5, 5)
 
 
 # The command line
