@@ -25,6 +25,7 @@ from sparsediff.manifest import (
     Tensor,
 )
 
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _MAX_SIZE = 1 << 53  # bytes; integers above are not safe in JSON
 
 
@@ -98,7 +99,8 @@ def parse(raw: bytes) -> Manifest:
     """
     # Every list belongs to a file, tensor or bucket, which has at least one string.
     # Unfolded, more lists than that are memory a patch has no claim to.
-    if raw.count(b"[") + raw.count(b"{") > 64 + raw.count(b'"') // 2:
+    outside, n_strings = _STRING.subn(b"", raw)
+    if outside.count(b"[") + outside.count(b"{") > 64 + n_strings:
         raise CorruptError("malformed manifest (too many lists)")
     try:
         table = json.loads(raw)

@@ -183,6 +183,8 @@ def parse_manifest(text: bytes) -> dict[str, dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise Refused("manifest") from error
     need(again == text and type(manifest) is dict, "manifest is not canonical")
+    outside, strings = re.subn(rb'"(?:[^"\\]|\\.)*"', b"", text)
+    need(outside.count(b"[") + outside.count(b"{") <= 64 + strings, "manifest: lists")
     need(set(manifest) == set(COLUMNS), "manifest: objects")
     for name, columns in COLUMNS.items():
         table, flag = manifest[name], {"directory"} if name in ("base", "target") else set()

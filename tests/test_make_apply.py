@@ -200,6 +200,14 @@ def test_names_with_spaces_and_unicode(tmp_path: Path) -> None:
     round_trip(tmp_path / "a", tmp_path / "b", tmp_path)
 
 
+def test_names_full_of_brackets_and_quotes(tmp_path: Path) -> None:
+    pairs = [training_pair(50, 1e-5, seed) for seed in range(40)]
+    for side in (0, 1):
+        named = {f'a[{i}][0][1]{{"\\"}}[[[': p[side] for i, p in enumerate(pairs)}
+        write_safetensors(tmp_path / str(side), named)
+    round_trip(tmp_path / "0", tmp_path / "1", tmp_path)
+
+
 def test_unknown_dtype_travels_as_bytes(tmp_path: Path) -> None:
     data = RNG(0).bytes(3000)
     a = write_safetensors(tmp_path / "a.safetensors", {"x": ("Q3_FUTURE", (9,), data)})
