@@ -79,6 +79,7 @@ def peaks(room: Path) -> tuple[int, int]:
     ("dtype", "kind"),
     [
         ("BF16", "dense"),
+        ("I8", "dense"),
         ("BF16", "random"),
         ("F32", "dense"),
         ("F64", "random"),
@@ -86,9 +87,14 @@ def peaks(room: Path) -> tuple[int, int]:
     ],
 )
 def test_memory_whatever_the_words(dtype: str, kind: str, room: Path) -> None:
-    word_bytes = {"BF16": 2, "F32": 4, "F64": 8, "F8_E4M3": 1}[dtype]
+    word_bytes = {"BF16": 2, "I8": 1, "F32": 4, "F64": 8, "F8_E4M3": 1}[dtype]
     if kind == "random":
         pieces = [RNG(i).bytes(PIECE) for i in range(2)]
+    elif dtype == "I8":  # quantised weights, most of which moved a little
+        rng = RNG(0)
+        before = rng.integers(-100, 100, PIECE).astype(np.int8)
+        steps = rng.choice([-1, 0, 1, 2], PIECE, p=[0.3, 0.35, 0.3, 0.05])
+        pieces = [before.tobytes(), (before + steps).astype(np.int8).tobytes()]
     else:
         masters = step_of_training(PIECE // word_bytes, 1e-4)
         pieces = [(bf16(m) if dtype == "BF16" else m).tobytes() for m in masters]
