@@ -23,7 +23,13 @@ def reference() -> str:
         "do not edit.\n\nResults go to standard output, everything else to standard error. A "
         "progress bar appears while standard error is a terminal. Errors are one line.\n"
     ]
-    top = click.Context(cli, info_name="sparsediff", terminal_width=90, max_content_width=90)
+    top = click.Context(
+        cli,
+        info_name="sparsediff",
+        terminal_width=90,
+        max_content_width=90,
+        help_option_names=cli.context_settings["help_option_names"],
+    )
     parts.append(f"## sparsediff\n\n```text\n{cli.get_help(top)}\n```\n")
     for name in cli.list_commands(top):
         command = cli.get_command(top, name)
