@@ -226,7 +226,6 @@ def _changes(manifest: Manifest, file: int, namesake: int) -> bool:
 def _check_base_file(
     manifest: Manifest, files: BaseFiles, file: int, namesake: int, jobs: int
 ) -> None:
-    files.open(namesake)
     files.skeleton(namesake)
 
     def check(bucket: int) -> None:

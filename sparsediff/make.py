@@ -18,8 +18,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from sparsediff import checksum, kernels, words
 from sparsediff.checkpoint import Checkpoint, open_checkpoint
 from sparsediff.codec import bucket as codec
@@ -92,7 +90,9 @@ def make_patch(
     Raises:
         UsageError: a path is unusable or the output exists.
         CorruptError: a checkpoint file violates its format.
+        UnsupportedError: a file name, or the number of tensors, fits no patch.
         UnavailableError: a file changed while it was read, or the disk is full.
+        LockedError: another run writes the same output.
     """
     if not 1 <= bucket_words <= BUCKET_WORDS:
         raise UsageError("bucket_words out of range", expected=f"1 to {BUCKET_WORDS}")
@@ -189,8 +189,8 @@ def _encode_all(
         if len(base_sums) == 1:
             symbols = [(whole.steps.sum(axis=0), whole.largest)]
         else:
-            ends = np.cumsum([p.n_words for p in manifest.parts[bucket]])[:-1]
-            pairs = zip(np.split(b, ends), np.split(t, ends), strict=True)
+            b_parts, t_parts = (words.split(manifest, bucket, side) for side in (b, t))
+            pairs = zip(b_parts, t_parts, strict=True)
             symbols = [kernels.count_steps(*pair, dtype) for pair in pairs]
         steps = [(n.reshape(128, 2).sum(axis=1), largest) for n, largest in symbols]
         return _Encoded(codec.encode(b, t, dtype, whole), base_sums, target_sums, steps)

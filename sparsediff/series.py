@@ -88,7 +88,7 @@ def series_stats(
                 continue
             earlier = _same(tables[i - 2].get(name), span) if i > 1 else None
             for start in range(0, span.n_words, _PIECE):
-                tasks.append(((file, span), before, earlier if i > 1 else before, start))
+                tasks.append(((file, span), before, earlier, start))
         for n_bytes, changed, repeated in ordered_map(_compare, tasks, jobs or default_jobs()):
             n_changed += changed
             n_repeated += repeated
@@ -135,8 +135,6 @@ def _compare(task: tuple[Located, Located, Located | None, int]) -> tuple[int, i
     n_changed = int(np.count_nonzero(changed))
     if earlier is None:  # it had no counterpart then, so all of it counted as changed
         return b.nbytes, n_changed, n_changed
-    if earlier is before:  # there was no step before
-        return b.nbytes, n_changed, 0
     return b.nbytes, n_changed, int(np.count_nonzero(changed & (_read(earlier, start) != a)))
 
 

@@ -19,8 +19,6 @@ from sparsediff.make import MakeResult, Progress, make_patch
 from sparsediff.manifest import Manifest, Tensor
 from sparsediff.patch import Patch, open_patch
 
-GROUPINGS = ("tensor", "layer", "kind", "dtype", "file")
-
 _NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 
 

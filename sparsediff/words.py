@@ -52,29 +52,28 @@ def _gather(
     dtype = bucket_dtype(manifest, bucket)
     words = np.empty(manifest.buckets[bucket].n_words, dtype.numpy)
     sums = []
-    at = 0
-    for part in manifest.parts[bucket]:
-        piece = words[at : at + part.n_words]
+    for part, piece in zip(manifest.parts[bucket], split(manifest, bucket, words), strict=True):
         file, offset = place(part.tensor)
         read(file, offset + part.start * dtype.word_bytes, piece)
         sums.append(checksum.checksum(piece))
-        at += part.n_words
     return words, sums
+
+
+def split(manifest: Manifest, bucket: int, words: Words) -> list[Words]:
+    """Views of a bucket's words, part by part."""
+    ends = np.cumsum([p.n_words for p in manifest.parts[bucket]])
+    return np.split(words, ends[:-1])
 
 
 def part_checksums(manifest: Manifest, bucket: int, words: Words) -> list[str]:
     """Checksum of each part of a bucket's words."""
-    ends = np.cumsum([p.n_words for p in manifest.parts[bucket]])
-    return [checksum.checksum(piece) for piece in np.split(words, ends[:-1])]
+    return [checksum.checksum(piece) for piece in split(manifest, bucket, words)]
 
 
 def scatter(manifest: Manifest, bucket: int, file: int, words: Words, write: Writer) -> None:
     """Write a bucket's target words to their places in target file ``file``."""
-    at = 0
-    for part in manifest.parts[bucket]:
-        offset = manifest.tensors[part.tensor].offset + part.start * words.itemsize
-        write(file, offset, words[at : at + part.n_words])
-        at += part.n_words
+    for part, piece in zip(manifest.parts[bucket], split(manifest, bucket, words), strict=True):
+        write(file, manifest.tensors[part.tensor].offset + part.start * words.itemsize, piece)
 
 
 def check_base(
