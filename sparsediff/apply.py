@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from sparsediff.errors import UsageError, WrongBaseError, os_errors
 from sparsediff.files import (
     check_output,
+    clone,
     create,
     remove,
     staged_directory,
@@ -30,7 +31,7 @@ from sparsediff.inplace import update_in_place
 from sparsediff.make import Progress
 from sparsediff.parallel import default_jobs, ordered_map
 from sparsediff.patch import Patch, open_patch
-from sparsediff.rebuild import BaseFiles, Task, run, tasks
+from sparsediff.rebuild import BaseFiles, Task, is_copy, run, tasks
 
 PatchSource = Path | str | BinaryIO
 
@@ -192,11 +193,26 @@ def _rebuild(
         else:
             create(path, record.size)
 
+    cloned = {i for i, path in enumerate(paths) if _clone_unchanged(patch, files, i, path)}
+
     def write(file: int, offset: int, data: Any) -> None:
-        write_at(paths[file], offset, data)
+        if file not in cloned:
+            write_at(paths[file], offset, data)
 
     def job(task: Task) -> int:
         return run(patch, files, task, write)
 
     for n in ordered_map(job, tasks(patch), jobs):
         advance(n)
+
+
+def _clone_unchanged(patch: Patch, base: BaseFiles, file: int, path: Path) -> bool:
+    """Whether ``path`` could be made a clone of the base file that it equals.
+
+    The base's words are still read and checked like any others.
+    """
+    record = patch.manifest.target_files[file]
+    same = record.dictionary  # where the skeleton of a copy comes from
+    if same is None or not record.size or not is_copy(patch.manifest, file, same):
+        return False
+    return clone(base.open(same), path)

@@ -22,6 +22,24 @@ def checksum(data: Any) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
+class PartChecksums:
+    """Checksums of consecutive parts, each fed in pieces."""
+
+    def __init__(self) -> None:
+        self._hashes: list[xxhash.xxh3_128] = []
+
+    def update(self, part: int, piece: Any) -> None:
+        """Add bytes of the part with index ``part``, the last one or the next."""
+        if part == len(self._hashes):
+            self._hashes.append(xxhash.xxh3_128(piece))
+        else:
+            self._hashes[-1].update(piece)
+
+    def hex(self) -> list[str]:
+        """`checksum` of each part."""
+        return [h.hexdigest() for h in self._hashes]
+
+
 def combine(part_checksums: Iterable[str]) -> str:
     """Checksum of several parts: XXH3-128 of theirs, 16 bytes each, in order."""
     return checksum(bytes.fromhex("".join(part_checksums)))

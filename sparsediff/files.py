@@ -13,11 +13,11 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sparsediff.checksum import checksum
 from sparsediff.errors import (
@@ -25,12 +25,15 @@ from sparsediff.errors import (
     LockedError,
     UnavailableError,
     UsageError,
+    from_os_error,
     os_errors,
 )
 
 TEMP_SUFFIX = ".sparsediff-tmp"
+_MAX_OPEN = 64  # files that one bucket may hold open
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+_FICLONE = 0x40049409  # Linux
 
 
 def check_relative_name(name: str, *, file: object = None) -> str:
@@ -90,22 +93,8 @@ class InputFile:
         Raises:
             UnavailableError: the file changed since it was pinned.
         """
-        view = memoryview(buffer).cast("B")
-        with os_errors(self.path):
-            try:
-                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                raise self._changed() from None
-            try:
-                self._check(os.fstat(fd))
-                done = 0
-                while done < len(view):
-                    n = os.preadv(fd, [view[done:]], offset + done)
-                    if n == 0:
-                        raise self._changed()
-                    done += n
-            finally:
-                os.close(fd)
+        with OpenFiles() as files:
+            files.read(self, offset, buffer)
 
     def read(self, offset: int, size: int) -> bytes:
         """Read ``size`` bytes from ``offset``; see `read_into`."""
@@ -113,20 +102,70 @@ class InputFile:
         self.read_into(offset, buffer)
         return bytes(buffer)
 
+    def open(self) -> int:
+        """Descriptor for reading; see `read_into`."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise self.changed() from None
+        try:
+            self._check(os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
     def check_unchanged(self) -> None:
         """Raise UnavailableError if the file is no longer what was pinned."""
         try:
             status = os.stat(self.path)
         except OSError as e:
-            raise self._changed() from e
+            raise self.changed() from e
         self._check(status)
 
     def _check(self, status: os.stat_result) -> None:
         if status.st_size != self.size or _identity(status) != self.identity:
-            raise self._changed()
+            raise self.changed()
 
-    def _changed(self) -> UnavailableError:
+    def changed(self) -> UnavailableError:
+        """The error that says so."""
         return UnavailableError("file changed while it was read; try again", file=self.path)
+
+
+class OpenFiles:
+    """Reads from pinned files; each is opened at its first read and closed with this."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def reader(self, files: Sequence[InputFile]) -> Callable[[int, int, Any], None]:
+        """`read` of one of ``files``, by its index."""
+        return lambda index, offset, buffer: self.read(files[index], offset, buffer)
+
+    def read(self, file: InputFile, offset: int, buffer: Any) -> None:
+        """Fill ``buffer`` from ``offset``; see `InputFile.read_into`."""
+        fd = self._descriptors.get(file.path)
+        if fd is None:
+            if len(self._descriptors) == _MAX_OPEN:
+                self.__exit__()
+            with os_errors(file.path):
+                fd = self._descriptors[file.path] = file.open()
+        view = memoryview(buffer).cast("B")
+        while len(view):
+            try:
+                n = os.preadv(fd, [view], offset)
+            except OSError as e:
+                raise from_os_error(e, file.path) from e
+            if n == 0:
+                raise file.changed()
+            view, offset = view[n:], offset + n
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -360,6 +399,28 @@ def write_at(path: Path, offset: int, data: Any) -> None:
                 done += os.pwrite(fd, view[done:], offset + done)
         finally:
             os.close(fd)
+
+
+def clone(source: InputFile, path: Path) -> bool:
+    """Let the existing file ``path`` share the blocks of ``source``, where the system can.
+
+    Only a true clone is asked for: a copy would read what has been read already.
+
+    Raises:
+        UnavailableError: ``source`` changed since it was pinned.
+    """
+    with ExitStack() as stack:
+        with os_errors(source.path):
+            a = source.open()
+            stack.callback(os.close, a)
+        with os_errors(path):
+            b = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            stack.callback(os.close, b)
+        try:
+            fcntl.ioctl(b, _FICLONE, a)
+        except OSError:
+            return False
+    return True
 
 
 def create(path: Path, size: int) -> None:

@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sparsediff import words
 from sparsediff.errors import (
     CorruptError,
     UnsupportedError,
@@ -29,7 +28,7 @@ from sparsediff.make import Progress
 from sparsediff.manifest import BaseFile, Manifest
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import Patch
-from sparsediff.rebuild import BaseFiles, Task, check_target, run, tasks
+from sparsediff.rebuild import BaseFiles, Task, check_target, is_copy, run, tasks
 
 
 def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progress | None) -> int:
@@ -43,9 +42,10 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
     """
     for patch in chain:
         _check_possible(patch)
-        patch.check_payloads()
     with _locked(base):
         first, finished, leftovers = _state(base, chain, jobs)
+        for patch in chain:
+            patch.check_payloads()
         _check_later_files(base, chain, first)
         _remove(base, leftovers)
         total = sum(f.size for p in chain[first:] for f in p.manifest.target_files)
@@ -194,7 +194,7 @@ def _finished_files(base: Path, patch: Patch, jobs: int) -> set[int]:
                 _check_base_file(manifest, files, i, namesake, jobs)
             elif os.path.lexists(path):
                 raise WrongBaseError("wrong base: file should not exist yet", file=path)
-            if namesake is not None and not _changes(manifest, i, namesake):
+            if namesake is not None and is_copy(manifest, i, namesake):
                 finished.add(i)
         except WrongBaseError:
             try:
@@ -212,17 +212,6 @@ def _finished_files(base: Path, patch: Patch, jobs: int) -> set[int]:
     return finished
 
 
-def _changes(manifest: Manifest, file: int, namesake: int) -> bool:
-    """Whether a target file differs from the base file of the same name."""
-    a, b = manifest.target_files[file], manifest.base_files[namesake]
-    tensors = [manifest.tensors[i] for i in manifest.file_tensors[file]]
-    return (
-        (a.size, a.skeleton) != (b.size, b.skeleton)
-        or any(t.base_offset != t.offset or t.n_based != t.n_words for t in tensors if t.n_words)
-        or any(manifest.buckets[k].digest is not None for k in manifest.file_buckets[file])
-    )
-
-
 def _check_base_file(
     manifest: Manifest, files: BaseFiles, file: int, namesake: int, jobs: int
 ) -> None:
@@ -230,8 +219,7 @@ def _check_base_file(
 
     def check(bucket: int) -> None:
         if manifest.buckets[bucket].base is not None:
-            _, sums = words.gather_base(manifest, bucket, files.read)
-            words.check_base(manifest, bucket, sums, files.path)
+            files.check(bucket)
 
     for _ in ordered_map(check, manifest.file_buckets[file], jobs):
         pass

@@ -1,8 +1,8 @@
 """make: two checkpoints to one patch.
 
 Enters: base and target. Leaves: a patch file that appears whole or not at all,
-and a `MakeResult`. Reads every byte of both once, a bucket at a time, and
-refuses if a file changed meanwhile.
+and a `MakeResult`. Reads every byte of both once, and a sample of large buckets
+before, and refuses if a file changed meanwhile.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
+import numpy as np
 
 from sparsediff import checksum, kernels, words
 from sparsediff.checkpoint import Checkpoint, open_checkpoint
+from sparsediff.checksum import PartChecksums
 from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DType
 from sparsediff.errors import UnsupportedError, UsageError, os_errors
-from sparsediff.files import check_output, staged_file
+from sparsediff.files import OpenFiles, check_output, staged_file
 from sparsediff.kernels import Words
 from sparsediff.manifest import MAX_SKELETON_BYTES, Manifest
 from sparsediff.measures import Counts, median_step, share
@@ -34,6 +37,9 @@ from sparsediff.plan import BUCKET_WORDS, plan
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in total."""
+
+_WHOLE_BYTES = 1 << 22  # buckets up to here are held in memory and surveyed completely,
+_SMALL_BYTES = 1 << 25  # and all those of checkpoints up to here, which takes milliseconds
 
 Observer = Callable[[DType, Words, Words], None]
 """Called, from worker threads, with the base and target words of each based part."""
@@ -144,8 +150,9 @@ def _write(stream: BinaryIO, head: bytes, spool: BinaryIO) -> None:
 class _Encoded:
     """One encoded bucket: payload (empty if unchanged), checksums and steps per part.
 
-    ``steps`` holds, per part, counts per class of |step| - 1 and the largest
-    |step|; it is empty where nothing changed or nothing was compared.
+    ``steps`` holds, per part, counts per class of |step| - 1, without the zeros
+    at the end, and the largest |step|; it is empty where nothing changed or
+    nothing was compared.
     """
 
     payload: bytes
@@ -168,33 +175,19 @@ def _encode_all(
     steps_of: dict[int, Counts] = {}
     total, done = target.n_bytes, 0
 
-    def read_base(file: int, offset: int, buffer: Any) -> None:
-        base.files[file].source.read_into(offset, buffer)
-
-    def read_target(file: int, offset: int, buffer: Any) -> None:
-        target.files[file].source.read_into(offset, buffer)
-
     def job(task: tuple[int, int]) -> _Encoded:
         file, bucket = task
-        dtype = words.bucket_dtype(manifest, bucket)
-        t, target_sums = words.gather_target(manifest, bucket, file, read_target)
-        if manifest.buckets[bucket].base is None:
-            return _Encoded(codec.encode(None, t, dtype, None), None, target_sums, [])
-        b, base_sums = words.gather_base(manifest, bucket, read_base)
-        if observer is not None:
-            observer(dtype, b, t)
-        if base_sums == target_sums:
-            return _Encoded(b"", base_sums, target_sums, [])
-        whole = kernels.survey(b, t, dtype)
-        if len(base_sums) == 1:
-            symbols = [(whole.steps.sum(axis=0), whole.largest)]
-        else:
-            b_parts, t_parts = (words.split(manifest, bucket, side) for side in (b, t))
-            pairs = zip(b_parts, t_parts, strict=True)
-            symbols = [kernels.count_steps(*pair, dtype) for pair in pairs]
-        steps = [(n.reshape(128, 2).sum(axis=1), largest) for n, largest in symbols]
-        return _Encoded(codec.encode(b, t, dtype, whole), base_sums, target_sums, steps)
+        with OpenFiles() as files:
+            sources = [
+                words.target_source(manifest, file, files.reader(target_files)),
+                words.base_source(manifest, files.reader(base_files)),
+            ]
+            if manifest.buckets[bucket].base is None:
+                return _encode_new(manifest, bucket, sources[0])
+            return _encode_bucket(manifest, bucket, sources, whole_bytes, observer)
 
+    whole_bytes = _WHOLE_BYTES if total > _SMALL_BYTES else _SMALL_BYTES
+    base_files, target_files = ([f.source for f in side.files] for side in (base, target))
     tasks = [(f, b) for f, buckets in enumerate(manifest.file_buckets) for b in buckets]
     results = ordered_map(job, tasks, jobs)
     for index, buckets in enumerate(manifest.file_buckets):
@@ -208,12 +201,73 @@ def _encode_all(
             if encoded.payload:
                 sizes[f"bucket.{bucket}"] = len(encoded.payload)
                 spool.write(encoded.payload)
-            done += (
-                manifest.buckets[bucket].n_words * words.bucket_dtype(manifest, bucket).word_bytes
-            )
+            done += words.n_bytes(manifest, bucket)
             if progress is not None:
                 progress(done, total)
     return sizes
+
+
+def _encode_new(manifest: Manifest, bucket: int, target: words.Source) -> _Encoded:
+    """Encode a bucket that has no base words."""
+    sums = PartChecksums()
+    for piece in words.pieces(manifest, bucket, [target], keep=True):
+        sums.update(piece.part, piece.words[0])
+    (t,) = words.whole(piece)
+    payload = codec.encode(None, t, words.bucket_dtype(manifest, bucket), None)
+    return _Encoded(payload, None, sums.hex(), [])
+
+
+def _encode_bucket(
+    manifest: Manifest,
+    bucket: int,
+    sources: list[words.Source],
+    whole_bytes: int,
+    observer: Observer | None,
+) -> _Encoded:
+    """Encode a bucket of target words with base words.
+
+    Small (up to ``whole_bytes``) and dense ones are held whole, so that every
+    way to code them can be tried; of the others a sample decides how they are
+    coded while they are read.
+    """
+    dtype = words.bucket_dtype(manifest, bucket)
+    n_bytes = words.n_bytes(manifest, bucket)
+    choice = None
+    if n_bytes > whole_bytes:
+        t, b = words.sample(manifest, bucket, sources)
+        found = kernels.survey(b, t, dtype)
+        choice = codec.choose(found, manifest.buckets[bucket].n_words)
+        if found.changed.any() and codec.planes_may_win(b, t, choice, n_bytes):
+            choice = None
+    base_sums, target_sums = PartChecksums(), PartChecksums()
+    steps: list[tuple[Counts, int]] = []
+    counts, largest = np.zeros(256, np.int64), 0  # of a part
+    differ = None if choice is None else choice.differ(dtype)
+    for piece in words.pieces(manifest, bucket, sources, keep=choice is None):
+        t, b = piece.words
+        target_sums.update(piece.part, t)
+        base_sums.update(piece.part, b)
+        if observer is not None:
+            observer(dtype, b, t)
+        if differ is not None:
+            largest = max(largest, differ.feed(b, t, counts))
+        else:
+            found = kernels.survey(b, t, dtype, by_class=False)
+            counts += found.steps[0]
+            largest = max(largest, found.largest)
+        if piece.is_last_of_part:
+            by_class = counts.reshape(128, 2).sum(axis=1)
+            steps.append((np.trim_zeros(by_class, "b"), largest))
+            counts[:], largest = 0, 0
+    before, after = base_sums.hex(), target_sums.hex()
+    if before == after:
+        return _Encoded(b"", before, after, [])
+    if choice is None or differ is None:
+        t, b = words.whole(piece)
+        payload = codec.encode(b, t, dtype, kernels.survey(b, t, dtype))
+    else:
+        payload = choice.payload(differ)
+    return _Encoded(payload, before, after, steps)
 
 
 def _record(
@@ -233,7 +287,8 @@ def _record(
     for part, found in zip_longest(manifest.parts[bucket], encoded.steps):
         tensor = manifest.tensors[part.tensor]
         if found is not None and found[1]:
-            steps_of[part.tensor] = steps_of.get(part.tensor, 0) + found[0]
+            by_class = steps_of.setdefault(part.tensor, np.zeros(128, np.int64))
+            by_class[: found[0].size] += found[0]
             tensor.largest = max(tensor.largest, found[1])
         if part.start + part.n_words == tensor.n_based and part.tensor in steps_of:
             by_class = steps_of.pop(part.tensor)

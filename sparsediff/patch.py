@@ -120,14 +120,26 @@ class Patch:
         Raises:
             CorruptError: a payload is damaged, cut short, or followed by more.
         """
+        for name, payload in self.stored():
+            self.check(name, payload)
+            yield name, payload
+
+    def check(self, name: str, payload: bytes) -> None:
+        """Compare a payload with its SHA-256.
+
+        Raises:
+            CorruptError: it is damaged.
+        """
+        if digest(payload) != self._digest_of(name):
+            raise CorruptError(f"{name} does not match its SHA-256", file=self.name)
+
+    def stored(self) -> Iterator[tuple[str, bytes]]:
+        """Like `payloads`, but what is yielded has still to be given to `check`."""
         for name, size in self.sizes.items():
             limit = MAX_BUCKET_BYTES if name.startswith("bucket.") else MAX_SKELETON_BYTES
             if size > limit + _SLACK:
                 raise CorruptError(f"{name} is too large", file=self.name, found=f"{size} bytes")
-            payload = self._read(size)
-            if digest(payload) != self._digest_of(name):
-                raise CorruptError(f"{name} does not match its SHA-256", file=self.name)
-            yield name, payload
+            yield name, self._read(size)
         if self._stream.read(1):
             raise CorruptError(
                 "bytes after the end of the patch", file=self.name, offset=self.n_bytes

@@ -1,8 +1,9 @@
 """Rebuilding a target's words and skeletons from a patch and its base.
 
-Enters: an open patch, the base's files. Leaves: verified target bytes, handed
-to a writer. Shared by `apply`, which writes them, and `verify`, which does not.
-The base is checked before its words are used, the result before it is written.
+Enters: an open patch, the base's files. Leaves: target bytes, handed to a
+writer piece by piece, while they are in the cache. Shared by `apply`, which
+writes them, and `verify`, which does not. Only when `run` returns are the base
+words and the result verified: until then nothing may be published.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from sparsediff import checksum, words
+from sparsediff.checksum import PartChecksums
 from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import decompress
 from sparsediff.errors import CorruptError, SparsediffError, UsageError, WrongBaseError, os_errors
-from sparsediff.files import InputFile
+from sparsediff.files import InputFile, OpenFiles
 from sparsediff.manifest import Manifest
 from sparsediff.patch import Patch
 from sparsediff.words import Writer
@@ -77,9 +79,21 @@ class BaseFiles:
             self._files[index] = file
         return file
 
-    def read(self, index: int, offset: int, buffer: Any) -> None:
-        """Fill ``buffer`` from a base file."""
-        self.open(index).read_into(offset, buffer)
+    def source(self, files: OpenFiles) -> words.Source:
+        """Base words of buckets, read through ``files``."""
+        return words.base_source(
+            self._manifest, lambda index, at, buffer: files.read(self.open(index), at, buffer)
+        )
+
+    def check(self, bucket: int) -> None:
+        """Compare the base words of a bucket with what the patch says of them.
+
+        Raises:
+            WrongBaseError: they differ; names the tensor.
+        """
+        with OpenFiles() as files:
+            sums = words.checksums(self._manifest, bucket, self.source(files))
+        words.check_base(self._manifest, bucket, sums, self.path)
 
     def skeleton(self, index: int) -> bytes:
         """Skeleton of a base file.
@@ -112,11 +126,14 @@ class Task:
 def tasks(patch: Patch) -> Iterator[Task]:
     """Everything there is to rebuild, in stored order; reads the patch as it goes.
 
+    Payloads are as they were read: `run` checks them, after the base, so that damage and a
+    wrong base together are always reported as the wrong base.
+
     Raises:
         CorruptError: the patch is damaged.
     """
     manifest = patch.manifest
-    payloads = patch.payloads()
+    payloads = patch.stored()
     for i, (file, buckets) in enumerate(
         zip(manifest.target_files, manifest.file_buckets, strict=True)
     ):
@@ -137,8 +154,8 @@ def run(patch: Patch, base: BaseFiles, task: Task, write: Writer) -> int:
     """
     try:
         if task.bucket is None:
-            return _run_skeleton(patch.manifest, base, task, write)
-        return _run_bucket(patch.manifest, base, task.file, task.bucket, task.payload, write)
+            return _run_skeleton(patch, base, task, write)
+        return _run_bucket(patch, base, task.file, task.bucket, task.payload, write)
     except CorruptError as e:
         if e.file is None:
             name = "skeleton" if task.bucket is None else f"bucket.{task.bucket}"
@@ -147,28 +164,48 @@ def run(patch: Patch, base: BaseFiles, task: Task, write: Writer) -> int:
 
 
 def _run_bucket(
-    manifest: Manifest,
+    patch: Patch,
     base: BaseFiles,
     file: int,
     bucket: int,
     payload: bytes | None,
     write: Writer,
 ) -> int:
+    manifest = patch.manifest
     record = manifest.buckets[bucket]
-    old = None
-    if record.base is not None:
-        old, sums = words.gather_base(manifest, bucket, base.read)
-        words.check_base(manifest, bucket, sums, base.path)
-    if payload is None:
-        assert old is not None  # the manifest ensures that a bucket without payload has a base
-        new = old
-    else:
-        dtype = words.bucket_dtype(manifest, bucket)
-        new = np.empty(record.n_words, dtype.numpy)
-        codec.decode(payload, old, new, dtype)
-        _check_words(manifest, bucket, words.part_checksums(manifest, bucket, new), None)
-    words.scatter(manifest, bucket, file, new, write)
-    return new.nbytes
+    dtype = words.bucket_dtype(manifest, bucket)
+    has_base = record.base is not None
+    base_sums, target_sums = PartChecksums(), PartChecksums()
+    n_memory = 0 if has_base else min(record.n_words, words.piece_words(dtype))
+    memory = np.empty(n_memory, dtype.numpy)
+    try:
+        decoder = None
+        if payload is not None:
+            patch.check(f"bucket.{bucket}", payload)
+            decoder = codec.Decoder(payload, record.n_words, dtype, has_base=has_base)
+        with OpenFiles() as files:
+            sources = [base.source(files)] if has_base else []
+            for piece in words.pieces(manifest, bucket, sources):
+                if has_base:  # the target's words take the place of the base's
+                    (new,) = piece.words
+                    base_sums.update(piece.part, new)
+                else:
+                    new = memory[: piece.n_words]
+                if decoder is not None:
+                    decoder.feed(new)
+                    target_sums.update(piece.part, new)
+                write(file, piece.offset, new)
+        if decoder is not None:
+            decoder.finish()
+    except CorruptError:
+        if has_base:  # whose fault is it?
+            base.check(bucket)
+        raise
+    if has_base:
+        words.check_base(manifest, bucket, base_sums.hex(), base.path)
+    if decoder is not None:
+        _check_words(manifest, bucket, target_sums.hex(), None)
+    return words.n_bytes(manifest, bucket)
 
 
 def _check_words(manifest: Manifest, bucket: int, sums: list[str], path: object) -> None:
@@ -186,10 +223,12 @@ def _check_words(manifest: Manifest, bucket: int, sums: list[str], path: object)
         )
 
 
-def _run_skeleton(manifest: Manifest, base: BaseFiles, task: Task, write: Writer) -> int:
+def _run_skeleton(patch: Patch, base: BaseFiles, task: Task, write: Writer) -> int:
+    manifest = patch.manifest
     record = manifest.target_files[task.file]
     data = b"" if record.dictionary is None else base.skeleton(record.dictionary)
     if task.payload is not None:
+        patch.check(f"skeleton.{task.file}", task.payload)
         data = decompress(task.payload, manifest.skeleton_size(task.file), data)
     _check_skeleton(manifest, task.file, data, None)
     at = 0
@@ -208,6 +247,22 @@ def _check_skeleton(manifest: Manifest, file: int, data: bytes, path: object) ->
             expected=f"checksum {expected}",
             found=found,
         )
+
+
+def is_copy(manifest: Manifest, file: int, base_file: int) -> bool:
+    """Whether a target file has the bytes of a base file, and applying checks all of those."""
+    a, b = manifest.target_files[file], manifest.base_files[base_file]
+    tensors = [manifest.tensors[i] for i in manifest.file_tensors[file]]
+    return (
+        (a.size, a.skeleton) == (b.size, b.skeleton)
+        and (a.dictionary, a.skeleton_digest) == (base_file, None)
+        and all(
+            (t.base_file, t.base_offset, t.n_based) == (base_file, t.offset, t.n_words)
+            for t in tensors
+            if t.n_words
+        )
+        and not any(manifest.buckets[k].digest for k in manifest.file_buckets[file])
+    )
 
 
 def check_target(
@@ -234,10 +289,9 @@ def check_target(
     _check_skeleton(manifest, file, b"".join(source.read(a, b - a) for a, b in ranges), path)
 
     def check(bucket: int) -> None:
-        _, sums = words.gather_target(
-            manifest, bucket, file, lambda _, o, b: source.read_into(o, b)
-        )
-        _check_words(manifest, bucket, sums, path)
+        with OpenFiles() as files:
+            target = words.target_source(manifest, file, lambda _, o, b: files.read(source, o, b))
+            _check_words(manifest, bucket, words.checksums(manifest, bucket, target), path)
 
     for _ in map_buckets(check, manifest.file_buckets[file]):
         pass

@@ -291,6 +291,7 @@ def _attribute(manifest: Manifest, sizes: dict[str, int]) -> list[float]:
                 w * density(manifest.tensors[p.tensor]) for w, p in zip(weights, parts, strict=True)
             ]
             weights = changed if sum(changed) else weights
+        total = sum(weights)
         for part, weight in zip(parts, weights, strict=True):
-            bytes_of[part.tensor] += size * weight / sum(weights)
+            bytes_of[part.tensor] += size * weight / total
     return bytes_of

@@ -59,7 +59,7 @@ def verify_patch(
     with open_patch(patch) as opened:
         manifest = opened.manifest
         if base is None:
-            for _ in tasks(opened):
+            for _ in opened.payloads():
                 pass
         else:
             files = BaseFiles(Path(base), manifest)

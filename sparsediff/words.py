@@ -1,13 +1,16 @@
-"""The words of one bucket, gathered from files and scattered to files.
+"""The words of one bucket, piece by piece from files and piece by piece to files.
 
-Enters: a manifest, a bucket's index, and where its files are. Leaves: one
-contiguous array of words and the checksum of each part, or those words
-written to their places. The only module that joins buckets to file offsets.
+Enters: a manifest, a bucket's index, and where its files are. Leaves: arrays
+of a few hundred kilobytes, which stay in the cache while they are hashed,
+compared and coded. The only module that joins buckets to file offsets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -18,8 +21,60 @@ from sparsediff.errors import WrongBaseError
 from sparsediff.kernels import Words
 from sparsediff.manifest import Manifest
 
+PIECE_BYTES = 1 << 20  # few enough calls, and base and target stay in the cache
+SAMPLE_BYTES = 1 << 15  # one run of a sample
+SAMPLE_STRIDE = 1 << 20  # from one run to the next
+
 Reader = Callable[[int, int, Any], None]  # file index, offset in bytes, buffer to fill
 Writer = Callable[[int, int, Any], None]  # file index, offset in bytes, data
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One side of a bucket.
+
+    Attributes:
+        place: file index and offset in bytes of a tensor, by its row.
+        read: fills a buffer from such a file.
+    """
+
+    place: Callable[[int], tuple[int, int]]
+    read: Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A few words of one part of a bucket.
+
+    Attributes:
+        part: index of the part in the bucket.
+        offset: where the words lie in the target file, in bytes.
+        n_words: how many.
+        words: the words of each source that was read, (n_words,) each.
+        is_last_of_part: whether the next piece, if any, is of the next part.
+    """
+
+    part: int
+    offset: int
+    n_words: int
+    words: list[Words]
+    is_last_of_part: bool
+
+
+def base_source(manifest: Manifest, read: Reader) -> Source:
+    """Where the base words of buckets are."""
+
+    def place(index: int) -> tuple[int, int]:
+        tensor = manifest.tensors[index]
+        assert tensor.base_file is not None  # only buckets with a base come here
+        return tensor.base_file, tensor.base_offset
+
+    return Source(place, read)
+
+
+def target_source(manifest: Manifest, file: int, read: Reader) -> Source:
+    """Where the target words of the buckets of target file ``file`` are."""
+    return Source(lambda index: (file, manifest.tensors[index].offset), read)
 
 
 def bucket_dtype(manifest: Manifest, bucket: int) -> DType:
@@ -27,53 +82,84 @@ def bucket_dtype(manifest: Manifest, bucket: int) -> DType:
     return manifest.tensors[manifest.buckets[bucket].tensors[0]].dtype
 
 
-def gather_base(manifest: Manifest, bucket: int, read: Reader) -> tuple[Words, list[str]]:
-    """Base words of a bucket, (n_words,), and the checksum of each part."""
-    tensors = manifest.tensors
-
-    def place(index: int) -> tuple[int, int]:
-        file = tensors[index].base_file
-        assert file is not None  # only buckets with a base come here
-        return file, tensors[index].base_offset
-
-    return _gather(manifest, bucket, read, place)
+def n_bytes(manifest: Manifest, bucket: int) -> int:
+    """Size of a bucket's words."""
+    return manifest.buckets[bucket].n_words * bucket_dtype(manifest, bucket).word_bytes
 
 
-def gather_target(
-    manifest: Manifest, bucket: int, file: int, read: Reader
-) -> tuple[Words, list[str]]:
-    """Target words of a bucket, (n_words,), and the checksum of each part."""
-    return _gather(manifest, bucket, read, lambda index: (file, manifest.tensors[index].offset))
+def pieces(
+    manifest: Manifest, bucket: int, sources: Sequence[Source], *, keep: bool = False
+) -> Iterator[Piece]:
+    """The words of a bucket in order, a piece at a time, no piece across parts.
 
-
-def _gather(
-    manifest: Manifest, bucket: int, read: Reader, place: Callable[[int], tuple[int, int]]
-) -> tuple[Words, list[str]]:
+    Args:
+        manifest: of the patch.
+        bucket: index of the bucket.
+        sources: sides to read.
+        keep: give every piece memory of its own, adjacent to the piece before;
+            otherwise a piece is overwritten by the next.
+    """
     dtype = bucket_dtype(manifest, bucket)
-    words = np.empty(manifest.buckets[bucket].n_words, dtype.numpy)
-    sums = []
-    for part, piece in zip(manifest.parts[bucket], split(manifest, bucket, words), strict=True):
-        file, offset = place(part.tensor)
-        read(file, offset + part.start * dtype.word_bytes, piece)
-        sums.append(checksum.checksum(piece))
-    return words, sums
+    limit = piece_words(dtype)
+    n_words = manifest.buckets[bucket].n_words
+    memory = [np.empty(n_words if keep else min(n_words, limit), dtype.numpy) for _ in sources]
+    at = 0
+    for index, part in enumerate(manifest.parts[bucket]):
+        places = [s.place(part.tensor) for s in sources]
+        for start in range(0, part.n_words, limit):
+            n = min(limit, part.n_words - start)
+            skip = (part.start + start) * dtype.word_bytes
+            views = [m[at : at + n] for m in memory]
+            for source, (file, begin), view in zip(sources, places, views, strict=True):
+                source.read(file, begin + skip, view)
+            offset = manifest.tensors[part.tensor].offset + skip
+            yield Piece(index, offset, n, views, start + n == part.n_words)
+            if keep:
+                at += n
 
 
-def split(manifest: Manifest, bucket: int, words: Words) -> list[Words]:
-    """Views of a bucket's words, part by part."""
-    ends = np.cumsum([p.n_words for p in manifest.parts[bucket]])
-    return np.split(words, ends[:-1])
+def piece_words(dtype: DType) -> int:
+    """Most words of a piece."""
+    return PIECE_BYTES // dtype.word_bytes
 
 
-def part_checksums(manifest: Manifest, bucket: int, words: Words) -> list[str]:
-    """Checksum of each part of a bucket's words."""
-    return [checksum.checksum(piece) for piece in split(manifest, bucket, words)]
+def whole(piece: Piece) -> list[Words]:
+    """All words of a bucket, of each source, from any piece that ``pieces(…, keep=True)`` gave."""
+    return [w.base for w in piece.words if isinstance(w.base, np.ndarray)]
 
 
-def scatter(manifest: Manifest, bucket: int, file: int, words: Words, write: Writer) -> None:
-    """Write a bucket's target words to their places in target file ``file``."""
-    for part, piece in zip(manifest.parts[bucket], split(manifest, bucket, words), strict=True):
-        write(file, manifest.tensors[part.tensor].offset + part.start * words.itemsize, piece)
+def sample(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> list[Words]:
+    """One in 32 of a bucket's words, in runs spread evenly over it."""
+    dtype = bucket_dtype(manifest, bucket)
+    parts = manifest.parts[bucket]
+    n_words = manifest.buckets[bucket].n_words
+    ends = list(accumulate(p.n_words for p in parts))
+    stride, length = SAMPLE_STRIDE // dtype.word_bytes, SAMPLE_BYTES // dtype.word_bytes
+    starts = range(0, n_words, stride)
+    total = sum(min(length, n_words - s) for s in starts)
+    memory = [np.empty(total, dtype.numpy) for _ in sources]
+    at = 0
+    for start in starts:
+        end = min(start + length, n_words)
+        while start < end:
+            index = bisect_right(ends, start)
+            part = parts[index]
+            n = min(end, ends[index]) - start
+            skip = part.start + start - (ends[index] - part.n_words)
+            for source, m in zip(sources, memory, strict=True):
+                file, offset = source.place(part.tensor)
+                source.read(file, offset + skip * dtype.word_bytes, m[at : at + n])
+            at += n
+            start += n
+    return memory
+
+
+def checksums(manifest: Manifest, bucket: int, source: Source) -> list[str]:
+    """Checksum of each part of a bucket's words on one side."""
+    sums = checksum.PartChecksums()
+    for piece in pieces(manifest, bucket, [source]):
+        sums.update(piece.part, piece.words[0])
+    return sums.hex()
 
 
 def check_base(

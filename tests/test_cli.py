@@ -11,6 +11,7 @@ import pytest
 
 import sparsediff
 from sparsediff.cli import _COMMANDS
+from sparsediff.kernels import NAME
 from tests.conftest import Run
 from tests.pairs import tree
 
@@ -65,7 +66,7 @@ def test_every_command_has_examples_and_exit_codes(cli: Run) -> None:
 def test_version_names_format_and_kernels(cli: Run) -> None:
     assert (
         cli("--version")[1]
-        == f"sparsediff {sparsediff.__version__} (patch format 1, kernels: reference)\n"
+        == f"sparsediff {sparsediff.__version__} (patch format 1, kernels: {NAME})\n"
     )
 
 

@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 
 from sparsediff.bound import Bound
 from sparsediff.codec import bucket
-from sparsediff.codec.tiers import choose_tiers
 from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError
@@ -26,14 +25,17 @@ def encode(base: Array, target: Array, dtype: DType) -> bytes:
 
 
 def encode_tiers(base: Array, target: Array, dtype: DType) -> bytes:
-    survey = reference.survey(base, target, dtype)
-    bounds, _ = choose_tiers(survey)
-    return bucket._encode_tiers(base, target, dtype, bounds, survey)
+    choice = bucket.choose(reference.survey(base, target, dtype), base.size)
+    differ = choice.differ(dtype)
+    differ.feed(base, target, np.zeros(256, np.int64))
+    return choice.payload(differ)
 
 
 def decode(payload: bytes, base: Array | None, like: Array, dtype: DType) -> Array:
-    out = np.empty_like(like)
-    bucket.decode(payload, base, out, dtype)
+    out = np.empty_like(like) if base is None else base.copy()
+    decoder = bucket.Decoder(payload, out.size, dtype, has_base=base is not None)
+    decoder.feed(out)
+    decoder.finish()
     return out
 
 

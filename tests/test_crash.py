@@ -16,14 +16,15 @@ from tests.pairs import RNG, model_directory, tree
 
 # Slows every read down, so that a signal reliably lands in the middle of the work.
 SLOW = """
-import sys, time
+import signal, sys, time
 from sparsediff import files
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from sparsediff.cli import main
-read = files.InputFile.read_into
-def slow(self, offset, buffer):
+read = files.OpenFiles.read
+def slow(self, file, offset, buffer):
     time.sleep(0.02)
-    read(self, offset, buffer)
-files.InputFile.read_into = slow
+    read(self, file, offset, buffer)
+files.OpenFiles.read = slow
 print("started", file=sys.stderr, flush=True)
 sys.argv[0] = "sparsediff"
 main()

@@ -8,14 +8,20 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff import apply_patch, make_patch, open_patch, verify_patch
+from sparsediff import apply as apply_module
+from sparsediff import apply_patch, files, make_patch, open_patch, verify_patch
+from sparsediff.checksum import digest
+from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DTYPES
+from sparsediff.errors import WrongBaseError
+from sparsediff.patch import pack
 from tests import oracle
 from tests.pairs import (
     RNG,
@@ -352,3 +358,100 @@ def test_any_change_of_any_tensors_round_trip(
         work / "a", work / "b", work, bucket_words=data.draw(st.sampled_from([1, 7, 100, 1 << 24]))
     )
     shutil.rmtree(work)
+
+
+def test_unchanged_file_is_cloned_and_still_checked(
+    base: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "model-00002-of-00002.safetensors"
+    shutil.copy(base / name, target / name)
+    make_patch(base, target, tmp_path / "p")
+    cloned, written = [], set()
+
+    def clone(source: files.InputFile, path: Path) -> bool:  # as if blocks could be shared
+        shutil.copyfile(source.path, path)
+        cloned.append(source.path.name)
+        return True
+
+    def write_at(path: Path, offset: int, data: Any) -> None:
+        written.add(path.name)
+        files.write_at(path, offset, data)
+
+    monkeypatch.setattr(apply_module, "clone", clone)
+    monkeypatch.setattr(apply_module, "write_at", write_at)
+    apply_patch(base, tmp_path / "p", tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(target)
+    assert name in cloned
+    assert set(cloned).isdisjoint(written)
+    data = bytearray((base / name).read_bytes())
+    data[-1] ^= 1
+    (base / name).write_bytes(data)
+    with pytest.raises(WrongBaseError, match="wrong base") as info:
+        apply_patch(base, tmp_path / "p", tmp_path / "out2")
+    assert name in str(info.value)
+    assert not (tmp_path / "out2").exists()
+
+
+def test_file_with_a_stored_skeleton_is_no_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The patch then says nothing of the skeleton that its base has."""
+
+    def clone(source: files.InputFile, path: Path) -> bool:
+        shutil.copyfile(source.path, path)
+        return True
+
+    monkeypatch.setattr(apply_module, "clone", clone)
+    tensor, _ = training_pair()
+    for name, said in (("base", "1"), ("target", "1"), ("other", "2")):
+        write_safetensors(tmp_path / name / "m", {"w": tensor}, metadata={"v": said})
+    make_patch(tmp_path / "base", tmp_path / "target", tmp_path / "p")
+    with open_patch(tmp_path / "p") as patch:
+        manifest = patch.manifest
+    file = manifest.target_files[0]
+    ((begin, end),) = manifest.skeleton_ranges(0)
+    payload = compress((tmp_path / "target" / "m").read_bytes()[begin:end], 3)
+    file.dictionary, file.skeleton_digest = None, digest(payload)
+    (tmp_path / "p").write_bytes(pack(manifest, {"skeleton.0": len(payload)}) + payload)
+    apply_patch(tmp_path / "other", tmp_path / "p", tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "target")
+
+
+def test_clone_says_no_where_the_file_system_cannot(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 10_000)
+    (tmp_path / "b").write_bytes(b"")
+    if files.clone(files.InputFile.of(tmp_path / "a"), tmp_path / "b"):
+        assert (tmp_path / "b").read_bytes() == b"x" * 10_000
+    else:
+        assert (tmp_path / "b").read_bytes() == b""
+
+
+@pytest.mark.parametrize("spread", ["even", "end", "none", "half", "runs"])
+def test_sampled_bucket_round_trip(spread: str, tmp_path: Path) -> None:
+    """Large enough to be sampled, with changes that the sample sees, misses or misjudges."""
+    n = 17_000_000
+    before, after = (np.tile(a, 17) for a in step_of_training(n // 17, 3e-6))
+    base, target = bf16(before), bf16(after)
+    if spread == "end":
+        target[: n - 1000] = base[: n - 1000]
+    elif spread == "none":
+        target = base.copy()
+        target[1_234_567] ^= 3
+    elif spread == "half":  # as often changed as not, so that the rarer half is anyone's guess
+        target = base ^ (RNG(0).integers(0, 2, n).astype(np.uint16))
+    elif spread == "runs":  # what is sampled is changed, what lies between is not
+        target = base.copy()
+        for i in range(0, n, 1 << 19):
+            target[i : i + (1 << 14)] ^= 1
+    for name, array in (("base", base), ("target", target)):
+        half = n // 2 + 7
+        tensors = {"a": words("BF16", array[:half]), "b": words("BF16", array[half:])}
+        write_safetensors(tmp_path / name, tensors)
+    result = make_patch(tmp_path / "base", tmp_path / "target", tmp_path / "p")
+    changed = base != target
+    assert [t.n_changed for t in result.manifest.tensors] == [
+        int(changed[: n // 2 + 7].sum()),
+        int(changed[n // 2 + 7 :].sum()),
+    ]
+    apply_patch(tmp_path / "base", tmp_path / "p", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "target").read_bytes()

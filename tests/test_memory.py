@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparsediff.words import SAMPLE_BYTES, SAMPLE_STRIDE
 from tests.pairs import RNG, bf16, step_of_training
 
 LIMIT = 600 << 20  # bytes, with two jobs
@@ -84,12 +85,20 @@ def peaks(room: Path) -> tuple[int, int]:
         ("F32", "dense"),
         ("F64", "random"),
         ("F8_E4M3", "random"),
+        ("F8_E4M3", "missed"),
+        ("BF16", "missed"),
     ],
 )
 def test_memory_whatever_the_words(dtype: str, kind: str, room: Path) -> None:
     word_bytes = {"BF16": 2, "I8": 1, "F32": 4, "F64": 8, "F8_E4M3": 1}[dtype]
     if kind == "random":
         pieces = [RNG(i).bytes(PIECE) for i in range(2)]
+    elif kind == "missed":  # what the encoder samples is as before, all else is not
+        before = RNG(0).integers(0, 256, PIECE, np.uint8)
+        after = before + RNG(1).integers(1, 4, PIECE, np.uint8)
+        for i in range(0, PIECE, SAMPLE_STRIDE):
+            after[i : i + SAMPLE_BYTES] = before[i : i + SAMPLE_BYTES]
+        pieces = [before.tobytes(), after.tobytes()]
     elif dtype == "I8":  # quantised weights, most of which moved a little
         rng = RNG(0)
         before = rng.integers(-100, 100, PIECE).astype(np.int8)

@@ -18,6 +18,7 @@ from sparsediff import (
     CorruptError,
     SparsediffError,
     UnavailableError,
+    WrongBaseError,
     apply_patch,
     make_patch,
     open_patch,
@@ -698,13 +699,15 @@ def test_target_that_changes_while_it_is_read(
     change: str, base: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim = target / "model-00001-of-00002.safetensors"
-    original = files_module.InputFile.read_into
+    original = files_module.OpenFiles.read
     seen = 0
 
-    def read_into(self: files_module.InputFile, offset: int, buffer: Any) -> None:
+    def read(
+        self: files_module.OpenFiles, file: files_module.InputFile, offset: int, buffer: Any
+    ) -> None:
         nonlocal seen
-        original(self, offset, buffer)
-        seen += self.path == victim
+        original(self, file, offset, buffer)
+        seen += file.path == victim
         if seen == 4:  # header twice, skeleton, then tensor data
             seen += 1
             if change == "append":
@@ -718,7 +721,7 @@ def test_target_that_changes_while_it_is_read(
             else:
                 victim.unlink()
 
-    monkeypatch.setattr(files_module.InputFile, "read_into", read_into)
+    monkeypatch.setattr(files_module.OpenFiles, "read", read)
     with pytest.raises(UnavailableError, match="changed while it was read") as info:
         make_patch(base, target, tmp_path / "p", jobs=1)
     assert str(victim) in str(info.value)
@@ -750,3 +753,27 @@ def test_tensor_names_never_break_the_line(cli: Run, tmp_path: Path) -> None:
     refused(result, EXIT["base"], "\\x0ab\\x1b")
     _, out, _ = cli("stats", tmp_path / "p")
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_wrong_base_and_damaged_payload_is_a_wrong_base(
+    in_place: bool, jobs: int, tmp_path: Path
+) -> None:
+    pairs = [training_pair(5000, seed=i) for i in range(8)]
+    for k, name in enumerate(("base", "target")):
+        write_safetensors(tmp_path / name, {f"t{i}": pair[k] for i, pair in enumerate(pairs)})
+    make_patch(tmp_path / "base", tmp_path / "target", tmp_path / "p", bucket_words=5000)
+    data = bytearray((tmp_path / "p").read_bytes())
+    data[-3] ^= 1
+    (tmp_path / "p").write_bytes(data)
+    with pytest.raises(CorruptError, match=r"bucket\.7 does not match its SHA-256"):
+        apply_patch(tmp_path / "base", tmp_path / "p", tmp_path / "out", jobs=jobs)
+    data = bytearray((tmp_path / "base").read_bytes())
+    data[-5] ^= 1
+    (tmp_path / "base").write_bytes(data)
+    output = None if in_place else tmp_path / "out"
+    with pytest.raises(WrongBaseError, match="wrong base") as info:
+        apply_patch(tmp_path / "base", tmp_path / "p", output, in_place=in_place, jobs=jobs)
+    assert info.value.tensor == "t7"
+    assert (tmp_path / "base").read_bytes() == bytes(data)

@@ -120,4 +120,6 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 def main() -> NoReturn:
     """Entry point of the ``sparsediff`` program."""
     signal.signal(signal.SIGTERM, _interrupt)  # clean up as after Ctrl-C
+    # NumPy's linear algebra, which is not used, would start a thread for each processor.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(run())

@@ -2,13 +2,16 @@
 
 Enters: base words (or none) and target words. Leaves: a payload that decodes
 with nothing but the base words (format.md, "Bucket payload"). The encoder
-chooses the smallest of: tiers, byte planes of the target, byte planes of
-target XOR base. Never allocates from a size the payload declares before that
-size is shown to fit the words it must produce.
+chooses between tiers, which are coded piece by piece while the words pass by,
+and byte planes of the target or of target XOR base, for which all words are
+needed at once; a sample of the words decides. Never allocates from a size the
+payload declares before that size is shown to fit the words it must produce.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -21,15 +24,70 @@ from sparsediff.codec.varint import Reader, varint
 from sparsediff.codec.zstd import compress, decompress
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
-from sparsediff.kernels import Survey, TierCode, Words, numbers
+from sparsediff.kernels import Differ, Survey, TierCode, Words, numbers
 
 MODE_TIERS, MODE_PLANES, MODE_XOR_PLANES = 1, 2, 3
 GAPS_GEOMETRIC, GAPS_TABLE = 0, 1
 STEPS_TABLE, STEPS_SYMMETRIC, STEPS_AS_BEFORE = 0, 1, 2
 
+SMALL_BYTES = 1 << 20  # up to here byte planes are always tried
+_NO_TABLE = np.zeros(256, np.uint32)
+_PLANES_SAMPLE = 1 << 18  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a bucket will be coded.
+
+    Attributes:
+        bounds: first class of each tier.
+        marks_unchanged: per tier, whether to mark the unchanged members.
+        estimate: size of the payload as tiers, in bytes.
+    """
+
+    bounds: list[int]
+    marks_unchanged: list[bool]
+    estimate: float
+
+    def differ(self, dtype: DType) -> Differ:
+        """A coder of the bucket's words."""
+        return kernels.Differ(dtype, self.bounds, self.marks_unchanged)
+
+    def payload(self, differ: Differ) -> bytes:
+        """Payload of a bucket, all of whose words were fed to ``differ``."""
+        tiers = differ.finish()
+        for i, tier in enumerate(tiers):
+            if tier.marks_unchanged != self.marks_unchanged[i]:  # the sample was wrong
+                tiers[i] = kernels.remark(tier)
+        return _encode_tiers(tiers, self.bounds)
+
+
+def choose(survey: Survey, n_words: int) -> Choice:
+    """How to code a bucket of ``n_words`` words, of which ``survey`` counted some or all."""
+    scale = n_words / int(survey.members.sum())
+    bounds, estimate = choose_tiers(survey, scale)
+    members = np.add.reduceat(survey.members, bounds)
+    changed = np.add.reduceat(survey.changed, bounds)
+    marks = [bool(2 * k > n) for n, k in zip(members, changed, strict=True)]
+    return Choice(bounds, marks, estimate)
+
+
+def planes_may_win(base: Words, target: Words, choice: Choice, n_bytes: int) -> bool:
+    """Whether byte planes are worth a try for a bucket of ``n_bytes``, from a sample of it.
+
+    They are if it is dense; otherwise if a test says so: a regular pattern of
+    changes, which gaps cannot see, shows in any part of it.
+    """
+    if choice.estimate > n_bytes / 8:
+        return True
+    size = min(base.size, _PLANES_SAMPLE // base.itemsize) // 4
+    starts = (i * (base.size - size) // 3 for i in range(4))
+    part = np.concatenate([target[i : i + size] ^ base[i : i + size] for i in starts])
+    return len(_encode_planes(part, None)) < 0.7 * choice.estimate * part.nbytes / n_bytes
+
 
 def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | None) -> bytes:
-    """Encode one bucket.
+    """Encode one bucket whose words are all at hand, the smallest way.
 
     Args:
         base: (n_words,), or None if there is nothing to compare with.
@@ -39,56 +97,102 @@ def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | Non
     """
     if base is None or survey is None:
         return _encode_planes(target, None)
-    bounds, estimate = choose_tiers(survey)
+    choice = choose(survey, target.size)
     planes = b""
-    if _planes_may_win(base, target, estimate):
+    if target.nbytes <= SMALL_BYTES or planes_may_win(base, target, choice, target.nbytes):
         planes = min((_encode_planes(target, b) for b in (None, base)), key=len)
-        if 0.8 * estimate < len(planes) < 1.01 * estimate:
-            return planes  # no structure for tiers to find, and no memory for both
-        if len(planes) > 1.1 * estimate:
-            planes = b""  # out of the race: the estimate is never that far too low
-    tiers = _encode_tiers(base, target, dtype, bounds, survey)
+    if 0.8 * choice.estimate < len(planes) < 1.01 * choice.estimate:
+        return planes  # no structure for tiers to find, and no memory for both
+    if len(planes) > 1.1 * choice.estimate:
+        planes = b""  # out of the race: the estimate is never that far too low
+    differ = choice.differ(dtype)
+    differ.feed(base, target, np.zeros(256, np.int64))
+    tiers = choice.payload(differ)
     return planes if planes and len(planes) < len(tiers) else tiers
 
 
-def decode(payload: bytes, base: Words | None, out: Words, dtype: DType) -> None:
-    """Decode one bucket into ``out``; inverse of `encode`.
+def _encode_tiers(tiers: list[TierCode], bounds: list[int]) -> bytes:
+    """Payload of a bucket coded as tiers that begin at the classes ``bounds``."""
+    head = [bytes([MODE_TIERS]), varint(len(tiers))]
+    head += [varint(b - a) for a, b in pairwise(bounds)]
+    coder_tables: list[Table] = []
+    runs: list[bytes] = []
+    stepped = [t for t in tiers if t.n_changed]
+    gap_tables = iter(_gap_tables([t for t in stepped if t.n_marked]))
+    step_tables = iter(_step_tables(stepped))
+    for tier in tiers:
+        head += [varint(tier.n_members), varint(tier.n_changed)]
+        if not tier.n_changed:
+            continue
+        gap_kind, stored_gaps = GAPS_GEOMETRIC, b""
+        if tier.n_marked:
+            gap_kind, stored_gaps, table = next(gap_tables)
+            coder_tables.append(table)
+            runs.append(tier.gap_symbols)
+        step_kind, stored_steps, table = next(step_tables)
+        coder_tables.append(table)
+        runs.append(tier.step_symbols)
+        head += [bytes([step_kind << 1 | gap_kind]), stored_gaps, stored_steps]
+    lanes_log2 = _lanes_log2(sum(map(len, runs)))
+    coded = kernels.rans_encode(runs, np.stack(coder_tables), 1 << lanes_log2)
+    head += [bytes([lanes_log2]), varint(len(coded)), coded]
+    head += [extra for tier in tiers for extra in (tier.gap_extra, tier.step_extra)]
+    return b"".join(head)
 
-    Args:
-        payload: what `encode` returned.
-        base: the base words, (n_words,), or None.
-        out: (n_words,), receives the target words; may not alias ``base``.
-        dtype: element type.
 
-    Raises:
-        CorruptError: the payload is not one that `encode` could have made.
-    """
-    reader = Reader(payload)
-    mode = reader.byte()
-    if mode == MODE_PLANES:
-        _decode_planes(reader.rest(), out)
-    elif base is None:
-        raise CorruptError("bucket without a base has a mode that needs one", found=mode)
-    elif mode == MODE_XOR_PLANES:
-        _decode_planes(reader.rest(), out)
-        out ^= base
-    elif mode == MODE_TIERS:
-        _decode_tiers(reader, base, out, dtype)
-    else:
-        raise CorruptError("unknown bucket mode", expected="1, 2 or 3", found=mode)
+class Decoder:
+    """Rebuilds the words of a bucket from its payload, piece by piece."""
 
+    def __init__(self, payload: bytes, n_words: int, dtype: DType, *, has_base: bool) -> None:
+        """Read a payload.
 
-def _planes_may_win(base: Words, target: Words, estimate: float) -> bool:
-    """Whether planes are worth a try: always when small or dense, else if a sample says so.
+        Args:
+            payload: what `encode` or `Choice.payload` returned.
+            n_words: words of the bucket.
+            dtype: element type.
+            has_base: whether the bucket has base words.
 
-    A regular pattern of changes, which gaps cannot see, shows in any part of it.
-    """
-    if target.nbytes <= 1 << 20 or estimate > target.nbytes / 8:
-        return True
-    size = target.size // 64
-    starts = range(0, target.size - size, target.size // 3)
-    sample = np.concatenate([target[i : i + size] ^ base[i : i + size] for i in starts])
-    return len(_encode_planes(sample, None)) < 0.7 * estimate * sample.nbytes / target.nbytes
+        Raises:
+            CorruptError: the payload is not one that an encoder could have made.
+        """
+        self._patcher: kernels.Patcher | None = None
+        self._planes: Words | None = None
+        reader = Reader(payload)
+        mode = self._mode = reader.byte()
+        if not has_base and mode != MODE_PLANES:
+            raise CorruptError("bucket without a base has a mode that needs one", found=mode)
+        if mode in (MODE_PLANES, MODE_XOR_PLANES):
+            self._planes = np.empty(n_words, dtype.numpy)
+            _decode_planes(reader.rest(), self._planes)
+        elif mode == MODE_TIERS:
+            self._patcher = _decode_tiers(reader, n_words, dtype)
+        else:
+            raise CorruptError("unknown bucket mode", expected="1, 2 or 3", found=mode)
+
+    def feed(self, words: Words) -> None:
+        """Turn the next base words into target words, in place.
+
+        Raises:
+            CorruptError: the payload does not fit the base words.
+        """
+        if self._patcher is not None:
+            self._patcher.feed(words)
+            return
+        assert self._planes is not None
+        planes, self._planes = self._planes[: words.size], self._planes[words.size :]
+        if self._mode == MODE_XOR_PLANES:
+            words ^= planes
+        else:
+            words[:] = planes
+
+    def finish(self) -> None:
+        """Check that nothing is left.
+
+        Raises:
+            CorruptError: the payload does not fit the base words.
+        """
+        if self._patcher is not None:
+            self._patcher.finish()
 
 
 def _encode_planes(target: Words, base: Words | None) -> bytes:
@@ -105,73 +209,46 @@ def _decode_planes(frame: bytes, out: Words) -> None:
     )
 
 
-def _encode_tiers(
-    base: Words, target: Words, dtype: DType, bounds: list[int], survey: Survey
-) -> bytes:
-    members = np.add.reduceat(survey.members, bounds)
-    changed = np.add.reduceat(survey.changed, bounds)
-    marks_unchanged = [bool(2 * k > n) for n, k in zip(members, changed, strict=True)]
-    tiers = kernels.diff(base, target, dtype, bounds, marks_unchanged)
-
-    head = [bytes([MODE_TIERS]), varint(len(tiers))]
-    head += [varint(b - a) for a, b in pairwise(bounds)]
-    coder_tables: list[Table] = []
-    symbols: list[numbers.Bytes] = []
-    previous: Table | None = None
-    for tier in tiers:
-        head += [varint(tier.n_members), varint(tier.n_changed)]
-        if not tier.n_changed:
-            continue
-        gap_kind, stored_gaps, table = _gap_table(tier)
-        step_kind, stored_steps, previous = _step_table(tier, previous)
-        head += [bytes([step_kind << 1 | gap_kind]), stored_gaps, stored_steps]
-        if tier.n_marked:
-            coder_tables.append(table)
-            symbols.append(tier.gap_symbols)
-        coder_tables.append(previous)
-        symbols.append(tier.step_symbols)
-    table_of = np.repeat(np.arange(len(symbols), dtype=np.uint8), [s.size for s in symbols])
-    lanes_log2 = _lanes_log2(table_of.size)
-    coded = kernels.rans_encode(
-        np.concatenate(symbols), table_of, np.stack(coder_tables), 1 << lanes_log2
-    )
-    head += [bytes([lanes_log2]), varint(len(coded)), coded]
-    head += [extra for tier in tiers for extra in (tier.gap_extra, tier.step_extra)]
-    return b"".join(head)
-
-
 def _lanes_log2(n_symbols: int) -> int:
     """A lane costs 4 bytes, so below 0.1 % of what it codes; many make decoding fast."""
     return min(max(n_symbols.bit_length() - 13, 0), 11)
 
 
-def _gap_table(tier: TierCode) -> tuple[int, bytes, Table]:
-    """Cheapest table for a tier's gaps: its kind, its stored form, and itself."""
-    by_chance = tables.geometric(tier.n_marked, tier.n_members)
-    if not tier.n_marked:
-        return GAPS_GEOMETRIC, b"", by_chance
-    counts = np.bincount(tier.gap_symbols, minlength=256)
+def _gap_tables(tiers: list[TierCode]) -> Iterator[tuple[int, bytes, Table]]:
+    """Cheapest table for the gaps of each tier: its kind, its stored form, and itself."""
+    if not tiers:
+        return
+    counts = np.stack([kernels.histogram(t.gap_symbols) for t in tiers])
+    by_chance = tables.geometric([t.n_marked for t in tiers], [t.n_members for t in tiers])
     fitted = tables.fitted(counts)
-    stored = tables.dump(fitted)
-    if tables.cost_bits(counts, fitted) + 8 * len(stored) < tables.cost_bits(counts, by_chance):
-        return GAPS_TABLE, stored, fitted
-    return GAPS_GEOMETRIC, b"", by_chance
+    saved = tables.cost_bits(counts, by_chance) - tables.cost_bits(counts, fitted)
+    for i, pays in enumerate(saved > 8 * tables.stored_bytes(fitted)):
+        if pays:
+            yield GAPS_TABLE, tables.dump(fitted[i]), fitted[i]
+        else:
+            yield GAPS_GEOMETRIC, b"", by_chance[i]
 
 
-def _step_table(tier: TierCode, previous: Table | None) -> tuple[int, bytes, Table]:
-    """Cheapest table for a tier's steps; ``previous`` is that of the tier before."""
-    counts = np.bincount(tier.step_symbols, minlength=256)
+def _step_tables(tiers: list[TierCode]) -> Iterator[tuple[int, bytes, Table]]:
+    """Cheapest table for the steps of each tier; one choice is that of the tier before."""
+    counts = np.stack([kernels.histogram(t.step_symbols) for t in tiers])
     both, even = tables.fitted(counts), tables.fitted_symmetric(counts)
-    choices = [
-        (STEPS_SYMMETRIC, tables.dump_symmetric(even), even),
-        (STEPS_TABLE, tables.dump(both), both),
-    ]
-    if previous is not None:
-        choices.insert(0, (STEPS_AS_BEFORE, b"", previous))
-    return min(choices, key=lambda c: 8 * len(c[1]) + tables.cost_bits(counts, c[2]))
+    bits_both = tables.cost_bits(counts, both) + 8 * tables.stored_bytes(both)
+    bits_even = tables.cost_bits(counts, even) + 8 * tables.stored_bytes(even, symmetric=True)
+    previous: Table | None = None
+    for i in range(len(tiers)):
+        new = min(bits_both[i], bits_even[i])
+        if previous is not None and tables.cost_bits(counts[i], previous) <= new:
+            yield STEPS_AS_BEFORE, b"", previous
+        elif bits_even[i] <= bits_both[i]:
+            previous = even[i]
+            yield STEPS_SYMMETRIC, tables.dump_symmetric(previous), previous
+        else:
+            previous = both[i]
+            yield STEPS_TABLE, tables.dump(previous), previous
 
 
-def _decode_tiers(reader: Reader, base: Words, out: Words, dtype: DType) -> None:
+def _decode_tiers(reader: Reader, n_words: int, dtype: DType) -> kernels.Patcher:
     n_tiers = reader.varint()
     if not 1 <= n_tiers <= min(dtype.n_classes, 64):
         raise CorruptError("number of tiers out of range", found=n_tiers)
@@ -183,22 +260,20 @@ def _decode_tiers(reader: Reader, base: Words, out: Words, dtype: DType) -> None
     tiers: list[TierCode] = []
     coder_tables: list[Table] = []
     sizes: list[int] = []
+    by_chance: list[tuple[int, int, int]] = []  # rows that follow from counts
     previous: Table | None = None
-    empty = np.zeros(0, np.uint8)
     for _ in range(n_tiers):
-        tier = TierCode(reader.varint(), reader.varint(), empty, b"", empty, b"")
+        tier = TierCode(reader.varint(), reader.varint(), b"", b"", b"", b"")
         tiers.append(tier)
-        if tier.n_changed > tier.n_members or sum(t.n_members for t in tiers) > base.size:
-            raise CorruptError("tier counts exceed the bucket", expected=f"{base.size} words")
+        if tier.n_changed > tier.n_members or sum(t.n_members for t in tiers) > n_words:
+            raise CorruptError("tier counts exceed the bucket", expected=f"{n_words} words")
         if not tier.n_changed:
             continue
         kinds = reader.byte()
         if tier.n_marked:
-            coder_tables.append(
-                tables.load(reader)
-                if kinds & 1 == GAPS_TABLE
-                else tables.geometric(tier.n_marked, tier.n_members)
-            )
+            if kinds & 1 == GAPS_GEOMETRIC:
+                by_chance.append((len(coder_tables), tier.n_marked, tier.n_members))
+            coder_tables.append(tables.load(reader) if kinds & 1 else _NO_TABLE)
             sizes.append(tier.n_marked)
         elif kinds & 1:
             raise CorruptError("gap table without gaps")
@@ -217,20 +292,20 @@ def _decode_tiers(reader: Reader, base: Words, out: Words, dtype: DType) -> None
         raise CorruptError(
             "wrong number of lanes", expected=_lanes_log2(sum(sizes)), found=lanes_log2
         )
-    table_of = np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)
     coded = reader.take(reader.varint())
-    symbols = iter(
-        np.split(
-            kernels.rans_decode(coded, table_of, np.stack(coder_tables), 1 << lanes_log2),
-            np.cumsum(sizes)[:-1],
-        )
-    )
+    tabs = np.stack(coder_tables)
+    if by_chance:
+        rows, n_marked, n_members = zip(*by_chance, strict=True)
+        tabs[list(rows)] = tables.geometric(n_marked, n_members)
+    symbols = iter(kernels.rans_decode(coded, sizes, tabs, 1 << lanes_log2))
     for tier in tiers:
         if tier.n_marked:
             tier.gap_symbols = next(symbols)
-            tier.gap_extra = reader.take(numbers.extra_length(tier.gap_symbols, signed=False))
+            counts = kernels.histogram(tier.gap_symbols)
+            tier.gap_extra = reader.take(numbers.extra_bytes(counts, signed=False))
         if tier.n_changed:
             tier.step_symbols = next(symbols)
-            tier.step_extra = reader.take(numbers.extra_length(tier.step_symbols, signed=True))
+            counts = kernels.histogram(tier.step_symbols)
+            tier.step_extra = reader.take(numbers.extra_bytes(counts, signed=True))
     reader.end()
-    kernels.patch(base, out, dtype, bounds, tiers)
+    return kernels.Patcher(dtype, bounds, tiers)

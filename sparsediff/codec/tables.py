@@ -1,93 +1,112 @@
 """Frequency tables of the entropy coder: where they come from and how they are stored.
 
-Enters: counts of symbols, or the two numbers a geometric table follows from.
-Leaves: 14-bit frequencies, and their serialised form. All arithmetic that a
-decoder repeats is on integers, so every machine gets the same table
-(format.md, "Frequency tables").
+Enters: counts of symbols, or the two numbers a geometric table follows from;
+one row for each table. Leaves: 14-bit frequencies, and their serialised form.
+All arithmetic that a decoder repeats is on integers, so every machine gets the
+same table (format.md, "Frequency tables").
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from sparsediff.codec.varint import Reader, varint
 from sparsediff.errors import CorruptError
+from sparsediff.kernels.numbers import number_classes
 from sparsediff.kernels.rans import SCALE, SCALE_BITS
 
 STORED = SCALE // 4  # stored frequencies are coarser: a varint each, most of one byte
 
 Table = npt.NDArray[np.uint32]  # (256,), sums to SCALE
-Counts = npt.NDArray[np.int64]  # (256,)
+Tables = npt.NDArray[np.uint32]  # (n_tables, 256), each row sums to SCALE
+Counts = npt.NDArray[np.int64]  # (n_tables, 256)
+
+# Bits that a symbol of each frequency takes; infinite for frequency 0. Rounded, because
+# the last digit of a logarithm is not the same on every processor.
+with np.errstate(divide="ignore"):
+    _BITS = np.round(SCALE_BITS - np.log2(np.arange(SCALE + 1)), 6)
 
 
-def number_class(value: int) -> int:
-    """Class of one non-negative number (format.md, "Numbers")."""
-    if value < 2:
-        return value
-    octave = value.bit_length() - 1
-    return 2 * octave + (value >> (octave - 1) & 1)
-
-
-def geometric(n_marked: int, n_members: int) -> Table:
-    """Table of gap classes when ``n_marked`` of ``n_members`` are marked at random.
+def geometric(n_marked: Sequence[int], n_members: Sequence[int]) -> Tables:
+    """Tables of gap classes when ``n_marked`` of ``n_members`` are marked at random.
 
     The chance that a gap is at least ``a`` is (1 - n_marked / n_members) ** a,
     computed in 32-bit fixed point by squaring.
 
     Args:
-        n_marked: at most ``n_members``.
+        n_marked: at least 1, at most ``n_members``.
         n_members: below 2^32.
     """
-    last = number_class(n_members - n_marked)
-    one = 1 << 32
-    survival = [one, one * (n_members - n_marked) // n_members]  # at the start of each class
-    power, half = survival[1], one  # q ** 2^b, q ** 2^(b-1)
-    while len(survival) <= last + 1:
-        half, power = power, power * power >> 32
-        survival += [power, power * half >> 32]
-    survival = [*survival[: last + 1], 0]
-    freqs = [max(1, (survival[c] - survival[c + 1]) >> (32 - SCALE_BITS)) for c in range(last + 1)]
-    freqs[freqs.index(max(freqs))] += SCALE - sum(freqs)
-    table = np.zeros(256, np.uint32)
-    table[: last + 1] = freqs
-    return table
+    marked, members = np.array(n_marked, np.uint64), np.array(n_members, np.uint64)
+    bits = np.uint64(32)
+    last = number_classes(members - marked)  # class of the largest possible gap
+    n_classes = int(last.max()) + 1
+    # The chance to reach each class, times 2^32; q ** 2^b and q ** (2^b + 2^(b-1)) from octave b.
+    survival = np.zeros((marked.size, n_classes + 3), np.uint64)
+    survival[:, 0] = 1 << 32
+    power = survival[:, 1] = ((members - marked) << bits) // members
+    for c in range(2, n_classes + 1, 2):
+        square = power * power >> bits
+        survival[:, c], survival[:, c + 1] = square, square * power >> bits
+        power = square
+    survival[np.arange(survival.shape[1]) > last[:, None]] = 0
+    freqs = (survival[:, :-1] - survival[:, 1:]) >> np.uint64(32 - SCALE_BITS)
+    used = np.arange(freqs.shape[1]) <= last[:, None]
+    tables = np.zeros((marked.size, 256), np.int64)
+    tables[:, : freqs.shape[1]] = np.where(used, np.maximum(freqs, np.uint64(1)), 0)
+    rows = np.arange(marked.size)
+    tables[rows, tables.argmax(axis=1)] += SCALE - tables.sum(axis=1)
+    return tables.astype(np.uint32)
 
 
-def fitted(counts: Counts) -> Table:
-    """Table close to ``counts`` in which every symbol that occurs has a frequency."""
+def fitted(counts: Counts) -> Tables:
+    """Tables close to ``counts`` in which every symbol that occurs has a frequency."""
     return _fit(counts, STORED) * np.uint32(SCALE // STORED)
 
 
-def _fit(counts: Counts, scale: int) -> Table:
-    total = int(counts.sum())
+def _fit(counts: Counts, scale: int) -> Tables:
+    total = counts.sum(axis=1, keepdims=True)
     freqs = (counts * scale * 2 + total) // (2 * total)
     freqs[(counts > 0) & (freqs == 0)] = 1
-    excess = int(freqs.sum()) - scale
-    while excess > 0:  # rare symbols rounded up to 1: the frequent ones pay
-        top = int(freqs.argmax())
-        taken = min(excess, max(1, int(freqs[top]) // 8))
-        freqs[top] -= taken
-        excess -= taken
-    freqs[int(freqs.argmax())] -= excess
-    return freqs.astype(np.uint32)
+    excess = freqs.sum(axis=1) - scale
+    for row in np.flatnonzero(excess > 0):  # rare symbols rounded up to 1: the frequent ones pay
+        while excess[row] > 0:
+            top = int(freqs[row].argmax())
+            taken = min(int(excess[row]), max(1, int(freqs[row, top]) // 8))
+            freqs[row, top] -= taken
+            excess[row] -= taken
+    freqs[np.arange(len(freqs)), freqs.argmax(axis=1)] -= excess
+    return np.asarray(freqs, np.uint32)
 
 
-def fitted_symmetric(counts: Counts) -> Table:
+def fitted_symmetric(counts: Counts) -> Tables:
     """Like `fitted`, with equal frequencies for the two signs of a step."""
-    table = np.zeros(256, np.uint32)
-    pairs = np.zeros(256, np.int64)
-    pairs[:128] = counts.reshape(128, 2).sum(axis=1)
-    table[0::2] = table[1::2] = _fit(pairs, STORED // 2)[:128]
-    return table * np.uint32(SCALE // STORED)
+    pairs = np.zeros_like(counts)
+    pairs[:, :128] = counts.reshape(-1, 128, 2).sum(axis=2)
+    by_class = _fit(pairs, STORED // 2)[:, :128]
+    return np.asarray(np.repeat(by_class, 2, axis=1) * np.uint32(SCALE // STORED))
 
 
-def cost_bits(counts: Counts, table: Table) -> float:
-    """Bits that symbols with these counts take under ``table``; inf if one has no code."""
-    used = counts > 0
-    if np.any(table[used] == 0):
-        return float("inf")
-    return float(counts[used] @ (SCALE_BITS - np.log2(table[used])))
+def cost_bits(counts: Counts, tables: Tables) -> npt.NDArray[np.float64]:
+    """Bits that symbols with these counts take under their tables; inf where one has no code."""
+    with np.errstate(invalid="ignore"):
+        bits = counts * _BITS[tables]
+    return np.asarray(np.rint(np.where(counts > 0, bits, 0.0).sum(axis=-1)))
+
+
+def stored_bytes(tables: Tables, *, symmetric: bool = False) -> npt.NDArray[np.int64]:
+    """Size of what `dump` or `dump_symmetric` makes of each table."""
+    stored = tables // np.uint32(SCALE // STORED)
+    if symmetric:
+        stored = stored[:, 0::2]
+    used = stored > 0
+    first, last = used.argmax(axis=1), used.shape[1] - 1 - used[:, ::-1].argmax(axis=1)
+    wide = stored > 127
+    rows = np.arange(len(tables))
+    return np.asarray(2 + last - first + wide.sum(axis=1) - wide[rows, last])
 
 
 def dump(table: Table) -> bytes:

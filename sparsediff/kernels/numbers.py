@@ -86,7 +86,8 @@ def read_numbers(classes: npt.NDArray[np.integer], extra: bytes) -> Iterator[tup
         CorruptError: ``extra`` is not exactly as long as the classes ask for,
             or has bits set after its end.
     """
-    n_bits = int(np.bincount(classes, minlength=128) @ CLASS_WIDTH)
+    pieces = (classes[i : i + CHUNK] for i in range(0, classes.size, CHUNK))
+    n_bits = sum(int(np.bincount(c, minlength=128) @ CLASS_WIDTH) for c in pieces)
     if (n_bits + 7) // 8 != len(extra):
         raise CorruptError(
             "extra bits have the wrong length",
@@ -110,8 +111,7 @@ def read_numbers(classes: npt.NDArray[np.integer], extra: bytes) -> Iterator[tup
         yield i, CLASS_START[c] + ((low | high) & mask)
 
 
-def extra_length(symbols: Bytes, *, signed: bool) -> int:
-    """Bytes of packed extra bits that go with ``symbols``."""
-    counts = np.bincount(symbols, minlength=256)
+def extra_bytes(counts: Int64s, *, signed: bool) -> int:
+    """Bytes of packed extra bits that go with symbols that occur ``counts`` times, (256,)."""
     width = np.repeat(CLASS_WIDTH, 2) if signed else np.append(CLASS_WIDTH, np.zeros(128, np.int64))
     return (int(counts @ width) + 7) // 8

@@ -1,13 +1,15 @@
 """Reference entropy coder: interleaved range asymmetric numeral systems (rANS).
 
-Enters: one-byte symbols, each with the index of its frequency table. Leaves:
-one byte string at the entropy of the tables. Static 14-bit frequencies,
+Enters: runs of one-byte symbols, each run with its frequency table. Leaves: one
+byte string at the entropy of the tables. Static 14-bit frequencies,
 32-bit states, 16-bit renormalisation, a power of two of interleaved lanes
 (format.md, "Entropy coding"; J. Duda, arXiv 1311.2540; F. Giesen, arXiv
 1402.3392). Vectorised over lanes; the compiled form must give the same bytes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,20 +28,20 @@ def _starts(tables: Tables) -> npt.NDArray[np.uint64]:
     return (np.cumsum(tables, axis=1) - tables).astype(np.uint64)
 
 
-def encode(symbols: Bytes, table_of: Bytes, tables: Tables, lanes: int) -> bytes:
-    """Encode ``symbols``.
+def encode(runs: Sequence[bytes], tables: Tables, lanes: int) -> bytes:
+    """Encode the symbols of all runs, one after the other.
 
     Args:
-        symbols: uint8, (n,).
-        table_of: uint8, (n,): row of ``tables`` each symbol is coded with; its
-            frequency there must not be zero.
-        tables: uint32, (n_tables, 256).
+        runs: symbols; each must have a frequency in its run's table.
+        tables: uint32, (n_runs, 256).
         lanes: number of interleaved states.
 
     Returns:
         ``lanes`` final states (uint32 LE), then the 16-bit words (LE) in the
         order the decoder takes them.
     """
+    symbols = np.frombuffer(b"".join(runs), np.uint8)
+    table_of = _table_of([len(r) for r in runs])
     freqs, starts = tables.astype(np.uint64), _starts(tables)
     state = np.full(lanes, LOW, np.uint64)
     rows: list[npt.NDArray[np.uint16]] = []
@@ -57,13 +59,14 @@ def encode(symbols: Bytes, table_of: Bytes, tables: Tables, lanes: int) -> bytes
     return state.astype("<u4").tobytes() + words.astype("<u2").tobytes()
 
 
-def decode(data: bytes, table_of: Bytes, tables: Tables, lanes: int) -> Bytes:
-    """Decode ``table_of.size`` symbols; inverse of `encode`.
+def decode(data: bytes, sizes: Sequence[int], tables: Tables, lanes: int) -> list[bytes]:
+    """Decode runs of ``sizes`` symbols; inverse of `encode`.
 
     Raises:
         CorruptError: ``data`` ends early, has bytes left over, or does not end
             in the states an encoder starts from.
     """
+    table_of = _table_of(sizes)
     if len(data) < 4 * lanes or len(data) % 2:
         raise CorruptError("entropy-coded data is cut short", found=f"{len(data)} bytes")
     freqs, starts = tables.astype(np.uint64), _starts(tables)
@@ -94,4 +97,8 @@ def decode(data: bytes, table_of: Bytes, tables: Tables, lanes: int) -> Bytes:
         state[: k.size] = x
     if taken != words.size or np.any(state != low):
         raise CorruptError("entropy-coded data does not end where it should")
-    return out
+    return [run.tobytes() for run in np.split(out, np.cumsum(sizes)[:-1])]
+
+
+def _table_of(sizes: Sequence[int]) -> Bytes:
+    return np.repeat(np.arange(len(sizes), dtype=np.uint8), sizes)

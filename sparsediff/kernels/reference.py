@@ -10,7 +10,7 @@ write outside the arrays they are given, and know nothing of files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,11 @@ def step_symbols(base: Words, target: Words, dtype: DType) -> tuple[Bytes, UInt6
     return (2 * number_classes(values) + negative.astype(np.int64)).astype(np.uint8), values
 
 
+def histogram(symbols: bytes) -> Int64s:
+    """Number of each symbol, int64, (256,)."""
+    return np.bincount(np.frombuffer(symbols, np.uint8), minlength=N_SYMBOLS)
+
+
 @dataclass(slots=True)
 class Survey:
     """What one pass over a pair of word arrays counts.
@@ -98,9 +103,9 @@ class Survey:
     largest: int
 
 
-def survey(base: Words, target: Words, dtype: DType) -> Survey:
-    """Count members, changes and step symbols per magnitude class."""
-    n = dtype.n_classes
+def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -> Survey:
+    """Count members, changes and step symbols, per magnitude class or all in one."""
+    n = dtype.n_classes if by_class else 1
     members = np.zeros(n, np.int64)
     steps = np.zeros(n * N_SYMBOLS, np.int64)
     largest = 0
@@ -127,19 +132,6 @@ def survey(base: Words, target: Words, dtype: DType) -> Survey:
     return Survey(members, table.sum(axis=1), table, largest)
 
 
-def count_steps(base: Words, target: Words, dtype: DType) -> tuple[Int64s, int]:
-    """Counts per step symbol, int64, (256,), and the largest |step|: a survey without classes."""
-    counts, largest = np.zeros(N_SYMBOLS, np.int64), 0
-    for i in range(0, base.size, CHUNK):
-        b, t = base[i : i + CHUNK], target[i : i + CHUNK]
-        at = np.flatnonzero(b != t)
-        if at.size:
-            symbols, values = step_symbols(b[at], t[at], dtype)
-            counts += np.bincount(symbols, minlength=N_SYMBOLS)
-            largest = max(largest, int(values.max()) + 1)
-    return counts, largest
-
-
 @dataclass(slots=True)
 class TierCode:
     """One tier of a bucket, ready for the entropy coder.
@@ -150,17 +142,17 @@ class TierCode:
     Attributes:
         n_members: words of the bucket in this tier.
         n_changed: how many of them changed.
-        gap_symbols: uint8, (n_marked,).
+        gap_symbols: one byte for each of the n_marked.
         gap_extra: packed extra bits of the gaps.
-        step_symbols: uint8, (n_changed,).
+        step_symbols: one byte for each of the n_changed.
         step_extra: packed extra bits of |step| - 1.
     """
 
     n_members: int
     n_changed: int
-    gap_symbols: Bytes
+    gap_symbols: bytes
     gap_extra: bytes
-    step_symbols: Bytes
+    step_symbols: bytes
     step_extra: bytes
 
     @property
@@ -190,79 +182,97 @@ def _tier_of_class(bounds: list[int], dtype: DType) -> Bytes:
     )
 
 
-def diff(
-    base: Words, target: Words, dtype: DType, bounds: list[int], marks_unchanged: list[bool]
-) -> list[TierCode]:
-    """Code ``target`` in the context of ``base``, tier by tier.
+class Differ:
+    """Codes target words in the context of base words, tier by tier, piece by piece."""
 
-    Args:
-        base: words the decoder will hold, (n_words,).
-        target: words to reproduce, (n_words,).
-        dtype: their element type.
-        bounds: first class of each tier, increasing, the first 0.
-        marks_unchanged: per tier, whether to mark the unchanged members.
-    """
-    tier_of_class = _tier_of_class(bounds, dtype)
-    n_tiers = len(bounds)
-    n_members, n_changed = [0] * n_tiers, [0] * n_tiers
-    last = [-1] * n_tiers  # rank within the tier of the last marked member
-    gap_symbols: list[list[Bytes]] = [[] for _ in bounds]
-    symbols_of: list[list[Bytes]] = [[] for _ in bounds]
-    gap_bits = [BitWriter() for _ in bounds]
-    step_bits = [BitWriter() for _ in bounds]
-    for i in range(0, base.size, CHUNK):
-        b, t = base[i : i + CHUNK], target[i : i + CHUNK]
-        order, counts = _tier_order(b, dtype, tier_of_class)
+    def __init__(self, dtype: DType, bounds: list[int], marks_unchanged: list[bool]) -> None:
+        """Start a bucket.
+
+        Args:
+            dtype: element type.
+            bounds: first class of each tier, increasing, the first 0.
+            marks_unchanged: per tier, whether to mark the unchanged members.
+        """
+        self._dtype = dtype
+        self._tier_of_class = _tier_of_class(bounds, dtype)
+        self._marks_unchanged = marks_unchanged
+        self._n_members, self._n_changed = [0] * len(bounds), [0] * len(bounds)
+        self._last = [-1] * len(bounds)  # rank within the tier of the last marked member
+        self._gap_symbols: list[list[bytes]] = [[] for _ in bounds]
+        self._step_symbols: list[list[bytes]] = [[] for _ in bounds]
+        self._gap_bits = [BitWriter() for _ in bounds]
+        self._step_bits = [BitWriter() for _ in bounds]
+
+    def feed(self, base: Words, target: Words, counts: Int64s) -> int:
+        """Code the next words.
+
+        Args:
+            base: words the decoder will hold, (n_words,).
+            target: words to reproduce, (n_words,).
+            counts: int64, (256,): the number of each step symbol is added.
+
+        Returns:
+            The largest |step| among them, in ULP; 0 if nothing changed.
+        """
+        pieces = range(0, base.size, CHUNK)
+        return max(
+            (self._feed(base[i : i + CHUNK], target[i : i + CHUNK], counts) for i in pieces),
+            default=0,
+        )
+
+    def _feed(self, b: Words, t: Words, counts: Int64s) -> int:
+        order, members = _tier_order(b, self._dtype, self._tier_of_class)
         changed = b != t
         if order is not None:
             changed = changed[order]
         at = np.flatnonzero(changed)
-        symbols, values = (
-            step_symbols(b[at], t[at], dtype)
-            if order is None
-            else step_symbols(b[order[at]], t[order[at]], dtype)
-        )
+        where = at if order is None else order[at]
+        symbols, values = step_symbols(b[where], t[where], self._dtype)
+        counts += np.bincount(symbols, minlength=N_SYMBOLS)
         end = 0
-        for tier in range(n_tiers):
-            start, end = end, end + int(counts[tier])
+        for tier, n_members in enumerate(members.tolist()):
+            start, end = end, end + n_members
             marks = changed[start:end]
-            if marks_unchanged[tier]:
+            if self._marks_unchanged[tier]:
                 marks = ~marks
-            ranks = np.flatnonzero(marks) + n_members[tier]
+            ranks = np.flatnonzero(marks) + self._n_members[tier]
             if ranks.size:
-                gaps = (np.diff(ranks, prepend=last[tier]) - 1).astype(np.uint64)
-                last[tier] = int(ranks[-1])
+                gaps = (np.diff(ranks, prepend=self._last[tier]) - 1).astype(np.uint64)
+                self._last[tier] = int(ranks[-1])
                 c = number_classes(gaps)
-                gap_symbols[tier].append(c.astype(np.uint8))
-                gap_bits[tier].put(gaps - CLASS_START[c], CLASS_WIDTH[c])
-            n_members[tier] += end - start
+                self._gap_symbols[tier].append(c.astype(np.uint8).tobytes())
+                self._gap_bits[tier].put(gaps - CLASS_START[c], CLASS_WIDTH[c])
+            self._n_members[tier] += n_members
             lo, hi = np.searchsorted(at, (start, end))
-            if hi > lo:
-                c = (symbols[lo:hi] >> 1).astype(np.int64)
-                symbols_of[tier].append(symbols[lo:hi])
-                step_bits[tier].put(values[lo:hi] - CLASS_START[c], CLASS_WIDTH[c])
-                n_changed[tier] += int(hi - lo)
-    empty = np.zeros(0, np.uint8)
-    return [
-        TierCode(
-            n_members[i],
-            n_changed[i],
-            np.concatenate([empty, *gap_symbols[i]]),
-            gap_bits[i].getvalue(),
-            np.concatenate([empty, *symbols_of[i]]),
-            step_bits[i].getvalue(),
-        )
-        for i in range(n_tiers)
-    ]
+            c = (symbols[lo:hi] >> 1).astype(np.int64)
+            self._step_symbols[tier].append(symbols[lo:hi].tobytes())
+            self._step_bits[tier].put(values[lo:hi] - CLASS_START[c], CLASS_WIDTH[c])
+            self._n_changed[tier] += int(hi - lo)
+        return int(values.max()) + 1 if values.size else 0
+
+    def finish(self) -> list[TierCode]:
+        """The tiers of all words fed."""
+        return [
+            TierCode(
+                self._n_members[i],
+                self._n_changed[i],
+                b"".join(self._gap_symbols[i]),
+                self._gap_bits[i].getvalue(),
+                b"".join(self._step_symbols[i]),
+                self._step_bits[i].getvalue(),
+            )
+            for i in range(len(self._last))
+        ]
 
 
 def _marked_ranks(tier: TierCode) -> npt.NDArray[np.uint32]:
     """Ranks within the tier of the marked members, increasing, (n_marked,)."""
-    if np.any(tier.gap_symbols > 127):
-        raise CorruptError("gap symbol out of range", found=int(tier.gap_symbols.max()))
-    ranks = np.empty(tier.gap_symbols.size, np.uint32)
+    symbols = np.frombuffer(tier.gap_symbols, np.uint8)
+    if np.any(symbols > 127):
+        raise CorruptError("gap symbol out of range", found=int(symbols.max()))
+    ranks = np.empty(symbols.size, np.uint32)
     last = -1
-    for i, gaps in read_numbers(tier.gap_symbols, tier.gap_extra):
+    for i, gaps in read_numbers(symbols, tier.gap_extra):
         # Each gap first, so that their sum cannot overflow.
         if int(gaps.max()) < tier.n_members:
             piece = np.cumsum(gaps.astype(np.int64) + 1) + last
@@ -273,71 +283,106 @@ def _marked_ranks(tier: TierCode) -> npt.NDArray[np.uint32]:
     return ranks
 
 
+def remark(tier: TierCode) -> TierCode:
+    """The same tier with the other half of its members marked.
+
+    For a coder that had to decide which half to mark before it had seen the words.
+    """
+    left = np.ones(tier.n_members, np.bool_)
+    last = -1
+    for _, gaps in read_numbers(np.frombuffer(tier.gap_symbols, np.uint8), tier.gap_extra):
+        ranks = np.cumsum(gaps.astype(np.int64) + 1) + last
+        left[ranks] = False
+        last = int(ranks[-1])
+    symbols, bits = [], BitWriter()
+    last = -1
+    for i in range(0, left.size, CHUNK):
+        ranks = np.flatnonzero(left[i : i + CHUNK]) + i
+        if ranks.size:
+            gaps = (np.diff(ranks, prepend=last) - 1).astype(np.uint64)
+            last = int(ranks[-1])
+            c = number_classes(gaps)
+            symbols.append(c.astype(np.uint8).tobytes())
+            bits.put(gaps - CLASS_START[c], CLASS_WIDTH[c])
+    return replace(tier, gap_symbols=b"".join(symbols), gap_extra=bits.getvalue())
+
+
 def _steps(tier: TierCode, dtype: DType) -> Words:
-    """Sizes of a tier's steps, |step|, as words, (n_changed,)."""
-    sizes = np.empty(tier.step_symbols.size, dtype.numpy)
+    """Steps of a tier as words, modulo 2^word_bits, (n_changed,)."""
+    symbols = np.frombuffer(tier.step_symbols, np.uint8)
+    steps = np.empty(symbols.size, dtype.numpy)
     # |step| - 1 is below 2^(W-1), and for positive steps below one less.
     limit = np.uint64((1 << (dtype.word_bits - 1)) - 1)
-    for i, values in read_numbers(tier.step_symbols >> 1, tier.step_extra):
-        negative = tier.step_symbols[i : i + values.size] & 1
+    for i, values in read_numbers(symbols >> 1, tier.step_extra):
+        negative = symbols[i : i + values.size] & 1
         if np.any(values >= limit + negative):
             raise CorruptError("step out of range")
-        sizes[i : i + values.size] = values + np.uint64(1)
-    return sizes
+        size = (values + np.uint64(1)).astype(dtype.numpy)
+        steps[i : i + values.size] = np.where(negative, ~size + size.dtype.type(1), size)
+    return steps
 
 
-def patch(base: Words, out: Words, dtype: DType, bounds: list[int], tiers: list[TierCode]) -> None:
-    """Rebuild the target words from the base words; inverse of `diff`.
+class Patcher:
+    """Rebuilds target words from base words, piece by piece; inverse of `Differ`."""
 
-    Args:
-        base: (n_words,).
-        out: (n_words,), receives the target words; may not alias ``base``.
-        dtype: element type.
-        bounds: first class of each tier.
-        tiers: the decoded tiers.
+    def __init__(self, dtype: DType, bounds: list[int], tiers: list[TierCode]) -> None:
+        """Start a bucket.
 
-    Raises:
-        CorruptError: the tiers do not fit the base words.
-    """
-    tier_of_class = _tier_of_class(bounds, dtype)
-    ranks = [_marked_ranks(t) for t in tiers]
-    steps = [_steps(t, dtype) for t in tiers]
-    seen = [0] * len(tiers)  # members passed, per tier
-    done = [0] * len(tiers)  # steps used, per tier
-    for i in range(0, base.size, CHUNK):
-        b = base[i : i + CHUNK]
-        order, counts = _tier_order(b, dtype, tier_of_class)
-        positions, sizes, negative = [], [], []
+        Args:
+            dtype: element type.
+            bounds: first class of each tier.
+            tiers: the decoded tiers.
+
+        Raises:
+            CorruptError: gaps, steps or extra bits break a rule of the format.
+        """
+        self._dtype, self._tiers = dtype, tiers
+        self._tier_of_class = _tier_of_class(bounds, dtype)
+        self._ranks = [_marked_ranks(t) for t in tiers]
+        self._steps = [_steps(t, dtype) for t in tiers]
+        self._seen = [0] * len(tiers)  # members passed, per tier
+        self._done = [0] * len(tiers)  # steps used, per tier
+
+    def feed(self, words: Words) -> None:
+        """Turn the next base words, (n_words,), into target words, in place.
+
+        Raises:
+            CorruptError: the tiers do not fit the base words.
+        """
+        for i in range(0, words.size, CHUNK):
+            self._feed(words[i : i + CHUNK])
+
+    def _feed(self, b: Words) -> None:
+        order, counts = _tier_order(b, self._dtype, self._tier_of_class)
+        positions, steps = [], []
         end = 0
-        for k, tier in enumerate(tiers):
+        for k, tier in enumerate(self._tiers):
             start, end = end, end + int(counts[k])
-            lo, hi = np.searchsorted(ranks[k], (seen[k], seen[k] + end - start))
-            at = ranks[k][lo:hi].astype(np.int64) - seen[k] + start
+            seen = self._seen[k]
+            lo, hi = np.searchsorted(self._ranks[k], (seen, seen + end - start))
+            at = self._ranks[k][lo:hi].astype(np.int64) - seen + start
             if tier.marks_unchanged:
                 left = np.ones(end - start, np.bool_)
                 left[at - start] = False
                 at = np.flatnonzero(left) + start
-            seen[k] += end - start
-            use = slice(done[k], done[k] + at.size)
-            done[k] += at.size
-            if steps[k][use].size != at.size:
+            self._seen[k] += end - start
+            use = slice(self._done[k], self._done[k] + at.size)
+            self._done[k] += at.size
+            if self._steps[k][use].size != at.size:
                 raise CorruptError("more changed members than steps")
             positions.append(at)
-            sizes.append(steps[k][use])
-            negative.append(tier.step_symbols[use] & 1)
+            steps.append(self._steps[k][use])
         at = np.concatenate(positions)
         if order is not None:
             at = order[at]
-        size, neg = np.concatenate(sizes), np.concatenate(negative).astype(np.bool_)
-        t = out[i : i + CHUNK]
-        t[:] = b
-        t[at] = words_of_keys(
-            keys(b[at], dtype) + np.where(neg, ~size + size.dtype.type(1), size), dtype
-        )
-    for k, tier in enumerate(tiers):
-        if seen[k] != tier.n_members or done[k] != tier.n_changed:
-            raise CorruptError(
-                "tier sizes do not fit the base words",
-                expected=f"{tier.n_members} members, {tier.n_changed} changed",
-                found=f"{seen[k]} members, {done[k]} changed",
-            )
+        b[at] = words_of_keys(keys(b[at], self._dtype) + np.concatenate(steps), self._dtype)
+
+    def finish(self) -> None:
+        """Check that the words fed were all there are.
+
+        Raises:
+            CorruptError: members or steps are left, or there were more.
+        """
+        for k, tier in enumerate(self._tiers):
+            if self._seen[k] != tier.n_members or self._done[k] != tier.n_changed:
+                raise CorruptError("tier sizes do not fit the base words")

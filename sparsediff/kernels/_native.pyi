@@ -1,0 +1,43 @@
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Buffer = bytes | bytearray | npt.NDArray[np.generic]
+
+class Diff:
+    def __new__(
+        cls, word_bits: int, kind: int, shift: int, bounds: Sequence[int], marks: bytes, /
+    ) -> Diff: ...
+    def feed(self, base: Buffer, target: Buffer, step_counts: Buffer, /) -> int: ...
+    def finish(self) -> list[tuple[int, int, bytes, bytes, bytes, bytes]]: ...
+
+class Patch:
+    def __new__(
+        cls,
+        word_bits: int,
+        kind: int,
+        shift: int,
+        bounds: Sequence[int],
+        tiers: Sequence[tuple[int, int, bytes, bytes, bytes, bytes]],
+        /,
+    ) -> Patch: ...
+    def feed(self, words: Buffer, /) -> None: ...
+    def finish(self) -> None: ...
+
+def survey(
+    word_bits: int,
+    kind: int,
+    shift: int,
+    base: Buffer,
+    target: Buffer,
+    members: Buffer,
+    steps: Buffer,
+    /,
+) -> int: ...
+def histogram(data: Buffer, counts: Buffer, /) -> None: ...
+def rans_encode(symbols: Buffer, sizes: Sequence[int], tables: Buffer, lanes: int, /) -> bytes: ...
+def rans_decode(
+    data: Buffer, sizes: Sequence[int], tables: Buffer, lanes: int, symbols: Buffer, /
+) -> None: ...
+def use(name: str | None = None, /) -> str: ...

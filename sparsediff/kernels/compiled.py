@@ -1,0 +1,105 @@
+"""The compiled kernels: same names, same results as the reference, bit for bit.
+
+Enters and leaves: what `reference` and `rans` say. The loops are in ``native/``;
+they release the interpreter lock and never leave the buffers given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from sparsediff.dtypes import DType
+from sparsediff.errors import CorruptError
+from sparsediff.kernels import _native
+from sparsediff.kernels.numbers import Int64s
+from sparsediff.kernels.rans import Tables
+from sparsediff.kernels.reference import N_SYMBOLS, Survey, TierCode, Words
+
+_KINDS = ("float", "signed", "unsigned")
+
+use = _native.use
+
+
+@contextmanager
+def _corrupt() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as e:
+        raise CorruptError(str(e)) from None
+
+
+def _layout(dtype: DType) -> tuple[int, int, int]:
+    return dtype.word_bits, _KINDS.index(dtype.kind), dtype.class_shift
+
+
+def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -> Survey:
+    """See `reference.survey`."""
+    word_bits, kind, shift = _layout(dtype)
+    members = np.zeros(dtype.n_classes if by_class else 1, np.int64)
+    steps = np.zeros((members.size, N_SYMBOLS), np.int64)
+    if not by_class:
+        shift = word_bits - 1  # leaves nothing of the magnitude
+    largest = _native.survey(word_bits, kind, shift, base, target, members, steps)
+    return Survey(members, steps.sum(axis=1), steps, largest)
+
+
+class Differ:
+    """See `reference.Differ`."""
+
+    def __init__(self, dtype: DType, bounds: list[int], marks_unchanged: list[bool]) -> None:
+        self._native = _native.Diff(*_layout(dtype), bounds, bytes(marks_unchanged))
+
+    def feed(self, base: Words, target: Words, counts: Int64s) -> int:
+        """See `reference.Differ.feed`."""
+        return self._native.feed(base, target, counts)
+
+    def finish(self) -> list[TierCode]:
+        """See `reference.Differ.finish`."""
+        return [TierCode(*tier) for tier in self._native.finish()]
+
+
+class Patcher:
+    """See `reference.Patcher`."""
+
+    def __init__(self, dtype: DType, bounds: list[int], tiers: list[TierCode]) -> None:
+        rows = [
+            (t.n_members, t.n_changed, t.gap_symbols, t.gap_extra, t.step_symbols, t.step_extra)
+            for t in tiers
+        ]
+        with _corrupt():
+            self._native = _native.Patch(*_layout(dtype), bounds, rows)
+
+    def feed(self, words: Words) -> None:
+        """See `reference.Patcher.feed`."""
+        with _corrupt():
+            self._native.feed(words)
+
+    def finish(self) -> None:
+        """See `reference.Patcher.finish`."""
+        with _corrupt():
+            self._native.finish()
+
+
+def histogram(symbols: bytes) -> Int64s:
+    """See `reference.histogram`."""
+    counts = np.zeros(N_SYMBOLS, np.int64)
+    _native.histogram(symbols, counts)
+    return counts
+
+
+def rans_encode(runs: Sequence[bytes], tables: Tables, lanes: int) -> bytes:
+    """See `rans.encode`."""
+    sizes = [len(r) for r in runs]
+    return _native.rans_encode(b"".join(runs), sizes, np.ascontiguousarray(tables), lanes)
+
+
+def rans_decode(data: bytes, sizes: Sequence[int], tables: Tables, lanes: int) -> list[bytes]:
+    """See `rans.decode`."""
+    symbols = bytearray(sum(sizes))
+    with _corrupt():
+        _native.rans_decode(data, sizes, np.ascontiguousarray(tables), lanes, symbols)
+    ends = np.cumsum(sizes).tolist()
+    return [bytes(symbols[end - n : end]) for n, end in zip(sizes, ends, strict=True)]

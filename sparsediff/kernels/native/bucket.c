@@ -1,0 +1,157 @@
+/* Setting up a bucket: which words belong to which tier, and what its symbols say, checked and
+ * worked out before its words are gone through. */
+#include "state.h"
+
+int layout_init(Layout *l, int word_bits, int kind, int shift, const long *bounds, size_t n_tiers) {
+    memset(l, 0, sizeof *l);
+    if ((word_bits != 8 && word_bits != 16 && word_bits != 32 && word_bits != 64) || kind < 0 ||
+        kind > KIND_UNSIGNED || shift < 0 || shift >= word_bits ||
+        (kind == KIND_FLOAT && word_bits - 1 - shift > 11))
+        return 0;
+    l->word_bits = word_bits;
+    l->kind = (enum kind)kind;
+    l->shift = shift;
+    l->n_classes = kind == KIND_FLOAT ? 1 << (word_bits - 1 - shift) : 1;
+    if (n_tiers < 1 || n_tiers > MAX_TIERS || bounds[0] != 0) return 0;
+    l->n_tiers = (int)n_tiers;
+    for (int k = 0; k < l->n_tiers; k++) {
+        if ((k && bounds[k] <= bounds[k - 1]) || bounds[k] >= l->n_classes) return 0;
+        memset(l->tier_of_class + bounds[k], k, (size_t)(l->n_classes - bounds[k]));
+        l->first_level[k] = (uint8_t)(l->n_classes > 256 ? k : bounds[k]);
+    }
+    for (int i = 0; i < 256; i++)
+        l->tier_of_level[i] = l->n_classes > 256 ? (uint8_t)(i < l->n_tiers ? i : 0)
+                              : i < l->n_classes ? l->tier_of_class[i]
+                                                 : 0;
+    return 1;
+}
+
+/* Add tier k to a list of ranges, in increasing order. */
+static inline void add_to_ranges(uint8_t ranges[][2], int *n, int k) {
+    if (!*n || ranges[*n - 1][1] != k - 1) ranges[(*n)++][0] = (uint8_t)k;
+    ranges[*n - 1][1] = (uint8_t)k;
+}
+
+void diff_mark_unchanged(Diff *d, int k) { add_to_ranges(d->inverted, &d->n_inverted, k); }
+
+void diff_free(Diff *d) {
+    for (int k = 0; k < MAX_TIERS; k++) {
+        OutTier *t = &d->tiers[k];
+        free(t->marks.data);
+        free(t->steps.data);
+        free(t->gap_symbols.data);
+        free(t->step_symbols.data);
+        free(t->gap_bits.bytes.data);
+        free(t->step_bits.bytes.data);
+    }
+}
+
+int patch_set_tier(Patch *p, int k, InTier t, size_t n_gap_symbols, size_t n_step_symbols) {
+    if (t.n_changed > t.n_members || t.n_members > MAX_WORDS || n_step_symbols != t.n_changed)
+        return 0;
+    const int unchanged = 2 * t.n_changed > t.n_members;
+    t.n_marked = unchanged ? t.n_members - t.n_changed : t.n_changed;
+    if (n_gap_symbols != t.n_marked) return 0;
+    if (unchanged) add_to_ranges(p->inverted, &p->n_inverted, k);
+    p->tiers[k] = t;
+    return 1;
+}
+
+void histogram(const uint8_t *data, size_t size, int64_t *counts) {
+    uint64_t partial[4][N_SYMBOLS] = {{0}}; /* so that equal neighbours do not wait for each other */
+    size_t i = 0;
+    for (; i + 4 <= size; i += 4)
+        for (size_t j = 0; j < 4; j++) partial[j][data[i + j]]++;
+    for (; i < size; i++) partial[0][data[i]]++;
+    for (int s = 0; s < N_SYMBOLS; s++)
+        counts[s] += (int64_t)(partial[0][s] + partial[1][s] + partial[2][s] + partial[3][s]);
+}
+
+/* Extra bits must be exactly as long as the symbols ask for, and end in zeros. */
+static enum status check_extra(const uint8_t *symbols, uint64_t n, int shift, const uint8_t *extra,
+                               size_t size) {
+    int64_t count[N_SYMBOLS] = {0};
+    uint64_t bits = 0;
+    histogram(symbols, n, count);
+    for (unsigned s = 0; s < N_SYMBOLS; s++) {
+        if (s >> shift > 127 && count[s]) return BAD_GAP_SYMBOL;
+        bits += (uint64_t)count[s] * class_width(s >> shift);
+    }
+    if ((bits + 7) / 8 != size) return BAD_EXTRA_LENGTH;
+    if (bits % 8 && extra[size - 1] >> bits % 8) return BAD_EXTRA_END;
+    return OK;
+}
+
+static enum status read_marks(InTier *t) {
+    BitReader r = {t->gap_extra, t->gap_extra_size, 0};
+    t->marks = malloc((t->n_marked + 1) * sizeof *t->marks);
+    if (!t->marks) return NO_MEMORY;
+    uint64_t next = 0; /* below 2^32, like each gap let through: the sum cannot overflow */
+    for (uint64_t i = 0; i < t->n_marked; i++) {
+        const uint64_t gap = get_extra(&r, t->gap_symbols[i]);
+        if (gap >= t->n_members || next + gap >= t->n_members) return BAD_GAP;
+        t->marks[i] = (uint32_t)(next + gap);
+        next += gap + 1;
+    }
+    t->marks[t->n_marked] = UINT32_MAX;
+    return OK;
+}
+
+/* |step| - 1 is below 2^(W-1), and for positive steps below one less. */
+#define READ_STEPS(WORD)                                                          \
+    do {                                                                          \
+        const uint64_t limit = (WORD)((WORD)~(WORD)0 >> 1);                       \
+        WORD *steps = t->steps;                                                   \
+        for (uint64_t i = 0; i < t->n_changed; i++) {                             \
+            const unsigned symbol = t->step_symbols[i];                           \
+            const uint64_t v = get_extra(&r, symbol >> 1);                        \
+            if (v >= limit + (symbol & 1)) return BAD_STEP;                       \
+            steps[i] = (WORD)(symbol & 1 ? 0 - (v + 1) : v + 1);                  \
+        }                                                                         \
+    } while (0)
+
+static enum status read_steps(InTier *t, int word_bits) {
+    BitReader r = {t->step_extra, t->step_extra_size, 0};
+    t->steps = malloc((t->n_changed + 1) * (size_t)word_bits / 8);
+    if (!t->steps) return NO_MEMORY;
+    if (word_bits == 8)
+        READ_STEPS(uint8_t);
+    else if (word_bits == 16)
+        READ_STEPS(uint16_t);
+    else if (word_bits == 32)
+        READ_STEPS(uint32_t);
+    else
+        READ_STEPS(uint64_t);
+    return OK;
+}
+
+enum status patch_begin(Patch *p) {
+    for (int k = 0; k < p->layout.n_tiers; k++) {
+        InTier *t = &p->tiers[k];
+        enum status status =
+            check_extra(t->gap_symbols, t->n_marked, 0, t->gap_extra, t->gap_extra_size);
+        if (status == OK)
+            status = check_extra(t->step_symbols, t->n_changed, 1, t->step_extra, t->step_extra_size);
+        if (status == OK) status = read_marks(t);
+        if (status == OK) status = read_steps(t, p->layout.word_bits);
+        if (status != OK) return status;
+        p->next[k] = t->marks;
+    }
+    return OK;
+}
+
+enum status patch_end(const Patch *p) {
+    for (int k = 0; k < p->layout.n_tiers; k++) {
+        const InTier *t = &p->tiers[k];
+        if (p->reached[k] - p->reached[k + 1] != t->n_members || t->steps_used != t->n_changed)
+            return BAD_TIERS;
+    }
+    return OK;
+}
+
+void patch_free(Patch *p) {
+    for (int k = 0; k < MAX_TIERS; k++) {
+        free(p->tiers[k].marks);
+        free(p->tiers[k].steps);
+    }
+}

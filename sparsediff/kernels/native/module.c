@@ -1,0 +1,284 @@
+/* The Python side of the compiled kernels: buffers in, buffers out, the interpreter
+ * lock released in between. What the functions mean is said in ../reference.py. */
+#include "python.h"
+#include "rans.h"
+
+const Loops *loops = &loops_baseline;
+
+static const char *const messages[] = {
+    [BAD_GAP_SYMBOL] = "gap symbol out of range",
+    [BAD_GAP] = "gap leaves its tier",
+    [BAD_STEP] = "step out of range",
+    [BAD_EXTRA_LENGTH] = "extra bits have the wrong length",
+    [BAD_EXTRA_END] = "extra bits are not filled up with zeros",
+    [FEW_STEPS] = "more changed members than steps",
+    [BAD_TIERS] = "tier sizes do not fit the base words",
+    [RANS_SHORT] = "entropy-coded data is cut short",
+    [RANS_STATE] = "entropy coder state out of range",
+    [RANS_END] = "entropy-coded data does not end where it should",
+};
+
+PyObject *failed(enum status status) {
+    if (status == NO_MEMORY) return PyErr_NoMemory();
+    PyErr_SetString(PyExc_ValueError, messages[status]);
+    return NULL;
+}
+
+int width_index(const Layout *l) {
+    return l->word_bits == 8 ? 0 : l->word_bits == 16 ? 1 : l->word_bits == 32 ? 2 : 3;
+}
+
+int layout_from(Layout *l, int word_bits, int kind, int shift, PyObject *bounds) {
+    long first[MAX_TIERS];
+    const Py_ssize_t n = PySequence_Size(bounds);
+    if (n < 0) return 0;
+    for (Py_ssize_t k = 0; k < n && k < MAX_TIERS; k++) {
+        PyObject *item = PySequence_GetItem(bounds, k);
+        first[k] = item ? PyLong_AsLong(item) : -1;
+        Py_XDECREF(item);
+        if (PyErr_Occurred()) return 0;
+    }
+    if (layout_init(l, word_bits, kind, shift, first, (size_t)n)) return 1;
+    PyErr_SetString(PyExc_AssertionError, "no such layout of words and tiers");
+    return 0;
+}
+
+int word_buffers(PyObject *a, PyObject *b, const Layout *l, Py_buffer *va, Py_buffer *vb,
+                 size_t *n_words) {
+    const size_t word = (size_t)l->word_bits / 8;
+    if (PyObject_GetBuffer(a, va, PyBUF_SIMPLE)) return 0;
+    if (PyObject_GetBuffer(b, vb, PyBUF_SIMPLE)) {
+        PyBuffer_Release(va);
+        return 0;
+    }
+    if (va->len != vb->len || (size_t)va->len % word || (uintptr_t)va->buf % word ||
+        (uintptr_t)vb->buf % word) {
+        PyBuffer_Release(va);
+        PyBuffer_Release(vb);
+        PyErr_SetString(PyExc_AssertionError, "buffers of different length, or not aligned");
+        return 0;
+    }
+    *n_words = (size_t)va->len / word;
+    return 1;
+}
+
+int counts_buffer(PyObject *o, Py_buffer *v, size_t n) {
+    if (PyObject_GetBuffer(o, v, PyBUF_WRITABLE)) return 0;
+    if ((size_t)v->len != n * sizeof(int64_t) || (uintptr_t)v->buf % sizeof(int64_t)) {
+        PyBuffer_Release(v);
+        PyErr_SetString(PyExc_AssertionError, "counts of the wrong size");
+        return 0;
+    }
+    return 1;
+}
+
+static PyObject *py_survey(PyObject *module, PyObject *args) {
+    int word_bits, kind, shift;
+    PyObject *base, *target, *members, *steps;
+    Py_buffer vb, vt, vm, vs;
+    Layout layout;
+    size_t n_words;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iiiOOOO", &word_bits, &kind, &shift, &base, &target, &members,
+                          &steps))
+        return NULL;
+    PyObject *one = Py_BuildValue("(i)", 0);
+    const int ok = one && layout_from(&layout, word_bits, kind, shift, one);
+    Py_XDECREF(one);
+    if (!ok || !word_buffers(base, target, &layout, &vb, &vt, &n_words)) return NULL;
+    PyObject *result = NULL;
+    if (counts_buffer(members, &vm, (size_t)layout.n_classes)) {
+        if (counts_buffer(steps, &vs, (size_t)layout.n_classes * N_SYMBOLS)) {
+            uint64_t largest;
+            Py_BEGIN_ALLOW_THREADS
+            loops->survey[width_index(&layout)](&layout, vb.buf, vt.buf, n_words, vm.buf, vs.buf,
+                                                &largest);
+            Py_END_ALLOW_THREADS
+            result = PyLong_FromUnsignedLongLong(largest);
+            PyBuffer_Release(&vs);
+        }
+        PyBuffer_Release(&vm);
+    }
+    PyBuffer_Release(&vb);
+    PyBuffer_Release(&vt);
+    return result;
+}
+
+#define MAX_RUNS (2 * MAX_TIERS)
+
+/* Runs with copies of their tables, which nobody can change meanwhile. */
+typedef struct {
+    size_t n;
+    Run run[MAX_RUNS];
+    uint32_t table[MAX_RUNS][N_SYMBOLS];
+} Runs;
+
+static Runs *runs_from(PyObject *sizes, const Py_buffer *tables, uint8_t *symbols,
+                       size_t n_symbols) {
+    PyObject *tuple = PySequence_Tuple(sizes);
+    if (!tuple) return NULL;
+    const size_t n = (size_t)PyTuple_Size(tuple);
+    Runs *runs = NULL;
+    if (n > MAX_RUNS || (size_t)tables->len != n * sizeof runs->table[0])
+        PyErr_SetString(PyExc_AssertionError, "one table for each run, and not too many");
+    else if (!(runs = malloc(sizeof *runs)))
+        PyErr_NoMemory();
+    size_t at = 0;
+    if (runs) {
+        runs->n = n;
+        memcpy(runs->table, tables->buf, (size_t)tables->len);
+        for (size_t i = 0; i < n; i++) {
+            const size_t size = PyLong_AsSize_t(PyTuple_GetItem(tuple, (Py_ssize_t)i));
+            if (PyErr_Occurred()) break;
+            if (size > n_symbols - at || !rans_table_is_valid(runs->table[i])) {
+                PyErr_SetString(PyExc_AssertionError, "run or table out of range");
+                break;
+            }
+            runs->run[i] = (Run){symbols + at, size, runs->table[i]};
+            at += size;
+        }
+        if (!PyErr_Occurred() && at != n_symbols)
+            PyErr_SetString(PyExc_AssertionError, "runs do not add up");
+        if (PyErr_Occurred()) {
+            free(runs);
+            runs = NULL;
+        }
+    }
+    Py_DECREF(tuple);
+    return runs;
+}
+
+static int lanes_are_few(Py_ssize_t lanes) {
+    if (lanes >= 1 && lanes <= 1 << 16) return 1;
+    PyErr_SetString(PyExc_AssertionError, "number of lanes out of range");
+    return 0;
+}
+
+static PyObject *py_rans_encode(PyObject *module, PyObject *args) {
+    Py_buffer symbols, tables;
+    PyObject *sizes, *result = NULL;
+    Py_ssize_t lanes;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*Oy*n", &symbols, &sizes, &tables, &lanes)) return NULL;
+    Runs *runs = runs_from(sizes, &tables, symbols.buf, (size_t)symbols.len);
+    if (runs && lanes_are_few(lanes)) {
+        const size_t limit = rans_limit((size_t)symbols.len, (size_t)lanes);
+        uint8_t *out = malloc(limit);
+        enum status status = out ? OK : NO_MEMORY;
+        size_t size = 0;
+        Py_BEGIN_ALLOW_THREADS
+        if (out) status = rans_encode(runs->run, runs->n, (size_t)lanes, out, limit, &size);
+        Py_END_ALLOW_THREADS
+        result = status == OK ? PyBytes_FromStringAndSize((char *)out + limit - size,
+                                                          (Py_ssize_t)size)
+                              : failed(status);
+        free(out);
+    }
+    free(runs);
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&tables);
+    return result;
+}
+
+static PyObject *py_rans_decode(PyObject *module, PyObject *args) {
+    Py_buffer data, tables, symbols;
+    PyObject *sizes, *result = NULL;
+    Py_ssize_t lanes;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*Oy*nw*", &data, &sizes, &tables, &lanes, &symbols)) return NULL;
+    Runs *runs = runs_from(sizes, &tables, symbols.buf, (size_t)symbols.len);
+    if (runs && lanes_are_few(lanes)) {
+        enum status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = rans_decode(data.buf, (size_t)data.len, runs->run, runs->n, (size_t)lanes);
+        Py_END_ALLOW_THREADS
+        result = status == OK ? Py_NewRef(Py_None) : failed(status);
+    }
+    free(runs);
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&tables);
+    PyBuffer_Release(&symbols);
+    return result;
+}
+
+static PyObject *py_histogram(PyObject *module, PyObject *args) {
+    Py_buffer data, counts;
+    PyObject *out;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*O", &data, &out)) return NULL;
+    const int ok = counts_buffer(out, &counts, N_SYMBOLS);
+    if (ok) {
+        Py_BEGIN_ALLOW_THREADS
+        histogram(data.buf, (size_t)data.len, counts.buf);
+        Py_END_ALLOW_THREADS
+        PyBuffer_Release(&counts);
+    }
+    PyBuffer_Release(&data);
+    return ok ? Py_NewRef(Py_None) : NULL;
+}
+
+/* Names of the instruction sets this processor can run, best first; use(name) picks one. */
+static int is_supported(const Loops *candidate) {
+#if defined(__x86_64__)
+    if (candidate == &loops_avx2) {
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+    }
+#endif
+    return candidate == &loops_baseline;
+}
+
+static const Loops *const all_loops[] = {
+#if defined(__x86_64__)
+    &loops_avx2,
+#endif
+    &loops_baseline,
+};
+
+static PyObject *py_use(PyObject *module, PyObject *args) {
+    const char *name = NULL;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "|z", &name)) return NULL;
+    for (size_t i = 0; i < sizeof all_loops / sizeof *all_loops; i++)
+        if (is_supported(all_loops[i]) && (!name || !strcmp(name, all_loops[i]->name))) {
+            loops = all_loops[i];
+            return PyUnicode_FromString(loops->name);
+        }
+    PyErr_SetString(PyExc_LookupError, "this processor has no such instructions");
+    return NULL;
+}
+
+static PyMethodDef functions[] = {
+    {"survey", py_survey, METH_VARARGS,
+     "survey(word_bits, kind, shift, base, target, members, steps) -> largest |step|"},
+    {"histogram", py_histogram, METH_VARARGS, "histogram(data, counts)"},
+    {"rans_encode", py_rans_encode, METH_VARARGS,
+     "rans_encode(symbols, sizes, tables, lanes) -> bytes"},
+    {"rans_decode", py_rans_decode, METH_VARARGS,
+     "rans_decode(data, sizes, tables, lanes, symbols)"},
+    {"use", py_use, METH_VARARGS, "use(name=None) -> name of the instructions in use"},
+    {NULL, NULL, 0, NULL},
+};
+
+static int add_type(PyObject *module, const char *name, PyType_Spec *spec) {
+    PyObject *type = PyType_FromSpec(spec);
+    const int failed_to = !type || PyModule_AddObjectRef(module, name, type);
+    Py_XDECREF(type);
+    return failed_to ? -1 : 0;
+}
+
+static int exec_module(PyObject *module) {
+    return add_type(module, "Diff", &diff_spec) || add_type(module, "Patch", &patch_spec) ? -1 : 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, exec_module},
+    {0, NULL},
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT, "_native", "Compiled kernels.", 0, functions, module_slots,
+    NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&module_def); }

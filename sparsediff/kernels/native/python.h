@@ -1,0 +1,29 @@
+/* What the Python side of the compiled kernels shares. */
+#ifndef SPARSEDIFF_PYTHON_H
+#define SPARSEDIFF_PYTHON_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "state.h"
+
+extern const Loops *loops; /* in use */
+extern PyType_Spec diff_spec, patch_spec;
+
+/* Set the exception for a status and return NULL. ValueError says that the input is corrupt;
+ * the Python side gives it its proper class. */
+PyObject *failed(enum status status);
+
+int width_index(const Layout *l); /* into the loops */
+
+/* These return 0 with an exception set. `bounds` are the first classes of the tiers. */
+int layout_from(Layout *l, int word_bits, int kind, int shift, PyObject *bounds);
+
+/* Two buffers of as many words. */
+int word_buffers(PyObject *a, PyObject *b, const Layout *l, Py_buffer *va, Py_buffer *vb,
+                 size_t *n_words);
+
+/* A writable buffer of n 64-bit counts. */
+int counts_buffer(PyObject *o, Py_buffer *v, size_t n);
+
+#endif

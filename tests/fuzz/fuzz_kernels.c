@@ -1,0 +1,304 @@
+/* Fuzzes the compiled kernels: run.sh builds this with the sanitizers and runs it.
+ *
+ * Every decision is drawn from the input bytes, so that a coverage-guided fuzzer can steer it
+ * (LLVMFuzzerTestOneInput); main() makes up inputs by itself: fuzz_kernels EXECUTIONS [SEED].
+ * An execution makes a bucket or a run of symbols, encodes it, checks that it decodes to the
+ * same with every instruction set, damages it, and decodes that, which may fail but must not
+ * touch memory it was not given. All buffers are allocated at exactly their size. */
+#include <stdio.h>
+
+#include "rans.h"
+#include "state.h"
+
+static const uint8_t *input;
+static size_t input_left;
+
+static uint64_t draw(uint64_t below) { /* 0 … below - 1 */
+    uint64_t x = 0;
+    const int n_bytes = below <= 1 ? 0 : below <= 256 ? 1 : 4;
+    for (int i = 0; i < n_bytes && input_left; i++, input_left--) x = x << 8 | *input++;
+    return below ? x % below : 0;
+}
+
+static void check(int condition, const char *what) {
+    if (condition) return;
+    fprintf(stderr, "failed: %s\n", what);
+    abort();
+}
+
+static void *exactly(const void *data, size_t size) {
+    uint8_t *copy = malloc(size); /* malloc(0) gives a place no byte of which may be touched */
+    if (size) memcpy(copy, data, size);
+    return copy;
+}
+
+static const Loops *some_loops(void) {
+#if defined(__x86_64__)
+    if (draw(2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
+        return &loops_avx2;
+#endif
+    return &loops_baseline;
+}
+
+static int width_index(const Layout *l) {
+    return l->word_bits == 8 ? 0 : l->word_bits == 16 ? 1 : l->word_bits == 32 ? 2 : 3;
+}
+
+/* A field of a tier: bytes of exactly their size, some of them damaged. */
+typedef struct {
+    uint8_t *data;
+    size_t size;
+} Field;
+
+static Field field(const uint8_t *data, size_t size, int damage, int may_resize) {
+    Field f = {NULL, size};
+    damage = damage && draw(8) == 0;
+    if (damage && may_resize && draw(4) == 0) {
+        f.size += draw(5);
+        f.size -= f.size < 2 ? f.size : 2;
+    }
+    uint8_t *longer = calloc(1, (f.size > size ? f.size : size) + 1);
+    if (size) memcpy(longer, data, size);
+    if (damage && f.size)
+        for (uint64_t n = 1 + draw(3); n; n--) /* a little, most times, so that it gets far */
+            longer[draw(f.size)] ^= (uint8_t)(draw(4) ? 1u << draw(3) : draw(256));
+    f.data = exactly(longer, f.size);
+    free(longer);
+    return f;
+}
+
+static Field bits_of(Bits *b, int damage) {
+    check(reserve(&b->bytes, 8), "memory");
+    memcpy(b->bytes.data + b->bytes.size, &b->partial, 8);
+    return field(b->bytes.data, b->bytes.size + (b->fill + 7) / 8, damage, 1);
+}
+
+/* Decode the tiers of a bucket from `base` in two pieces; 0 if they were refused. */
+static int decode(const Diff *diff, const Layout *l, int damage, const uint8_t *base, uint8_t *out,
+                  size_t n_words) {
+    Patch *p = calloc(1, sizeof *p);
+    Field fields[4 * MAX_TIERS];
+    const size_t word = (size_t)l->word_bits / 8;
+    int n_fields = 0, ok = 1;
+    p->layout = *l;
+    for (int k = 0; ok && k < l->n_tiers; k++) {
+        OutTier t = diff->tiers[k];
+        Field *f = &fields[n_fields];
+        Bits gap_bits = t.gap_bits, step_bits = t.step_bits;
+        Bytes gap_copy = {exactly(gap_bits.bytes.data, gap_bits.bytes.size), gap_bits.bytes.size,
+                          gap_bits.bytes.size};
+        Bytes step_copy = {exactly(step_bits.bytes.data, step_bits.bytes.size),
+                           step_bits.bytes.size, step_bits.bytes.size};
+        gap_bits.bytes = gap_copy;
+        step_bits.bytes = step_copy;
+        f[0] = field(t.gap_symbols.data, t.gap_symbols.size, damage, 0);
+        f[1] = bits_of(&gap_bits, damage);
+        f[2] = field(t.step_symbols.data, t.step_symbols.size, damage, 0);
+        f[3] = bits_of(&step_bits, damage);
+        free(gap_bits.bytes.data);
+        free(step_bits.bytes.data);
+        n_fields += 4;
+        InTier in = {
+            .n_members = diff->reached[k] - diff->reached[k + 1],
+            .n_changed = t.n_changed,
+            .gap_symbols = f[0].data,
+            .gap_extra = f[1].data,
+            .gap_extra_size = f[1].size,
+            .step_symbols = f[2].data,
+            .step_extra = f[3].data,
+            .step_extra_size = f[3].size,
+        };
+        if (damage && draw(32) == 0) in.n_members += draw(3) ? draw(100) : draw(UINT32_MAX);
+        ok = patch_set_tier(p, k, in, f[0].size, f[2].size);
+    }
+    if (ok) ok = patch_begin(p) == OK;
+    const Loops *loops = some_loops();
+    const size_t cut = draw(n_words + 1);
+    for (int piece = 0; ok && piece < 2; piece++) {
+        const size_t from = piece ? cut : 0, n = piece ? n_words - cut : cut;
+        uint8_t *words = exactly(base + from * word, n * word);
+        ok = loops->patch[width_index(l)](p, words, n) == OK;
+        if (ok && n) memcpy(out + from * word, words, n * word);
+        free(words);
+    }
+    if (ok) ok = patch_end(p) == OK;
+    for (int i = 0; i < n_fields; i++) free(fields[i].data);
+    patch_free(p);
+    free(p);
+    return ok;
+}
+
+static void fuzz_bucket(void) {
+    static const int kinds[][3] = {{8, 0, 0},  {16, 0, 7},  {16, 0, 10}, {32, 0, 23}, {64, 0, 52},
+                                   {8, 1, 0},  {16, 1, 0},  {32, 1, 0},  {64, 1, 0},  {8, 2, 0},
+                                   {16, 2, 0}, {32, 2, 0},  {64, 2, 0}};
+    const int *kind = kinds[draw(sizeof kinds / sizeof *kinds)];
+    const int n_classes = kind[1] ? 1 : 1 << (kind[0] - 1 - kind[2]);
+    const size_t word = (size_t)kind[0] / 8;
+    long bounds[MAX_TIERS] = {0};
+    size_t n_tiers = 1;
+    const uint64_t widest = 1 + draw((uint64_t)n_classes / 4 + 1);
+    while (n_tiers < MAX_TIERS && n_classes > 1 && draw(16)) {
+        const long next = bounds[n_tiers - 1] + 1 + (long)draw(widest);
+        if (next >= n_classes) break;
+        bounds[n_tiers++] = next;
+    }
+    Layout layout;
+    check(layout_init(&layout, kind[0], kind[1], kind[2], bounds, n_tiers), "layout");
+
+    const size_t n_words = draw(4) ? draw(300) : draw(2000), size = n_words * word;
+    uint8_t *base = malloc(size), *target = malloc(size), *out = malloc(size);
+    uint64_t few[4] = {draw(256) << 7, draw(UINT32_MAX), draw(UINT32_MAX) << 31, 0x3c00};
+    const uint64_t density = draw(256);
+    uint64_t random = draw(UINT32_MAX) | 1;
+    for (size_t i = 0; i < n_words; i++) {
+        random = random * UINT64_C(6364136223846793005) + 1442695040888963407;
+        uint64_t b = few[random >> 62] ^ (random >> 50 & 0x3ff);
+        uint64_t t = b;
+        if ((random >> 20 & 255) < density) t = random >> 30 & 1 ? b + 1 : b ^ random >> (random & 63);
+        memcpy(base + i * word, &b, word);
+        memcpy(target + i * word, &t, word);
+    }
+    const size_t cut = draw(n_words + 1);
+    Diff *diff[2];
+    int unchanged[MAX_TIERS];
+    for (int k = 0; k < layout.n_tiers; k++) unchanged[k] = density > 140;
+    for (int i = 0; i < 2; i++) { /* with any two instruction sets, the same */
+        int64_t steps[N_SYMBOLS] = {0}, total = 0;
+        const Loops *loops = some_loops();
+        diff[i] = calloc(1, sizeof **diff);
+        diff[i]->layout = layout;
+        for (int k = 0; k < layout.n_tiers; k++)
+            if (unchanged[k]) diff_mark_unchanged(diff[i], k);
+        for (int piece = 0; piece < 2; piece++) {
+            const size_t from = piece ? cut : 0, n = piece ? n_words - cut : cut;
+            uint8_t *b = exactly(base + from * word, n * word);
+            uint8_t *t = exactly(target + from * word, n * word);
+            uint64_t largest;
+            check(loops->diff[width_index(&layout)](diff[i], b, t, n, steps, &largest) == OK, "diff");
+            free(b);
+            free(t);
+        }
+        for (int s = 0; s < N_SYMBOLS; s++) total += steps[s];
+        uint64_t changed = 0;
+        for (int k = 0; k < layout.n_tiers; k++) changed += diff[i]->tiers[k].n_changed;
+        check((uint64_t)total == changed, "step counts");
+    }
+    int proper = 1; /* the marks are those of the rarer half */
+    for (int k = 0; k < layout.n_tiers; k++) {
+        const OutTier *a = &diff[0]->tiers[k], *b = &diff[1]->tiers[k];
+        const uint64_t members = diff[0]->reached[k] - diff[0]->reached[k + 1];
+        proper = proper && unchanged[k] == (2 * a->n_changed > members);
+        check(a->gap_symbols.size == b->gap_symbols.size, "gaps agree");
+        check(!a->gap_symbols.size || !memcmp(a->gap_symbols.data, b->gap_symbols.data,
+                                              a->gap_symbols.size), "gaps agree");
+        check(a->step_symbols.size == b->step_symbols.size, "steps agree");
+        check(!a->step_symbols.size || !memcmp(a->step_symbols.data, b->step_symbols.data,
+                                               a->step_symbols.size), "steps agree");
+    }
+    if (proper) {
+        check(decode(diff[0], &layout, 0, base, out, n_words), "decodes");
+        check(!size || !memcmp(out, target, size), "decodes to the target");
+    }
+    for (int i = 0; i < 6; i++) /* also undamaged, with words it was not made from */
+        decode(diff[0], &layout, i > 0, i & 1 ? base : target, out, n_words);
+    for (int i = 0; i < 2; i++) {
+        diff_free(diff[i]);
+        free(diff[i]);
+    }
+    free(base);
+    free(target);
+    free(out);
+}
+
+static void fuzz_rans(void) {
+    uint32_t table[3][N_SYMBOLS] = {{0}};
+    uint8_t *symbols[3];
+    Run runs[3];
+    const size_t n_runs = 1 + draw(3), lanes = (size_t)1 << draw(6);
+    size_t n = 0;
+    for (size_t r = 0; r < n_runs; r++) {
+        uint32_t left = 1u << 14;
+        uint8_t used[16];
+        const unsigned kinds = 1 + (unsigned)draw(16);
+        for (unsigned i = 0; i < kinds; i++) {
+            used[i] = (uint8_t)draw(256);
+            const uint32_t f = i + 1 == kinds ? left : 1 + (uint32_t)draw(left / 2);
+            if (f >= left && i + 1 != kinds) { /* nothing would be left for the others */
+                used[i] = used[0];
+                continue;
+            }
+            table[r][used[i]] += f;
+            left -= f;
+        }
+        check(rans_table_is_valid(table[r]), "table");
+        const size_t size = draw(700);
+        symbols[r] = malloc(size);
+        for (size_t i = 0; i < size; i++) {
+            uint8_t s = used[(i * 2654435761u >> 7) % kinds];
+            symbols[r][i] = table[r][s] ? s : used[kinds - 1];
+        }
+        runs[r] = (Run){symbols[r], size, table[r]};
+        n += size;
+    }
+    const size_t limit = rans_limit(n, lanes);
+    uint8_t *coded = malloc(limit);
+    size_t size;
+    check(rans_encode(runs, n_runs, lanes, coded, limit, &size) == OK, "rANS encodes");
+    for (int damage = 0; damage < 6; damage++) {
+        uint8_t *data = exactly(coded + limit - size, size);
+        size_t given = size;
+        Run decoded[3];
+        if (damage) {
+            for (uint64_t i = 1 + draw(4); i; i--) data[draw(size)] ^= (uint8_t)draw(256);
+            if (draw(3) == 0) given = draw(size + 1);
+        }
+        uint8_t *cut = exactly(data, given);
+        for (size_t r = 0; r < n_runs; r++)
+            decoded[r] = (Run){malloc(runs[r].n), runs[r].n, table[r]};
+        const enum status status = rans_decode(cut, given, decoded, n_runs, lanes);
+        if (!damage) {
+            check(status == OK, "rANS decodes");
+            for (size_t r = 0; r < n_runs; r++)
+                check(!runs[r].n || !memcmp(decoded[r].symbols, symbols[r], runs[r].n),
+                      "rANS decodes to the symbols");
+        }
+        for (size_t r = 0; r < n_runs; r++) free(decoded[r].symbols);
+        free(data);
+        free(cut);
+    }
+    free(coded);
+    for (size_t r = 0; r < n_runs; r++) free(symbols[r]);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    input = data;
+    input_left = size;
+    if (draw(4))
+        fuzz_bucket();
+    else
+        fuzz_rans();
+    return 0;
+}
+
+#if !defined(LIBFUZZER)
+int main(int argc, char **argv) {
+    uint64_t random = 88172645463325252u;
+    const long n = argc > 1 ? strtol(argv[1], NULL, 10) : 1000000;
+    for (int i = 2; i < argc; i++) { /* mixes a seed in */
+        for (const char *c = argv[i]; *c; c++) random = random * 31 + (uint8_t)*c;
+    }
+    for (long i = 0; i < n; i++) {
+        uint8_t data[2048];
+        for (size_t j = 0; j < sizeof data; j++) {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            data[j] = (uint8_t)random;
+        }
+        LLVMFuzzerTestOneInput(data, sizeof data);
+    }
+    printf("%ld executions, nothing found\n", n);
+    return 0;
+}
+#endif
