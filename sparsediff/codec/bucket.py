@@ -196,10 +196,13 @@ class Decoder:
 
 
 def _encode_planes(target: Words, base: Words | None) -> bytes:
-    mode, words = (MODE_PLANES, target) if base is None else (MODE_XOR_PLANES, target ^ base)
-    planes = words.view(np.uint8).reshape(-1, words.itemsize).T.tobytes()
-    del words
-    return compress(planes, level=3, prefix=bytes([mode]))
+    planes = np.empty((target.itemsize, target.size), np.uint8)
+    for i, plane in enumerate(planes):  # no whole temporary: this is where most memory is held
+        plane[:] = target.view(np.uint8)[i :: target.itemsize]
+        if base is not None:
+            plane ^= base.view(np.uint8)[i :: base.itemsize]
+    mode = MODE_PLANES if base is None else MODE_XOR_PLANES
+    return compress(planes.reshape(-1).data, level=3, prefix=bytes([mode]))
 
 
 def _decode_planes(frame: bytes, out: Words) -> None:

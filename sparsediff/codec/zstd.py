@@ -16,7 +16,9 @@ from sparsediff.errors import CorruptError
 MAX_WINDOW = 1 << 27  # bytes
 
 
-def compress(data: bytes, level: int, dictionary: bytes = b"", prefix: bytes = b"") -> bytes:
+def compress(
+    data: bytes | memoryview, level: int, dictionary: bytes = b"", prefix: bytes = b""
+) -> bytes:
     """``prefix``, then one frame of ``data`` that may refer to all of ``dictionary``."""
     size = len(data) + len(dictionary)
     parameters = zstandard.ZstdCompressionParameters.from_level(
