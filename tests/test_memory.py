@@ -23,11 +23,13 @@ GIB = 1 << 30
 MEASURE = """
 import sys
 from pathlib import Path
-from sparsediff.cli import run
-code = run(sys.argv[1:])
-(line,) = [s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmHWM")]
-print(int(line.split()[1]) * 1024, file=sys.stderr)
-sys.exit(code)
+from sparsediff.cli import main
+try:
+    main()
+finally:
+    status = Path("/proc/self/status").read_text()
+    (line,) = [s for s in status.splitlines() if s.startswith("VmHWM")]
+    print(int(line.split()[1]) * 1024, file=sys.stderr)
 """
 
 

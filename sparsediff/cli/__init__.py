@@ -8,6 +8,7 @@ exit code. The library and rich are imported inside the commands, so that
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import signal
@@ -20,6 +21,7 @@ import click
 from sparsediff.cli.common import EPILOG_CODES, examples
 from sparsediff.errors import SparsediffError, from_os_error
 
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _COMMANDS = ("make", "apply", "stats", "verify", "show")
 
 
@@ -122,4 +124,15 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)  # clean up as after Ctrl-C
     # NumPy's linear algebra, which is not used, would start a thread for each processor.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _return_large_blocks()
     sys.exit(run())
+
+
+def _return_large_blocks() -> None:
+    """Have freed blocks of megabytes go back to the system at once, where glibc allocates.
+
+    By itself it takes to keeping them, in pieces and per thread, which doubles the memory that
+    dense buckets need.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 << 20)
