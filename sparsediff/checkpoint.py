@@ -85,8 +85,12 @@ class Checkpoint:
             file.source.check_unchanged()
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
+def open_checkpoint(path: Path | str, *, allow_empty: bool = False) -> Checkpoint:
     """Find the files and spans of the checkpoint at ``path``.
+
+    Args:
+        path: a file or a directory.
+        allow_empty: accept a directory without files, as the base of a patch from nothing.
 
     Raises:
         UsageError: there is nothing usable at ``path``.
@@ -107,7 +111,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
                 "file name cannot be carried in a patch", file=repr(name)
             ) from None
         files.append(_open_file(name, file))
-    if not files:
+    if not files and not allow_empty:
         raise UsageError("directory holds no files", file=path)
     return Checkpoint(path, True, files)
 

@@ -83,7 +83,8 @@ def make_patch(
     """Write the patch that turns ``base`` into ``target``.
 
     Args:
-        base: checkpoint file or directory that the other side holds.
+        base: checkpoint file or directory that the other side holds; a directory without
+            files makes an anchor, a patch from nothing.
         target: checkpoint to reproduce there.
         output: path of the patch, ``-`` for standard output, a binary stream,
             or None to measure only.
@@ -108,7 +109,7 @@ def make_patch(
             raise UsageError("the name of the output is empty")
         place = Path(os.path.abspath(output))
         check_output(place, force=force, inputs=(base, target))
-    sides = open_checkpoint(base), open_checkpoint(target)
+    sides = open_checkpoint(base, allow_empty=True), open_checkpoint(target)
     manifest = plan(*sides, bucket_words)
     with _spool(place) as spool, os_errors(place or "temporary file"):
         sizes = _encode_all(manifest, *sides, spool, jobs or default_jobs(), progress, observer)

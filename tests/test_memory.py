@@ -115,6 +115,22 @@ def test_memory_whatever_the_words(dtype: str, kind: str, room: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_memory_of_an_anchor(dtype: str, room: Path) -> None:
+    word_bytes = {"BF16": 2, "F32": 4}[dtype]
+    _, after = step_of_training(PIECE // word_bytes, 1e-4)
+    (room / "a").mkdir()
+    write(
+        room / "b",
+        dtype,
+        word_bytes,
+        (bf16(after) if dtype == "BF16" else after).tobytes(),
+        4 * PIECE,
+    )
+    assert max(peaks(room)) < LIMIT
+
+
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_checkpoint(room: Path) -> None:
     pieces = [bf16(m).tobytes() for m in step_of_training(PIECE // 2, 3e-7)]
     found = []

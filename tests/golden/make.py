@@ -84,6 +84,13 @@ def _grown(side: int, path: Path) -> None:
     write_safetensors(path, {"a": words("BF16", after if side else before[:80])})
 
 
+def _anchor(side: int, path: Path) -> None:
+    path.mkdir()
+    if side:
+        write_safetensors(path / "model.safetensors", {"a": training_pair(2000)[1]})
+        (path / "config.json").write_text("{}\n")
+
+
 CASES: dict[str, Callable[[int, Path], None]] = {
     "bf16": _bf16,
     "dense": _dense,
@@ -93,6 +100,7 @@ CASES: dict[str, Callable[[int, Path], None]] = {
     "many-dtypes": _many_dtypes,
     "random": _random,
     "grown": _grown,
+    "anchor": _anchor,
 }
 
 
