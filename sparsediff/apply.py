@@ -9,31 +9,18 @@ and never holds more than a few buckets.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from sparsediff.errors import UsageError, WrongBaseError, os_errors
-from sparsediff.files import (
-    check_output,
-    clone,
-    create,
-    remove,
-    staged_directory,
-    staged_file,
-    temp_sibling,
-    write_at,
-)
+from sparsediff.chain import PatchSource, discard, listed, open_chain, paths, rebuild_chain
+from sparsediff.errors import UsageError, os_errors
+from sparsediff.files import check_output, staged_directory, staged_file, temp_sibling
 from sparsediff.inplace import update_in_place
 from sparsediff.make import Progress
-from sparsediff.parallel import default_jobs, ordered_map
-from sparsediff.patch import Patch, open_patch
-from sparsediff.rebuild import BaseFiles, Task, is_copy, run, tasks
-
-PatchSource = Path | str | BinaryIO
+from sparsediff.parallel import default_jobs
+from sparsediff.patch import Patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +72,7 @@ def apply_patch(
         UnavailableError: the disk is full, or the base changed meanwhile.
         LockedError: another run writes the same output.
     """
-    sources = (
-        list(patches)
-        if isinstance(patches, Sequence) and not isinstance(patches, str)
-        else [patches]
-    )
-    if not sources or sum(str(s) == "-" for s in sources) > 1:
-        raise UsageError("give at least one patch, and standard input once at most")
+    sources = listed(patches)
     base, jobs = Path(base), jobs or default_jobs()
     if in_place == (output is not None):
         raise UsageError("give either an output or in-place, not both")
@@ -103,11 +84,8 @@ def apply_patch(
             with os_errors(base):
                 if base.exists() and output.exists() and output.samefile(base):
                     raise UsageError("output is the base (--in-place updates it)", file=output)
-            paths = [s for s in sources if isinstance(s, (str, Path)) and str(s) != "-"]
-            check_output(output, force=force, inputs=[base, *paths])
-        chain = [stack.enter_context(open_patch(s)) for s in sources]
-        for before, after in pairwise(chain):
-            _check_link(before, after)
+            check_output(output, force=force, inputs=[base, *paths(sources)])
+        chain = stack.enter_context(open_chain(sources))
         last = chain[-1].manifest
         if output is None:
             written = update_in_place(base, chain, jobs, progress)
@@ -120,19 +98,6 @@ def apply_patch(
             written,
             sum(p.n_bytes for p in chain),
         )
-
-
-def _check_link(before: Patch, after: Patch) -> None:
-    """Raise WrongBaseError if ``after`` plainly was not made from the target of ``before``."""
-    made = [(f.name, f.size, f.skeleton) for f in before.manifest.target_files]
-    needed = [(f.name, f.size, f.skeleton) for f in after.manifest.base_files]
-    same = made == needed
-    a, b = before.manifest, after.manifest
-    if same and a.parts == b.parts:  # the usual case: equal layouts are cut alike
-        for x, y in zip(a.buckets, b.buckets, strict=True):
-            same = same and y.base in (None, x.target if x.target is not None else x.base)
-    if not same:
-        raise WrongBaseError(f"wrong base: patch does not continue {before.name}", file=after.name)
 
 
 def _apply_to(
@@ -163,56 +128,7 @@ def _apply_to(
         between = [temp_sibling(output, part) for part in range(len(chain) - 1)]
         left = [p for p in output.parent.iterdir() if p.name.startswith(f"{staged.name}.")]
         for path in {*between, *left}:
-            stack.callback(_discard, path)
-            _discard(path)
-        root = base
-        for patch, dest in zip(chain, [*between, staged], strict=True):
-            _rebuild(patch, root, dest, jobs, advance)
-            if root is not base:
-                _discard(root)
-            root = dest
+            stack.callback(discard, path)
+            discard(path)
+        rebuild_chain(base, chain, staged, between.__getitem__, jobs, advance)
     return total
-
-
-def _discard(path: Path) -> None:
-    if os.path.lexists(path):
-        with os_errors(path):
-            remove(path)
-
-
-def _rebuild(
-    patch: Patch, base: Path, dest: Path, jobs: int, advance: Callable[[int], None]
-) -> None:
-    """Write all target files of ``patch`` to ``dest``, a directory or the one file."""
-    files = BaseFiles(base, patch.manifest)
-    paths = [dest / f.name if f.name else dest for f in patch.manifest.target_files]
-    for path, record in zip(paths, patch.manifest.target_files, strict=True):
-        if path == dest and path.exists():
-            with os_errors(path):
-                os.truncate(path, record.size)
-        else:
-            create(path, record.size)
-
-    cloned = {i for i, path in enumerate(paths) if _clone_unchanged(patch, files, i, path)}
-
-    def write(file: int, offset: int, data: Any) -> None:
-        if file not in cloned:
-            write_at(paths[file], offset, data)
-
-    def job(task: Task) -> int:
-        return run(patch, files, task, write)
-
-    for n in ordered_map(job, tasks(patch), jobs):
-        advance(n)
-
-
-def _clone_unchanged(patch: Patch, base: BaseFiles, file: int, path: Path) -> bool:
-    """Whether ``path`` could be made a clone of the base file that it equals.
-
-    The base's words are still read and checked like any others.
-    """
-    record = patch.manifest.target_files[file]
-    same = record.dictionary  # where the skeleton of a copy comes from
-    if same is None or not record.size or not is_copy(patch.manifest, file, same):
-        return False
-    return clone(base.open(same), path)

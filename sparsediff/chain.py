@@ -1,0 +1,171 @@
+"""Patches in a row: each made from the target of the one before.
+
+Enters: sources of patches; a base and the opened chain. Leaves: the chain, shown to
+be one as far as its manifests tell, and the files of its last target at a place of
+the caller's. Publishes nothing: whoever calls stages, locks and cleans up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sparsediff.errors import UsageError, WrongBaseError, os_errors
+from sparsediff.files import clone, create, remove, write_at
+from sparsediff.manifest import Manifest
+from sparsediff.parallel import ordered_map
+from sparsediff.patch import Patch, open_patch
+from sparsediff.rebuild import BaseFiles, Task, is_copy, run, tasks
+
+PatchSource = Path | str | BinaryIO
+
+
+def listed(patches: PatchSource | Sequence[PatchSource]) -> list[PatchSource]:
+    """One patch, or several, as a list.
+
+    Raises:
+        UsageError: there is none, or standard input is named twice.
+    """
+    sources = (
+        list(patches)
+        if isinstance(patches, Sequence) and not isinstance(patches, str)
+        else [patches]
+    )
+    if not sources or sum(str(s) == "-" for s in sources) > 1:
+        raise UsageError("give at least one patch, and standard input once at most")
+    return sources
+
+
+def paths(sources: Sequence[PatchSource]) -> list[Path | str]:
+    """Those of the sources that are files."""
+    return [s for s in sources if isinstance(s, (str, Path)) and str(s) != "-"]
+
+
+@contextmanager
+def open_chain(sources: Sequence[PatchSource]) -> Iterator[list[Patch]]:
+    """Open patches and check that each continues the one before.
+
+    Raises:
+        WrongBaseError: one plainly does not.
+        SparsediffError: as `open_patch` does.
+    """
+    with ExitStack() as stack:
+        chain = [stack.enter_context(open_patch(s)) for s in sources]
+        for before, after in pairwise(chain):
+            _check_link(before, after)
+        yield chain
+
+
+def _check_link(before: Patch, after: Patch) -> None:
+    """Raise WrongBaseError if ``after`` plainly was not made from the target of ``before``."""
+    a, b = before.manifest, after.manifest
+    made = [(f.name, f.size, f.skeleton) for f in a.target_files]
+    needed = [(f.name, f.size, f.skeleton) for f in b.base_files]
+    same = made == needed
+    if same and cut_alike(a, b):
+        for x, y in zip(a.buckets, b.buckets, strict=True):
+            same = same and y.base == (x.target if x.target is not None else x.base)
+    if not same:
+        raise WrongBaseError(f"wrong base: patch does not continue {before.name}", file=after.name)
+
+
+def cut_alike(before: Manifest, after: Manifest) -> bool:
+    """Whether each bucket and skeleton of ``after`` has its namesake of ``before`` as its base.
+
+    So it is from step to step of training. It is not where tensors change their order,
+    for one: then what each patch says of its buckets cannot be compared.
+    """
+    names = [f.name for f in before.target_files]
+    return (
+        names == [f.name for f in after.base_files] == [f.name for f in after.target_files]
+        and all(f.dictionary in (None, i) for i, f in enumerate(after.target_files))
+        and (before.file_tensors, before.parts) == (after.file_tensors, after.parts)
+        and all(
+            (t.base_file, t.base_offset, t.n_based, t.dtype) == (file, s.offset, s.n_words, s.dtype)
+            for file, rows in enumerate(before.file_tensors)
+            for s, t in ((before.tensors[i], after.tensors[i]) for i in rows)
+            if s.n_words
+        )
+    )
+
+
+def rebuild_chain(
+    base: Path,
+    chain: Sequence[Patch],
+    dest: Path,
+    between: Callable[[int], Path],
+    jobs: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Write all files of the chain's target to ``dest``, a directory or the one file.
+
+    Args:
+        base: checkpoint the first patch was made from.
+        chain: what `open_chain` gave.
+        dest: where the target is built; created unless it is there.
+        between: place for the target of the patch with that index, which is removed
+            once it was used, and by the caller on an error.
+        jobs: threads.
+        advance: told of bytes rebuilt.
+
+    Raises:
+        WrongBaseError: ``base`` or a later patch does not continue the chain.
+        CorruptError: a patch is damaged.
+        UnavailableError: the disk is full, or the base changed meanwhile.
+    """
+    root = base
+    for i, patch in enumerate(chain):
+        place = dest if patch is chain[-1] else between(i)
+        _rebuild(patch, root, place, jobs, advance)
+        if root is not base:
+            discard(root)
+        root = place
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a directory if it is there."""
+    if os.path.lexists(path):
+        with os_errors(path):
+            remove(path)
+
+
+def _rebuild(
+    patch: Patch, base: Path, dest: Path, jobs: int, advance: Callable[[int], None]
+) -> None:
+    """Write all target files of ``patch`` to ``dest``, a directory or the one file."""
+    files = BaseFiles(base, patch.manifest)
+    paths = [dest / f.name if f.name else dest for f in patch.manifest.target_files]
+    for path, record in zip(paths, patch.manifest.target_files, strict=True):
+        if path == dest and path.exists():
+            with os_errors(path):
+                os.truncate(path, record.size)
+        else:
+            create(path, record.size)
+
+    cloned = {i for i, path in enumerate(paths) if _clone_unchanged(patch, files, i, path)}
+
+    def write(file: int, offset: int, data: Any) -> None:
+        if file not in cloned:
+            write_at(paths[file], offset, data)
+
+    def job(task: Task) -> int:
+        return run(patch, files, task, write)
+
+    for n in ordered_map(job, tasks(patch), jobs):
+        advance(n)
+
+
+def _clone_unchanged(patch: Patch, base: BaseFiles, file: int, path: Path) -> bool:
+    """Whether ``path`` could be made a clone of the base file that it equals.
+
+    The base's words are still read and checked like any others.
+    """
+    record = patch.manifest.target_files[file]
+    same = record.dictionary  # where the skeleton of a copy comes from
+    if same is None or not record.size or not is_copy(patch.manifest, file, same):
+        return False
+    return clone(base.open(same), path)
