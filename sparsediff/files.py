@@ -51,7 +51,7 @@ def check_relative_name(name: str, *, file: object = None) -> str:
         or "\\" in name
         or any(p in ("", ".", "..") for p in parts)
         or len(parts) > 100
-        or any(p[1:2] == ":" or _is_temp(p) for p in parts)
+        or any(p[1:2] == ":" or is_temp(p) for p in parts)
         or any(len(p.encode("utf-8", "surrogatepass")) > 255 for p in parts)
         or any("\ud800" <= c <= "\udfff" for c in name)
     )
@@ -191,7 +191,7 @@ def walk(root: Path) -> Iterator[tuple[str, Path]]:
             entries = sorted(os.scandir(directory), key=lambda e: e.name)
             for entry in entries:
                 path = directory / entry.name
-                if _is_temp(entry.name):
+                if is_temp(entry.name):
                     continue  # what a killed run left behind is no part of a checkpoint
                 if entry.is_dir():
                     yield from visit(path, f"{prefix}{entry.name}/", above | {here})
@@ -214,7 +214,8 @@ def temp_sibling(path: Path, part: int | None = None) -> Path:
     return path.parent / f".{name}{TEMP_SUFFIX}{'' if part is None else f'.{part}'}"
 
 
-def _is_temp(name: str) -> bool:
+def is_temp(name: str) -> bool:
+    """Whether a file of this name is one that `temp_sibling` named."""
     return name.startswith(".") and name.rstrip("0123456789").rstrip(".").endswith(TEMP_SUFFIX)
 
 
@@ -331,7 +332,7 @@ def staged_directory(path: Path, *, force: bool) -> Iterator[Path]:
                         sync(Path(directory, name))
                     sync(Path(directory))
                 check_output(path, force=force)
-                _publish(temp, path)
+                publish(temp, path)
         except BaseException:
             shutil.rmtree(temp, ignore_errors=True)
             raise
@@ -341,7 +342,7 @@ def staged_directory(path: Path, *, force: bool) -> Iterator[Path]:
             sync(path.parent)
 
 
-def _publish(temp: Path, path: Path) -> None:
+def publish(temp: Path, path: Path) -> None:
     """Give ``temp`` the name ``path``; what had it before is then called ``temp``."""
     if not os.path.lexists(path):
         os.rename(temp, path)

@@ -14,11 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from sparsediff import UsageError
+from sparsediff import UnavailableError, UsageError
 from sparsediff.shipping import source as module
 from sparsediff.shipping.snapshot import State, identity, states
-from sparsediff.shipping.source import Candidate, Rule, find, incomplete, survey
+from sparsediff.shipping.source import Candidate, Rule, survey
 from tests.pairs import model_directory, safetensors_bytes, training_pair
+
+
+def find(source: Path, rule: Rule, *, after: int | None = None) -> list[Candidate]:
+    return survey(source, rule, after=after)[0]
+
+
+def incomplete(source: Path, rule: Rule) -> list[tuple[str, str]]:
+    return survey(source, rule)[1]
+
 
 WHOLE = safetensors_bytes({"w": training_pair(200)[0]})
 DEFAULT = Rule()
@@ -199,7 +208,7 @@ def test_empty_pattern_says_single_checkpoint(tmp_path: Path) -> None:
 def test_unusable_pattern(pattern: str, problem: str, tmp_path: Path) -> None:
     small(tmp_path / "step_1")
     small(tmp_path / "model.safetensors")
-    with pytest.raises(UsageError, match=problem):
+    with pytest.raises((UsageError, UnavailableError), match=problem):
         find(tmp_path, Rule(pattern=pattern))
 
 
@@ -240,7 +249,9 @@ def test_neither_run_nor_checkpoint(content: list[str], tmp_path: Path) -> None:
     for name in content:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(WHOLE)
-    with pytest.raises(UsageError, match="no checkpoint here, expected entries numbered like step"):
+    with pytest.raises(
+        UnavailableError, match="no checkpoint here, expected entries numbered like step"
+    ):
         find(tmp_path, DEFAULT)
 
 
@@ -514,7 +525,7 @@ def test_all_pruned_while_listed(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
         patch.setattr(os, "scandir", listed)
         patch.setattr(shutil, "rmtree", lambda path: subprocess.run(["rm", "-r", path], check=True))
         assert survey(run, DEFAULT) == ([], [])
-    with pytest.raises(UsageError, match="no checkpoint here"):
+    with pytest.raises(UnavailableError, match="no checkpoint here"):
         find(run, DEFAULT)
 
 

@@ -52,7 +52,7 @@ from sparsediff.errors import (
     os_errors,
     printable,
 )
-from sparsediff.files import InputFile, _is_temp, check_relative_name
+from sparsediff.files import InputFile, check_relative_name, is_temp
 from sparsediff.shipping.snapshot import State, identity_of, states
 
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".distcp")
@@ -120,20 +120,11 @@ class _Entry:
     name: str
     number: int | None
     path: Path
-
-
-def find(source: Path, rule: Rule, *, after: int | None = None) -> list[Candidate]:
-    """Complete checkpoints; see `survey`."""
-    return survey(source, rule, after=after)[0]
-
-
-def incomplete(source: Path, rule: Rule, *, after: int | None = None) -> list[tuple[str, str]]:
-    """Names of checkpoints that are not complete, and why; see `survey`."""
-    return survey(source, rule, after=after)[1]
+    touched: float  # its own mtime: when files in it came and went
 
 
 def survey(
-    source: Path, rule: Rule, *, after: int | None = None
+    source: Path, rule: Rule, *, after: int | None = None, since: float = float("inf")
 ) -> tuple[list[Candidate], list[tuple[str, str]]]:
     """Complete checkpoints in numeric order, and why the others are not, from the same looks.
 
@@ -142,11 +133,13 @@ def survey(
     Args:
         source: a run directory, or a single checkpoint, file or directory.
         rule: what counts.
-        after: in a run directory, look at higher numbers only.
+        after: in a run directory, look at higher numbers only,
+        since: and at lower ones that were touched after this, seconds since the epoch.
 
     Raises:
-        UsageError: ``source`` is missing or holds no checkpoint, two entries
-            have the same number, or the rule is malformed.
+        UsageError: ``source`` is missing, two entries have the same number, or the
+            rule is malformed.
+        UnavailableError: ``source`` holds no checkpoint yet.
     """
     if rule.marker is not None:
         try:
@@ -154,7 +147,9 @@ def survey(
         except CorruptError as e:
             raise UsageError("unsafe name of a marker", found=e.found) from None
     entries = [
-        e for e in _entries(source, rule) if after is None or e.number is None or e.number > after
+        e
+        for e in _entries(source, rule)
+        if after is None or e.number is None or e.number > after or e.touched > since
     ]
     first = [_states_or_none(e.path) for e in entries]
     now = time.time()
@@ -180,26 +175,26 @@ def survey(
 
 def _entries(source: Path, rule: Rule) -> list[_Entry]:
     """What to look at, in numeric order."""
-    single = [_Entry(Path(os.path.abspath(source)).name, None, source)]
+    single = [_Entry(Path(os.path.abspath(source)).name, None, source, 0.0)]
     with os_errors(source):
         if not stat.S_ISDIR(os.stat(source).st_mode):
             return single
         with os.scandir(source) as listing:
             # What a link leads to comes before the link.
             listed = sorted(listing, key=lambda e: (e.is_symlink(), e.name))
-    listed = [e for e in listed if not _is_temp(e.name)]
+    listed = [e for e in listed if not is_temp(e.name)]
     numbered = None if rule.pattern == "" else _numbered(source, listed, rule.pattern)
     if numbered is not None:
         return numbered
     if rule.pattern:
-        raise UsageError(
+        raise UnavailableError(
             "no entry of the directory matches the pattern", file=source, expected=rule.pattern
         )
     with os_errors(source):
         files = [e.name for e in listed if e.is_file()]
     plain = (*_WEIGHTS, "index.json") if _needs_weights(rule) else ""
     if not any(name.endswith(plain) for name in files):
-        raise UsageError(
+        raise UnavailableError(
             "no checkpoint here",
             file=source,
             expected="entries numbered like step_000100 or checkpoint-1200, or files of weights"
@@ -241,7 +236,7 @@ def _numbered(
                 found=f"{found[number].name} and {entry.name}",
             )
         seen.add(here)
-        found[number] = _Entry(entry.name, number, source / entry.name)
+        found[number] = _Entry(entry.name, number, source / entry.name, status.st_mtime)
     if not found and not pruned:
         return None
     return [found[number] for number in sorted(found)]
