@@ -22,7 +22,18 @@ from sparsediff.cli.common import EPILOG_CODES, examples
 from sparsediff.errors import SparsediffError, from_os_error
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
-_COMMANDS = ("make", "apply", "stats", "verify", "show")
+_COMMANDS = (
+    "make",
+    "apply",
+    "stats",
+    "verify",
+    "show",
+    "ship",
+    "pull",
+    "log",
+    "prune",
+    "check",
+)
 
 
 class _Group(click.Group):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -110,6 +111,46 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+class Bandwidth(click.ParamType[float]):
+    """Bits per second: 1Gbps, 250Mbit/s, 10MB/s."""
+
+    name = "bandwidth"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse a value from the command line."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"([0-9.]+)\s*([kKMGT]?)(bps|bit/s|b/s|Bps|B/s)", str(value).strip())
+        try:
+            if match is None:
+                raise ValueError
+            rate: float = float(match[1]) * 1000.0 ** " KMGT".index((match[2] or " ").upper())
+            if not 1 <= rate <= 1e15:
+                raise ValueError
+        except ValueError:
+            self.fail(f"{value!r} is not a bandwidth like 1Gbps or 100MB/s", param, ctx)
+        return rate * (8 if match[3].startswith("B") else 1)
+
+
+class Duration(click.ParamType[float]):
+    """Seconds: 90, 90s, 15min, 12h, 7d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Parse a value from the command line."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|h|d|)", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a duration like 30s, 15min, 12h or 7d", param, ctx)
+        return float(match[1]) * {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 @contextmanager

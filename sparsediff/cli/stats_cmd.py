@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sparsediff.cli.common import (
+    Bandwidth,
     count,
     duration,
     examples,
@@ -59,28 +59,6 @@ _SORTS = {
 }
 
 
-class _Bandwidth(click.ParamType[float]):
-    """Bits per second: 1Gbps, 250Mbit/s, 10MB/s."""
-
-    name = "bandwidth"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"([0-9.]+)\s*([kKMGT]?)(bps|bit/s|b/s|Bps|B/s)", str(value).strip())
-        try:
-            if match is None:
-                raise ValueError
-            rate: float = float(match[1]) * 1000.0 ** " KMGT".index((match[2] or " ").upper())
-            if not 1 <= rate <= 1e15:
-                raise ValueError
-        except ValueError:
-            self.fail(f"{value!r} is not a bandwidth like 1Gbps or 100MB/s", param, ctx)
-        return rate * (8 if match[3].startswith("B") else 1)
-
-
 @click.command(
     "stats",
     epilog=examples(
@@ -111,7 +89,7 @@ class _Bandwidth(click.ParamType[float]):
     ),
     click.option(
         "--bandwidth",
-        type=_Bandwidth(),
+        type=Bandwidth(),
         metavar="RATE",
         help="Show transfer times at this rate, like 1Gbps or 100MB/s.",
     ),

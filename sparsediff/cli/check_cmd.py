@@ -1,0 +1,109 @@
+"""``sparsediff check``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from sparsediff.cli.common import (
+    Duration,
+    examples,
+    exit_codes,
+    json_option,
+    options,
+    print_json,
+    progress_bar,
+    quiet_option,
+    size,
+)
+from sparsediff.cli.service import network_options, opened_store
+
+
+@click.command(
+    "check",
+    epilog=examples("sparsediff check /mnt/store", "sparsediff check s3://weights/grpo7 --repair")
+    + exit_codes(0, 2, 11, 12, 13, 130),
+)
+@click.argument("store")
+@options(
+    click.option(
+        "--repair",
+        is_flag=True,
+        help="Delete objects that belong to nothing, and no longer offer patches that are broken;"
+        " the next ship then stores a version whole where that cut the chain.",
+    ),
+    click.option(
+        "--grace",
+        type=Duration(),
+        default=86400.0,
+        show_default="1d",
+        metavar="TIME",
+        help="Leave younger objects alone: a shipper may be about to publish them.",
+    ),
+    network_options,
+    quiet_option,
+    json_option,
+)
+def command(
+    store: str,
+    repair: bool,
+    grace: float,
+    bwlimit: float | None,
+    streams: int,
+    retries: int,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Read everything in STORE and say what is broken.
+
+    Ends with 11 if an object is missing or damaged, or a version cannot be
+    reached; objects that belong to nothing are named but no harm.
+    """
+    from sparsediff.errors import CorruptError
+    from sparsediff.shipping.check import check
+
+    with (
+        opened_store(store, bwlimit, retries, create=False) as opened,
+        progress_bar("check", quiet=quiet or as_json) as progress,
+    ):
+        result = check(
+            opened, now=time.time(), repair=repair, grace=grace, streams=streams, progress=progress
+        )
+    code = 0 if result.is_sound else CorruptError.exit_code
+    if as_json:
+        print_json(
+            {
+                "sound": result.is_sound,
+                "versions": len(result.catalog.versions),
+                "checked_bytes": result.checked_bytes,
+                "broken": result.broken,
+                "unreachable": result.unreachable,
+                "orphans": [s.key for s in result.orphans],
+                "young_orphans": [s.key for s in result.young],
+                "removed": result.removed,
+            }
+        )
+        return code
+    for key, problem in result.broken.items():
+        click.echo(f"sparsediff: {opened.name}/{key}: {problem}", err=True)
+    for number in result.unreachable:
+        version = result.catalog.get(number)
+        assert version is not None
+        click.echo(
+            f"sparsediff: {opened.name}: {version.name} cannot be reached any more", err=True
+        )
+    if not quiet:
+        orphans = [*result.orphans, *result.young]
+        tail = ""
+        if orphans:
+            n_bytes = sum(s.n_bytes for s in orphans)
+            tail = f"; {len(orphans)} objects ({size(n_bytes)}) belong to nothing"
+            if result.young:
+                tail += f", {len(result.young)} of them too young to be removed"
+        if repair:
+            tail += f"; {len(result.removed)} removed"
+        n = len(result.catalog.versions) - len(result.unreachable)
+        click.echo(f"{n} of {len(result.catalog.versions)} versions can be had, "
+                   f"{size(result.checked_bytes)} checked{tail}")  # fmt: skip
+    return code

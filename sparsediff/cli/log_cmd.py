@@ -1,0 +1,108 @@
+"""``sparsediff log``."""
+
+from __future__ import annotations
+
+import click
+
+from sparsediff.cli.common import (
+    count,
+    examples,
+    exit_codes,
+    json_option,
+    number,
+    percent,
+    print_json,
+    print_table,
+    size,
+)
+from sparsediff.cli.service import opened_store
+
+_COLUMNS = (
+    "version",
+    "name",
+    "shipped (UTC)",
+    "bytes",
+    "patch",
+    "changed",
+    "ratio",
+    "anchor",
+    "shortcut",
+)
+
+
+@click.command(
+    "log",
+    epilog=examples("sparsediff log /mnt/store", "sparsediff log s3://weights/grpo7 --json")
+    + exit_codes(0, 2, 11, 12, 13, 130),
+)
+@click.argument("store")
+@click.option("--last", type=click.IntRange(1), metavar="N", help="Show only the last N versions.")
+@json_option
+def command(store: str, last: int | None, as_json: bool) -> None:
+    """List the versions in STORE.
+
+    The ratio compares the patch from the version before with a whole copy; the
+    last line compares everything that was sent.
+    """
+    from sparsediff.measures import share
+    from sparsediff.shipping.catalog import read_catalog, to_text
+
+    with opened_store(store, None, 5, create=False) as opened:
+        found = read_catalog(opened)
+    catalog = None if found is None else found[0]
+    versions = () if catalog is None else catalog.versions
+    shown = versions if last is None else versions[-last:]
+    sent = sum(p.n_bytes for v in versions for p in v.patches)
+    whole = sum(v.n_bytes for v in versions)
+    if as_json:
+        rows = [
+            {
+                "version": v.version,
+                "name": v.name,
+                "number": v.number,
+                "shipped": to_text(v.shipped),
+                "target_bytes": v.n_bytes,
+                "patch_bytes": v.patch_bytes,
+                "ratio": v.ratio,
+                "n_elements": v.n_elements,
+                "n_changed": v.n_changed,
+                "density": v.density,
+                "patches": [
+                    {"base": p.base, "key": p.key, "bytes": p.n_bytes, "sha256": p.sha256}
+                    for p in v.patches
+                ],
+            }
+            for v in shown
+        ]
+        totals = {"stored_bytes": sent, "whole_bytes": whole, "ratio": share(whole, sent)}
+        print_json(
+            {"id": None if catalog is None else catalog.id, "versions": rows, "total": totals}
+        )
+        return
+    if not versions:
+        click.echo("nothing has been shipped here yet")
+        return
+    table = [
+        [
+            count(v.version),
+            v.name,
+            to_text(v.shipped).replace("T", " ").replace("Z", ""),
+            size(v.n_bytes),
+            size(v.step.n_bytes) if v.step else "-",
+            percent(v.density),
+            number(share(v.n_bytes, v.step.n_bytes), 1) if v.step else "-",
+            size(v.anchor.n_bytes) if v.anchor else "-",
+            ", ".join(
+                f"{size(p.n_bytes)} from {p.base}"
+                for p in v.patches
+                if p is not v.step and p is not v.anchor
+            )
+            or "-",
+        ]
+        for v in shown
+    ]
+    print_table(_COLUMNS, table, expendable=("shortcut", "bytes", "shipped (UTC)"))
+    click.echo(
+        f"{len(versions)} versions in {size(sent)}; whole copies would be {size(whole)} "
+        f"({number(share(whole, sent), 1)}x)"
+    )

@@ -1,0 +1,85 @@
+"""Metrics of ship and pull in the text format of Prometheus.
+
+Enters: values of one run. Leaves: a file for the node exporter's textfile
+collector, replaced by rename. What a run does not know, because it failed
+early, stays as it was; totals go on from what the file says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sparsediff.errors import UsageError, os_errors
+
+_HELP = {
+    "last_run_timestamp_seconds": "When the last run started.",
+    "last_success_timestamp_seconds": "When the last run that succeeded ended.",
+    "exit_code": "Exit code of the last run.",
+    "version": "Version of the store that this side has.",
+    "latest_version": "Newest version of the store.",
+    "lag_versions": "Versions that are still to be moved.",
+    "lag_seconds": "Age of the oldest version that is still to be moved.",
+    "patch_bytes": "Size of the last version as it was moved.",
+    "ratio": "Size of the last version over its size as it was moved.",
+    "density": "Share of elements that changed in the last version.",
+    "make_seconds": "Time to make the last version's patches.",
+    "send_seconds": "Time to send and publish the last version.",
+    "fetch_seconds": "Time to fetch the last version.",
+    "apply_seconds": "Time to rebuild and verify the last version.",
+    "versions_total": "Versions moved.",
+    "moved_bytes_total": "Bytes moved.",
+    "whole_bytes_total": "Bytes that whole copies of the versions moved would have taken.",
+}
+
+
+def write_metrics(
+    file: str, verb: str, labels: dict[str, str], gauges: dict[str, float], added: dict[str, float]
+) -> None:
+    """Update a metrics file.
+
+    Args:
+        file: path; replaced whole.
+        verb: part of the metrics' names.
+        labels: of all metrics.
+        gauges: values now, by name.
+        added: growth of totals, by name.
+
+    Raises:
+        UsageError: prometheus_client is not installed, or the path is unusable.
+        UnavailableError: the disk is full.
+    """
+    try:
+        from prometheus_client import CollectorRegistry, write_to_textfile
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+        from prometheus_client.parser import text_string_to_metric_families
+    except ImportError:
+        raise UsageError(
+            "--metrics-file needs prometheus_client: install sparsediff[metrics]"
+        ) from None
+    prefix = f"sparsediff_{verb}_"
+    values: dict[str, float] = {}
+    try:
+        for family in text_string_to_metric_families(Path(file).read_text()):
+            for sample in family.samples:
+                if sample.labels == labels:
+                    values[sample.name.removeprefix(prefix)] = sample.value
+    except (OSError, ValueError):
+        pass  # none yet, or no longer readable: totals start again, which Prometheus expects
+    values |= gauges
+    for name, growth in added.items():
+        values[name] = values.get(name, 0.0) + growth
+
+    class Collector:
+        def collect(self) -> Iterator[Metric]:
+            for name, text in _HELP.items():
+                if name in values:
+                    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                    metric = kind(prefix + name.removesuffix("_total"), text, labels=list(labels))
+                    metric.add_metric(list(labels.values()), values[name])
+                    yield metric
+
+    registry = CollectorRegistry()
+    registry.register(Collector())
+    with os_errors(file):
+        write_to_textfile(file, registry)

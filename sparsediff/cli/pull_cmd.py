@@ -1,0 +1,223 @@
+"""``sparsediff pull``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from sparsediff.cli.common import (
+    duration,
+    examples,
+    exit_codes,
+    jobs_option,
+    number,
+    options,
+    progress_bar,
+    quiet_option,
+    size,
+)
+from sparsediff.cli.service import (
+    Outcome,
+    Service,
+    network_options,
+    once_option,
+    opened_store,
+    report_options,
+    watch_option,
+)
+
+if TYPE_CHECKING:
+    from sparsediff.shipping.pull import PullResult
+
+
+@click.command(
+    "pull",
+    epilog=examples(
+        "sparsediff pull s3://weights/grpo7 /models/grpo7",
+        "sparsediff pull /mnt/store /models/grpo7 --exec 'curl -X POST localhost:8000/reload'",
+        "sparsediff pull /mnt/store /models/grpo7 --version step_000100",
+        "sparsediff pull s3://weights/grpo7 /models/grpo7 --in-place --watch 10",
+    )
+    + exit_codes(0, 2, 11, 12, 13, 14, 130),
+)
+@click.argument("store")
+@click.argument("dest", type=click.Path())
+@options(
+    click.option(
+        "--version",
+        "wanted",
+        metavar="NAME",
+        help="Version to switch to: its name or number, as log shows them. [default: the latest]",
+    ),
+    click.option(
+        "--keep",
+        type=click.IntRange(1),
+        default=2,
+        show_default=True,
+        metavar="N",
+        help="Versions to keep in DEST, the current one included.",
+    ),
+    click.option(
+        "--in-place",
+        is_flag=True,
+        help="DEST is the checkpoint itself, updated file by file: no second copy, but readers"
+        " may meet files of two versions.",
+    ),
+    click.option(
+        "--exec",
+        "after",
+        metavar="COMMAND",
+        help="Run this after a switch, in a shell that has SPARSEDIFF_PATH, _NAME, _VERSION and"
+        " _PREVIOUS_VERSION in its environment. If it fails, the next run runs it again.",
+    ),
+    once_option,
+    watch_option,
+    network_options,
+    jobs_option,
+    quiet_option,
+    report_options,
+)
+def command(
+    store: str,
+    dest: str,
+    wanted: str | None,
+    keep: int,
+    in_place: bool,
+    after: str | None,
+    once: bool,
+    watch: float | None,
+    bwlimit: float | None,
+    streams: int,
+    retries: int,
+    jobs: int | None,
+    quiet: bool,
+    log_json: bool,
+    metrics_file: str | None,
+) -> int:
+    """Bring DEST to the latest version in STORE.
+
+    Fetches what is needed to get there from the versions DEST holds, rebuilds
+    and verifies the new one as DEST/versions/NAME, and only then lets the link
+    DEST/current point to it. Made for cron: a run that finds another at work
+    ends with 14 at once.
+    """
+    from sparsediff.shipping.pull import PullResult, pull
+
+    if once and watch is not None:
+        raise click.UsageError("--once and --watch exclude each other")
+    service = Service(
+        "pull", quiet=quiet, log_json=log_json, metrics_file=metrics_file, store=store, dest=dest
+    )
+
+    def run(outcome: Outcome) -> None:
+        result = PullResult()
+        started = time.monotonic()
+        try:
+            with (
+                opened_store(store, bwlimit, retries, create=False) as opened,
+                progress_bar("pull", quiet=quiet or log_json) as progress,
+            ):
+                pull(
+                    opened,
+                    dest,
+                    version=wanted,
+                    in_place=in_place,
+                    keep=keep,
+                    streams=streams,
+                    jobs=jobs,
+                    after=None if after is None else lambda r: _run_command(after, r),
+                    note=service.note,
+                    progress=progress,
+                    result=result,
+                )
+        finally:
+            _report(outcome, result, dest, time.monotonic() - started)
+
+    return service.run(run, watch)
+
+
+def _run_command(command: str, result: PullResult) -> None:
+    """Run the operator's own command.
+
+    Raises:
+        UnavailableError: it failed.
+    """
+    from sparsediff.errors import UnavailableError
+
+    assert result.version is not None
+    previous = "" if result.previous is None else str(result.previous)
+    environment = os.environ | {
+        "SPARSEDIFF_PATH": str(result.path),
+        "SPARSEDIFF_NAME": result.version.name,
+        "SPARSEDIFF_VERSION": str(result.version.version),
+        "SPARSEDIFF_PREVIOUS_VERSION": previous,
+    }
+    run = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL)
+    if run.returncode:
+        raise UnavailableError(
+            f"now {result.version.name}, but the command failed; the next run runs it again",
+            file=command,
+            found=f"exit code {run.returncode}",
+        )
+
+
+def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> None:
+    """Fill in what a run did, as far as it got."""
+    outcome.added |= {
+        "versions_total": int(result.switched),
+        "moved_bytes_total": result.fetched_bytes,
+    }
+    version, catalog = result.version, result.catalog
+    if version is None or catalog is None:
+        return
+    here = result.previous if result.path is None else version.version
+    missed = [v for v in catalog.versions if v.version > (here or 0)]
+    age = max((time.time() - v.shipped for v in missed), default=0.0)
+    outcome.gauges |= {
+        "latest_version": catalog.latest.version,
+        "lag_versions": len(missed),
+        "lag_seconds": max(0.0, age),
+    }
+    if here is not None:
+        outcome.gauges["version"] = here
+    ratio = version.n_bytes / result.fetched_bytes if result.fetched_bytes else None
+    if result.switched:
+        outcome.added["whole_bytes_total"] = version.n_bytes
+        outcome.gauges |= {
+            "patch_bytes": result.fetched_bytes,
+            "fetch_seconds": result.fetch_seconds,
+            "apply_seconds": result.apply_seconds,
+        }
+        if ratio is not None:
+            outcome.gauges["ratio"] = ratio
+        if version.density is not None:
+            outcome.gauges["density"] = version.density
+    outcome.document |= {
+        "version": version.version,
+        "name": version.name,
+        "latest": catalog.latest.version,
+        "path": None if result.path is None else str(result.path),
+        "previous": result.previous,
+        "switched": result.switched,
+        "n_patches": len(result.patches),
+        "fetched_bytes": result.fetched_bytes,
+        "target_bytes": version.n_bytes,
+        "fetch_seconds": round(result.fetch_seconds, 3),
+        "apply_seconds": round(result.apply_seconds, 3),
+        "seconds": round(took, 3),
+    }
+    if not result.switched:
+        outcome.line = f"nothing new to pull, {dest} is at {version.name}"
+        return
+    anchors = sum(p.base is None for p in result.patches)
+    n = len(result.patches) - anchors
+    way = ["1 anchor"] * anchors + [f"{n} patch" if n == 1 else f"{n} patches"] * bool(n)
+    text = " and ".join(way) or "a version that was kept"
+    outcome.line = (
+        f"{dest}: now {version.name}, from {text}, {size(result.fetched_bytes)} fetched "
+        f"for {size(version.n_bytes)} ({number(ratio, 1)}x), {duration(took)}"
+    )

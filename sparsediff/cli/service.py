@@ -1,0 +1,146 @@
+"""What the commands that cron runs share: one line per run, metrics, repetition, quiet locks.
+
+Enters: a function that does one run. Leaves: its summary as a line of text or
+of JSON, its errors likewise, and an exit code. A run that finds another one at
+work ends with 14 and without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from sparsediff.cli.common import Bandwidth, options
+from sparsediff.errors import LockedError, SparsediffError
+
+_TRANSIENT = (10, 11, 13, 14)  # after these, --watch goes on
+
+watch_option = click.option(
+    "--watch",
+    type=click.FloatRange(0.1),
+    metavar="SECONDS",
+    help="Run again every so many seconds, until interrupted. [default: run once]",
+)
+once_option = click.option("--once", is_flag=True, help="Run once; this is the default.")
+network_options = options(
+    click.option(
+        "--bwlimit",
+        type=Bandwidth(),
+        metavar="RATE",
+        help="Use no more than this of the network, like 50MB/s or 1Gbps.",
+    ),
+    click.option(
+        "--streams",
+        type=click.IntRange(1, 256),
+        default=4,
+        show_default=True,
+        metavar="N",
+        help="Requests to the store at once.",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(0),
+        default=5,
+        show_default=True,
+        metavar="N",
+        help="How often a request that failed is tried again, waiting longer each time.",
+    ),
+)
+report_options = options(
+    click.option(
+        "--log-json", is_flag=True, help="Print what happens as JSON, one document per line."
+    ),
+    click.option(
+        "--metrics-file",
+        metavar="FILE",
+        help="Write metrics for Prometheus' node exporter (needs sparsediff[metrics]).",
+    ),
+)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one run has to tell.
+
+    Attributes:
+        line: summary for people.
+        document: the same for programs.
+        gauges: metrics with their values now.
+        added: metrics that only grow, and by how much.
+    """
+
+    line: str = ""
+    document: dict[str, Any] = field(default_factory=dict)
+    gauges: dict[str, float] = field(default_factory=dict)
+    added: dict[str, float] = field(default_factory=dict)
+
+
+class Service:
+    """Runs a verb once or again and again, and reports."""
+
+    def __init__(
+        self, verb: str, *, quiet: bool, log_json: bool, metrics_file: str | None, **labels: str
+    ) -> None:
+        self._verb, self._quiet, self._log_json = verb, quiet, log_json
+        self._metrics_file, self._labels = metrics_file, labels
+
+    def note(self, text: str) -> None:
+        """Say what an operator should know."""
+        self._say("note", text, {}, err=True)
+
+    def run(self, once: Callable[[Outcome], None], watch: float | None) -> int:
+        """Call ``once``, which fills in an `Outcome`; returns the exit code."""
+        while True:
+            started = time.monotonic()
+            code = self._run(once)
+            if watch is None or code not in (0, *_TRANSIENT):
+                return code
+            time.sleep(max(0.0, watch - (time.monotonic() - started)))
+
+    def _run(self, once: Callable[[Outcome], None]) -> int:
+        outcome, started = Outcome(), time.time()
+        code = 0
+        try:
+            once(outcome)
+            if self._log_json or not self._quiet:
+                self._say("done", outcome.line, outcome.document, err=False)
+        except LockedError:
+            return LockedError.exit_code
+        except SparsediffError as e:
+            code = e.exit_code
+            self._say("error", str(e), {"exit_code": code}, err=True)
+        if self._metrics_file is not None:
+            from sparsediff.cli.metrics import write_metrics
+
+            outcome.gauges |= {"last_run_timestamp_seconds": started, "exit_code": code}
+            if code == 0:
+                outcome.gauges["last_success_timestamp_seconds"] = time.time()
+            write_metrics(
+                self._metrics_file, self._verb, self._labels, outcome.gauges, outcome.added
+            )
+        return code
+
+    def _say(self, event: str, text: str, document: dict[str, Any], *, err: bool) -> None:
+        if self._log_json:
+            at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            line = {"time": at, "command": self._verb, **self._labels, "event": event}
+            click.echo(json.dumps(line | {"text": text} | document), err=err)
+        else:
+            kind = "note: " if event == "note" else ""
+            click.echo(f"sparsediff: {kind}{text}" if err else text, err=err)
+
+
+@contextmanager
+def opened_store(url: str, bwlimit: float | None, retries: int, *, create: bool) -> Iterator[Any]:
+    """The store at ``url``; ``bwlimit`` in bits per second."""
+    from sparsediff.stores import Throttle, open_store
+
+    throttle = None if bwlimit is None else Throttle(bwlimit / 8)
+    yield open_store(url, throttle=throttle, retries=retries, create=create)

@@ -1,0 +1,242 @@
+"""``sparsediff ship``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from sparsediff.cli.common import (
+    Duration,
+    duration,
+    examples,
+    exit_codes,
+    jobs_option,
+    number,
+    options,
+    percent,
+    progress_bar,
+    quiet_option,
+    size,
+)
+from sparsediff.cli.service import (
+    Outcome,
+    Service,
+    network_options,
+    once_option,
+    opened_store,
+    report_options,
+    watch_option,
+)
+
+if TYPE_CHECKING:
+    from sparsediff.shipping.ship import ShipResult
+
+
+@click.command(
+    "ship",
+    epilog=examples(
+        "sparsediff ship /runs/grpo7/ s3://weights/grpo7",
+        "sparsediff ship /runs/grpo7/ /mnt/store --marker DONE --watch 10",
+        "sparsediff ship /runs/latest/ /mnt/store --settled 30s --squash-every 10",
+    )
+    + exit_codes(0, 2, 11, 12, 13, 14, 130),
+)
+@click.argument("source", type=click.Path())
+@click.argument("store")
+@options(
+    click.option(
+        "--pattern",
+        metavar="REGEX",
+        help="Names of checkpoints in SOURCE, with one group for the number; '' if SOURCE is one"
+        " checkpoint itself. [default: names that end in a number]",
+    ),
+    click.option(
+        "--marker", metavar="NAME", help="A checkpoint is complete when this file is in it."
+    ),
+    click.option(
+        "--settled",
+        type=Duration(),
+        default=0.0,
+        metavar="TIME",
+        help="A checkpoint is complete when none of its files changed for this long.",
+    ),
+    click.option("--newest", is_flag=True, help="Ship only the newest, not those between."),
+    click.option(
+        "--rewind",
+        is_flag=True,
+        help="Ship the checkpoint modified last even if its number is not above the last one"
+        " shipped: the training was taken back.",
+    ),
+    click.option(
+        "--anchor-every",
+        type=click.IntRange(1),
+        metavar="K",
+        help="Store every K-th version whole. [default: by weight]",
+    ),
+    click.option(
+        "--anchor-weight",
+        type=click.FloatRange(0, min_open=True),
+        default=1.0,
+        show_default=True,
+        metavar="W",
+        help="Store a version whole when the patches since the last one stored whole weigh W"
+        " times as much as it.",
+    ),
+    click.option(
+        "--squash-every",
+        type=click.IntRange(2),
+        metavar="N",
+        help="After every N versions add one patch across all of them, for who is far behind.",
+    ),
+    click.option(
+        "--state",
+        metavar="DIR",
+        help="Where to keep what the next run needs, best on the disk of SOURCE."
+        " [default: .NAME.sparsediff-ship next to SOURCE]",
+    ),
+    once_option,
+    watch_option,
+    network_options,
+    jobs_option,
+    quiet_option,
+    report_options,
+)
+def command(
+    source: str,
+    store: str,
+    pattern: str | None,
+    marker: str | None,
+    settled: float,
+    newest: bool,
+    rewind: bool,
+    anchor_every: int | None,
+    anchor_weight: float,
+    squash_every: int | None,
+    state: str | None,
+    once: bool,
+    watch: float | None,
+    bwlimit: float | None,
+    streams: int,
+    retries: int,
+    jobs: int | None,
+    quiet: bool,
+    log_json: bool,
+    metrics_file: str | None,
+) -> int:
+    """Publish the new checkpoints of SOURCE in STORE, as patches.
+
+    SOURCE is a directory of numbered checkpoints, such as step_000100/, or one
+    checkpoint that is overwritten. STORE is a directory or an URL: s3://, gs://,
+    az://. Only complete checkpoints are shipped; the trainer may delete or
+    overwrite them at any time. Made for cron: a run that finds another at work
+    ends with 14 at once.
+    """
+    from sparsediff.shipping.ship import Policy, ShipResult, ship
+    from sparsediff.shipping.source import Rule
+
+    if once and watch is not None:
+        raise click.UsageError("--once and --watch exclude each other")
+    service = Service(
+        "ship",
+        quiet=quiet,
+        log_json=log_json,
+        metrics_file=metrics_file,
+        source=source,
+        store=store,
+    )
+    policy = Policy(
+        Rule(marker, settled, pattern), anchor_every, anchor_weight, squash_every, newest, rewind
+    )
+
+    def run(outcome: Outcome) -> None:
+        result = ShipResult()
+        started = time.monotonic()
+        try:
+            with (
+                opened_store(store, bwlimit, retries, create=True) as opened,
+                progress_bar("ship", quiet=quiet or log_json) as progress,
+            ):
+                ship(
+                    source,
+                    opened,
+                    policy,
+                    state_directory=state,
+                    streams=streams,
+                    jobs=jobs,
+                    note=service.note,
+                    progress=progress,
+                    result=result,
+                )
+        finally:
+            _report(outcome, result, time.monotonic() - started)
+
+    return service.run(run, watch)
+
+
+def _report(outcome: Outcome, result: ShipResult, took: float) -> None:
+    """Fill in what a run did, as far as it got."""
+    shipped, catalog = result.shipped, result.catalog
+    sent = sum(s.sent_bytes for s in shipped)
+    whole = sum(s.version.n_bytes for s in shipped)
+    ages = [max(0.0, time.time() - c.modified) for c in result.waiting]
+    outcome.gauges |= {"lag_versions": len(result.waiting), "lag_seconds": max(ages, default=0.0)}
+    outcome.added |= {
+        "versions_total": len(shipped),
+        "moved_bytes_total": sent,
+        "whole_bytes_total": whole,
+    }
+    latest = None if catalog is None else catalog.latest
+    if latest is not None:
+        outcome.gauges |= {"version": latest.version, "latest_version": latest.version}
+    outcome.document |= {
+        "version": None if latest is None else latest.version,
+        "name": None if latest is None else latest.name,
+        "shipped": [
+            {
+                "version": s.version.version,
+                "name": s.version.name,
+                "kinds": [_kind(p.base, s.version.version) for p in s.version.patches],
+                "target_bytes": s.version.n_bytes,
+                "patch_bytes": s.version.patch_bytes,
+                "sent_bytes": s.sent_bytes,
+                "ratio": s.version.ratio,
+                "density": s.version.density,
+                "make_seconds": round(s.make_seconds, 3),
+                "send_seconds": round(s.send_seconds, 3),
+            }
+            for s in shipped
+        ],
+        "waiting": [c.name for c in result.waiting],
+        "incomplete": dict(result.incomplete),
+        "seconds": round(took, 3),
+    }
+    if not shipped:
+        have = "the store is empty" if latest is None else f"the store is at {latest.name}"
+        unready = [f"; {name} is not complete: {why}" for name, why in result.incomplete[-1:]]
+        outcome.line = f"nothing new to ship, {have}{''.join(unready)}"
+        return
+    last = shipped[-1]
+    version = last.version
+    outcome.gauges |= {
+        "patch_bytes": version.patch_bytes,
+        "ratio": version.ratio or 0.0,
+        "make_seconds": last.make_seconds,
+        "send_seconds": last.send_seconds,
+    }
+    what = " and ".join(_kind(p.base, version.version) for p in version.patches)
+    if version.density is not None:
+        outcome.gauges["density"] = version.density
+        what += f", {percent(version.density)} changed"
+    names = version.name if len(shipped) == 1 else f"{len(shipped)} versions up to {version.name}"
+    outcome.line = (
+        f"shipped {names}: {size(sent)} sent for {size(whole)} "
+        f"({number(whole / sent if sent else None, 1)}x; {what}), {duration(took)}"
+    )
+
+
+def _kind(base: int | None, version: int) -> str:
+    if base is None:
+        return "anchor"
+    return "patch" if base == version - 1 else "shortcut"

@@ -1,0 +1,132 @@
+"""check: every object of a store, every way through it, and what lies there for nothing.
+
+Enters: a store. Leaves: a `CheckResult`; with repair, a store without what is
+broken or belongs to nobody. Reads every object once and keeps none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from sparsediff.errors import CorruptError, UnavailableError
+from sparsediff.make import Progress
+from sparsediff.parallel import ordered_map
+from sparsediff.shipping.catalog import (
+    POINTER,
+    PREFIX,
+    Catalog,
+    StoredPatch,
+    dump,
+    read_catalog,
+)
+from sparsediff.shipping.fetch import CHUNK_BYTES
+from sparsediff.stores import Store, Stored
+
+
+@dataclass(slots=True)
+class CheckResult:
+    """What `check` found.
+
+    Attributes:
+        catalog: of the store, as it was.
+        broken: keys of patches that are missing or damaged, and what is wrong.
+        unreachable: versions that cannot be had starting from nothing.
+        orphans: objects that belong to nothing.
+        young: orphans that may yet belong to a run at work, and are left alone.
+        checked_bytes: of objects read.
+        removed: keys of what was removed, by repair.
+    """
+
+    catalog: Catalog
+    broken: dict[str, str] = field(default_factory=dict)
+    unreachable: list[int] = field(default_factory=list)
+    orphans: list[Stored] = field(default_factory=list)
+    young: list[Stored] = field(default_factory=list)
+    checked_bytes: int = 0
+    removed: list[str] = field(default_factory=list)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every version can be had."""
+        return not self.broken and not self.unreachable
+
+
+def check(
+    store: Store,
+    *,
+    now: float,
+    repair: bool = False,
+    grace: float = 86400.0,
+    streams: int = 4,
+    progress: Progress | None = None,
+) -> CheckResult:
+    """Read and check everything in a store.
+
+    Args:
+        store: to check.
+        now: seconds since the epoch.
+        repair: remove orphans, and take patches that are broken out of the pointer, so
+            that the next shipper stores a version whole where the chain is cut.
+        grace: orphans younger than this, in seconds, are left alone: a shipper may be
+            about to publish them.
+        streams: objects read at once.
+        progress: told of bytes read.
+
+    Raises:
+        CorruptError: the pointer is damaged.
+        UnavailableError: nothing was shipped here, the store is out of reach, or with
+            repair a shipper was faster; try again.
+    """
+    # Listed first: what is published after this is not taken for an orphan.
+    listed = [s for s in store.list("") if s.key != POINTER]
+    found = read_catalog(store)
+    if found is None:
+        raise UnavailableError("nothing has been shipped here yet", file=store.name)
+    catalog, tag = found
+    result = CheckResult(catalog)
+    patches = [p for v in catalog.versions for p in v.patches]
+    total = sum(p.n_bytes for p in patches)
+
+    def job(patch: StoredPatch) -> str | None:
+        try:
+            _check_object(store, patch)
+        except CorruptError as e:
+            return e.problem
+        return None
+
+    for patch, problem in zip(patches, ordered_map(job, patches, streams), strict=True):
+        if problem is not None:
+            result.broken[patch.key] = problem
+        result.checked_bytes += patch.n_bytes
+        if progress is not None:
+            progress(result.checked_bytes, total)
+    reachable = catalog.reachable(result.broken)
+    result.unreachable = [v.version for v in catalog.versions if v.version not in reachable]
+    known = catalog.keys()
+    strays = [s for s in listed if s.key.startswith(PREFIX) and s.key not in known]
+    for stray in [*strays, *store.leftovers()]:
+        old = not 0 <= now - stray.modified < grace
+        (result.orphans if old else result.young).append(stray)
+    if repair:
+        if result.broken:
+            smaller = catalog.without(result.broken, now)
+            if not store.swap(POINTER, dump(smaller), tag):
+                raise UnavailableError("a shipper was faster; try again", file=store.name)
+        for orphan in result.orphans:
+            store.delete(orphan.key)
+        result.removed = [*result.broken, *(o.key for o in result.orphans)]
+    return result
+
+
+def _check_object(store: Store, patch: StoredPatch) -> None:
+    size = store.size(patch.key)
+    if size is None:
+        raise CorruptError("missing")
+    if size != patch.n_bytes:
+        raise CorruptError("wrong size", expected=patch.n_bytes, found=size)
+    sha256 = hashlib.sha256()
+    for offset in range(0, size, CHUNK_BYTES):
+        sha256.update(store.read(patch.key, offset, min(CHUNK_BYTES, size - offset)))
+    if sha256.hexdigest() != patch.sha256:
+        raise CorruptError("does not match its SHA-256")

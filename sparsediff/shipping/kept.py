@@ -1,0 +1,141 @@
+"""What the trainer's side keeps between two runs: the versions that the next patches start from.
+
+Enters: a state directory, whose lock the caller holds. Leaves: snapshots by
+version, and which of them can be trusted. Everything here can be lost; it costs
+an anchor. Holds the latest version, the one that the next shortcut starts from,
+and for a while the one about to be published: never more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from sparsediff.errors import SparsediffError, UnavailableError, os_errors
+from sparsediff.files import is_temp, remove
+from sparsediff.patch import SUFFIX
+from sparsediff.shipping import snapshot, state
+from sparsediff.shipping.catalog import Catalog
+from sparsediff.stores import Store
+
+Note = Callable[[str], None]
+"""Told, in a line, what an operator should know and no error says."""
+
+
+class Kept:
+    """Snapshots of versions of one store.
+
+    Attributes:
+        squash_from: version that the next shortcut starts from.
+    """
+
+    def __init__(self, home: Path, name: str, store: Store) -> None:
+        """Use a state directory.
+
+        Args:
+            home: of the state; exists.
+            name: of the source; files keep their names, which say of what format they are.
+            store: whose versions they are.
+        """
+        self._home, self._name, self._store = home, name, store
+        self._identities: dict[int, str] = {}
+        self.squash_from: int | None = None
+
+    def take_up(self, catalog: Catalog | None, note: Note) -> None:
+        """Find out what earlier runs left, and remove what is of no use any more.
+
+        Raises:
+            UnavailableError: versions were shipped to the store, but it is empty.
+        """
+        old = state.load(self._home / "state.json")
+        identities: dict[int, str] = {}
+        self.squash_from = None
+        if catalog is None and old.get("id") and old.get("store") == self._store.name:
+            raise UnavailableError(
+                "holds nothing, though versions were shipped to it: is it mounted? To start "
+                f"it anew, remove {self._home / 'state.json'}",
+                file=self._store.name,
+            )
+        if catalog is not None and catalog.id == old.get("id"):
+            identities = {int(v): i for v, i in old["kept"].items()}
+            self.squash_from = old["squash_from"]
+        pending = old.get("pending")
+        if pending and is_published(pending, catalog):  # and then the run was killed
+            identities[pending["version"]] = pending["identity"]
+            self.squash_from = pending["squash_from"]
+        self._identities = {}
+        for version, identity in identities.items():
+            try:
+                snapshot.check_kept(self.place(version), identity)
+            except SparsediffError as e:
+                note(f"{e}; a version will be stored whole for it")
+            else:
+                self._identities[version] = identity
+        if self.squash_from not in self._identities:
+            self.squash_from = None
+        self.clean(catalog)
+
+    def __contains__(self, version: int) -> bool:
+        return version in self._identities
+
+    def check(self, version: int) -> None:
+        """Raise CorruptError unless the snapshot of a version is still as it was shipped."""
+        snapshot.check_kept(self.place(version), self._identities[version])
+
+    def place(self, version: int) -> Path:
+        """Where the snapshot of a version is, or shall be."""
+        return self._home / "kept" / f"{version:06}" / self._name
+
+    def add(self, pending: dict[str, Any]) -> None:
+        """Trust the snapshot of a version from now on: it is published."""
+        self._identities[pending["version"]] = pending["identity"]
+        self.squash_from = pending["squash_from"]
+
+    def clean(self, catalog: Catalog | None) -> None:
+        """Remove all but the latest version and that of the next shortcut."""
+        wanted: Collection[int | None] = {
+            None if catalog is None else catalog.latest.version,
+            self.squash_from,
+        }
+        self._identities = {v: i for v, i in self._identities.items() if v in wanted}
+        places = {self.place(v).parent for v in self._identities}
+        directory = self._home / "kept"
+        with os_errors(directory):
+            directory.mkdir(exist_ok=True)
+            for entry in directory.iterdir():
+                if entry not in places:
+                    remove(entry)
+            for left in self._home.iterdir():
+                if left.suffix == SUFFIX or is_temp(left.name):  # of a run that was killed
+                    left.unlink()
+
+    def save(self, catalog: Catalog | None, pending: dict[str, Any] | None = None) -> None:
+        """Remember all this for the next run.
+
+        Args:
+            catalog: of the store.
+            pending: what is about to be published, see `is_published`.
+        """
+        document = {
+            "store": self._store.name,
+            "id": None if catalog is None else catalog.id,
+            "kept": {str(v): i for v, i in self._identities.items()},
+            "squash_from": self.squash_from,
+            "pending": pending,
+        }
+        state.save(self._home / "state.json", document)
+
+
+def is_published(pending: dict[str, Any], catalog: Catalog | None) -> bool:
+    """Whether what a run was about to publish is the latest version, whoever published it.
+
+    ``pending`` holds ``id`` of the store, ``version``, ``identity`` of the snapshot,
+    ``squash_from`` as it will be, and ``sha256`` of all patches; one patch in common means
+    the same target.
+    """
+    if catalog is None or pending["id"] != catalog.id:
+        return False
+    sent = set(pending["sha256"])
+    latest = catalog.latest
+    return pending["version"] == latest.version and any(p.sha256 in sent for p in latest.patches)

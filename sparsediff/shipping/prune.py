@@ -1,0 +1,132 @@
+"""prune: old versions out of a store, without cutting off anybody within the retention.
+
+Enters: a store and what to retain. Leaves: a store whose oldest version has an
+anchor. A version that is retained can be reached from nothing, and whoever
+holds a retained version can reach every later one. Objects leave the pointer
+first and are deleted by a later run, after a time of grace, because somebody
+may be fetching them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sparsediff.errors import UnavailableError
+from sparsediff.shipping.catalog import (
+    POINTER,
+    Catalog,
+    Dropped,
+    StoredPatch,
+    Version,
+    dump,
+    read_catalog,
+)
+from sparsediff.stores import Store
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """What `prune` did, or would do.
+
+    Attributes:
+        versions: no longer offered.
+        patches: no longer offered; deleted when the time of grace is over.
+        deleted: keys of objects deleted now.
+        deleted_bytes: their size.
+        kept: versions that stay.
+        held_back: the oldest version asked to stay, if an older one had to stay for
+            its anchor; else None.
+    """
+
+    versions: list[Version]
+    patches: list[StoredPatch]
+    deleted: list[str]
+    deleted_bytes: int
+    kept: list[Version]
+    held_back: Version | None
+
+
+def prune(
+    store: Store,
+    *,
+    now: float,
+    keep: int = 1,
+    max_age: float | None = None,
+    grace: float = 3600.0,
+    dry_run: bool = False,
+) -> PruneResult:
+    """Drop versions that are neither among the last ``keep`` nor younger than ``max_age``.
+
+    Args:
+        store: to prune.
+        now: seconds since the epoch.
+        keep: how many of the newest versions stay, however old.
+        max_age: in seconds; younger ones stay, however many.
+        grace: seconds between dropping an object and deleting it.
+        dry_run: change nothing.
+
+    Raises:
+        UnavailableError: nothing was shipped here, or a shipper was faster; try again.
+    """
+    found = read_catalog(store)
+    if found is None:
+        raise UnavailableError("nothing has been shipped here yet", file=store.name)
+    catalog, tag = found
+    wanted, first = _window(catalog, now, keep, max_age)
+    kept = [v for v in catalog.versions if v.version >= first]
+    gone = [v for v in catalog.versions if v.version < first]
+    useless = [p for v in kept for p in v.patches if p.base is not None and p.base < first]
+    patches = [p for v in gone for p in v.patches] + useless
+    smaller = replace(catalog, versions=tuple(kept)).without({p.key for p in useless}, now)
+    smaller = replace(
+        smaller,
+        dropped=smaller.dropped + tuple(Dropped(p.key, now) for v in gone for p in v.patches),
+    )
+    # A clock that was wrong when it was dropped must not keep an object for ever.
+    due = [d for d in smaller.dropped if not 0 <= now - d.since < grace]
+    used = {p.key for v in smaller.versions for p in v.patches}
+    deleted = [d.key for d in due if d.key not in used]
+    deleted_bytes = sum(store.size(key) or 0 for key in deleted)
+    if not dry_run:
+        if patches:
+            if not store.swap(POINTER, dump(smaller), tag):
+                raise UnavailableError("a shipper was faster; try again", file=store.name)
+            smaller, tag = _read(store)
+        for key in deleted:
+            store.delete(key)
+        if due:
+            rest = tuple(d for d in smaller.dropped if d not in due)
+            # If a shipper is faster here, the next run finds nothing left to delete.
+            store.swap(POINTER, dump(replace(smaller, dropped=rest)), tag)
+    return PruneResult(
+        gone,
+        patches,
+        deleted,
+        deleted_bytes,
+        kept,
+        catalog.get(wanted) if wanted != first else None,
+    )
+
+
+def _read(store: Store) -> tuple[Catalog, str]:
+    found = read_catalog(store)
+    if found is None:
+        raise UnavailableError("the pointer of the store vanished", file=store.name)
+    return found
+
+
+def _window(catalog: Catalog, now: float, keep: int, max_age: float | None) -> tuple[int, int]:
+    """The oldest version that was asked to stay, and the oldest that has to."""
+    versions = catalog.versions
+    stay = set(versions[-max(keep, 1) :])
+    if max_age is not None:
+        stay |= {v for v in versions if now - v.shipped <= max_age}
+    wanted = min(v.version for v in stay)
+    # Nearest anchor from which everything after it can be reached.
+    for version in reversed(versions):
+        if version.version <= wanted and version.anchor is not None:
+            rest = [v for v in versions if v.version >= version.version]
+            within = replace(catalog, versions=tuple(rest))
+            if {v.version for v in rest if v.version >= wanted} <= within.reachable():
+                return wanted, version.version
+    return wanted, versions[0].version

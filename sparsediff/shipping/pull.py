@@ -1,0 +1,214 @@
+"""pull: a version of a store into a directory, switched to in one step.
+
+Enters: a store and a destination. Leaves: the version under
+``DEST/versions/NAME`` and ``DEST/current`` pointing to it; or, in place, DEST
+itself updated file by file. Everything is verified before the switch. A
+damaged object, or a version at hand that is not what it should be, is gone
+around where another way exists. A run that is killed at any instant leaves a
+destination that the next run completes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparsediff.errors import (
+    CorruptError,
+    SparsediffError,
+    UnavailableError,
+    UsageError,
+    WrongBaseError,
+)
+from sparsediff.make import Progress
+from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, read_catalog
+from sparsediff.shipping.fetch import BadObjectError, fetch
+from sparsediff.shipping.kept import Note
+from sparsediff.shipping.places import InPlace, Place, Versions
+from sparsediff.stores import Store
+
+
+@dataclass(slots=True)
+class PullResult:
+    """What a run of `pull` did.
+
+    Attributes:
+        path: where the version is.
+        version: the one switched to, or found to be there.
+        catalog: of the store.
+        previous: version that was there before; None if there was none.
+        switched: whether this run changed anything.
+        patches: applied, in order.
+        fetched_bytes: by this run.
+        fetch_seconds: time to fetch.
+        apply_seconds: time to rebuild and verify.
+        notes: what was gone around.
+    """
+
+    path: Path | None = None
+    version: Version | None = None
+    catalog: Catalog | None = None
+    previous: int | None = None
+    switched: bool = False
+    patches: list[StoredPatch] = field(default_factory=list)
+    fetched_bytes: int = 0
+    fetch_seconds: float = 0.0
+    apply_seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def pull(
+    store: Store,
+    dest: Path | str,
+    *,
+    version: str | None = None,
+    in_place: bool = False,
+    keep: int = 2,
+    streams: int = 4,
+    jobs: int | None = None,
+    after: Callable[[PullResult], None] | None = None,
+    note: Note = lambda _: None,
+    progress: Progress | None = None,
+    result: PullResult | None = None,
+) -> PullResult:
+    """Bring a destination to a version of a store.
+
+    Args:
+        store: where from.
+        dest: directory for ``current`` and ``versions``, or in place the checkpoint itself.
+        version: its name, the number in its name, or its number; default the latest.
+        in_place: update ``dest`` itself, file by file.
+        keep: versions to keep, the current one included; not in place.
+        streams: requests to the store at once.
+        jobs: threads to rebuild with.
+        after: called after a switch; if it raises, the next run calls it again.
+        note: told what was gone around.
+        progress: told of bytes fetched, then of bytes rebuilt.
+        result: filled as the run goes on, for who wants it even after an error.
+
+    Raises:
+        UsageError: no such version, or ``dest`` is something else's.
+        CorruptError: the store has no intact way to the version.
+        UnavailableError: store or disk is full or out of reach, or nothing was shipped
+            yet; try again.
+        LockedError: another run pulls to ``dest``.
+    """
+    result = result if result is not None else PullResult()
+    dest = Path(os.path.abspath(dest))
+    place: Place = InPlace(dest) if in_place else Versions(dest, keep)
+    found = read_catalog(store)
+    if found is None:
+        raise UnavailableError("nothing has been shipped here yet", file=store.name)
+    with place.open(found[0].id, jobs):
+        run = _Run(store, place, found[0], version, streams, note, progress, result)
+        run.bring()
+        if place.remembered("told") != run.told:
+            if after is not None:
+                after(result)
+            place.remember(told=run.told)
+    return result
+
+
+class _Run:
+    """One run of `pull`, which holds the lock on its destination."""
+
+    def __init__(
+        self,
+        store: Store,
+        place: Place,
+        catalog: Catalog,
+        asked: str | None,
+        streams: int,
+        note: Note,
+        progress: Progress | None,
+        result: PullResult,
+    ) -> None:
+        self._store, self._place, self._catalog, self._asked = store, place, catalog, asked
+        self._streams, self._note, self._progress = streams, note, progress
+        self._result = result
+
+    @property
+    def told(self) -> str:
+        """What identifies the version switched to."""
+        assert self._result.version is not None
+        return f"{self._catalog.id} {self._result.version.version}"
+
+    def bring(self) -> None:
+        """Find a way, fetch, rebuild, switch; if something on the way is damaged, another way."""
+        place, result = self._place, self._result
+        result.previous = place.current()
+        held = place.held()
+        avoid: set[str] = set()
+        while True:
+            wanted = result.version = self._wanted()
+            result.catalog = self._catalog
+            if wanted.version in held:
+                patches: list[StoredPatch] = []
+            else:
+                way = self._catalog.path(held, wanted.version, avoid)
+                if way is None:
+                    raise CorruptError(
+                        f"no intact way to version {wanted.version} ({wanted.name}); "
+                        "sparsediff check STORE says what is damaged",
+                        file=self._store.name,
+                    )
+                start, patches = way
+                try:
+                    self._build(start, patches, wanted)
+                except BadObjectError as e:
+                    self._around(e)
+                    avoid.add(e.key)
+                    continue
+                except (WrongBaseError, CorruptError) as e:
+                    self._around(e)
+                    if start is not None:  # most likely it is what lies here
+                        held.remove(start)
+                    else:
+                        named = {p.key for p in patches if p.sha256 in str(e.file)}
+                        avoid |= named or {p.key for p in patches}
+                    continue
+            result.patches = patches
+            result.switched = wanted.version != result.previous
+            if result.switched:
+                place.switch(wanted)
+            place.tidy()
+            result.path = place.path(wanted)
+            return
+
+    def _around(self, error: SparsediffError) -> None:
+        self._result.notes.append(str(error))
+        self._note(f"{error}; trying another way")
+        found = read_catalog(self._store)  # it may have been pruned meanwhile
+        if found is not None and found[0].id == self._catalog.id:
+            self._catalog = found[0]
+
+    def _wanted(self) -> Version:
+        if self._asked is None:
+            return self._catalog.latest
+        version = self._catalog.find(self._asked)
+        if version is None:
+            raise UsageError(
+                f"has no version {self._asked!r}",
+                file=self._store.name,
+                expected=f"one from {self._catalog.versions[0].name} to {self._catalog.latest.name}"
+                " (sparsediff log STORE lists them)",
+            )
+        return version
+
+    def _build(self, start: int | None, patches: list[StoredPatch], wanted: Version) -> None:
+        began = time.monotonic()
+        files, n_bytes = fetch(
+            self._store,
+            patches,
+            self._place.fetched,
+            streams=self._streams,
+            progress=self._progress,
+        )
+        self._result.fetched_bytes += n_bytes
+        fetched = time.monotonic()
+        self._result.fetch_seconds += fetched - began
+        self._place.build(start, files, wanted, self._progress)
+        self._result.apply_seconds += time.monotonic() - fetched

@@ -1,0 +1,358 @@
+"""ship: the checkpoints of a trainer into a store, each as a patch against the one before.
+
+Enters: a source, a store, a directory for what must be kept between runs.
+Leaves: new versions in the store. Objects go first and the pointer last, by
+compare-and-swap, so the store is never torn; what a killed run left is taken up
+or removed by the next. A checkpoint is only ever read from a copy of its own
+(`snapshot`), so the trainer may delete or overwrite it at any time. Extra disk:
+one checkpoint, two while shipping, one more for shortcuts; less where the file
+system shares blocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sparsediff.errors import SparsediffError, UnavailableError, os_errors
+from sparsediff.files import locked
+from sparsediff.make import MakeResult, Progress, make_patch
+from sparsediff.parallel import ordered_map
+from sparsediff.shipping import snapshot, source
+from sparsediff.shipping.catalog import (
+    POINTER,
+    Catalog,
+    StoredPatch,
+    Version,
+    dump,
+    object_key,
+    read_catalog,
+)
+from sparsediff.shipping.kept import Kept, Note, is_published
+from sparsediff.shipping.source import Candidate, Rule
+from sparsediff.stats import stats_of_result
+from sparsediff.stores import Store
+
+_PAYS = 0.8  # a patch of this share of an anchor saves too little to be a link in a chain
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is shipped, and how.
+
+    Attributes:
+        rule: which checkpoints are complete.
+        anchor_every: store every so manieth version whole; None to decide by weight.
+        anchor_weight: store a version whole once the patches since the last anchor
+            weigh this many times as much as it. At 1, neither what is stored nor what
+            a newcomer fetches is more than twice the least.
+        squash_every: after so many versions, add a patch across all of them.
+        newest: ship only the newest checkpoint, not those between.
+        rewind: ship the checkpoint modified last, even if its number is not above
+            the last one's: the training was taken back.
+    """
+
+    rule: Rule = field(default_factory=Rule)
+    anchor_every: int | None = None
+    anchor_weight: float = 1.0
+    squash_every: int | None = None
+    newest: bool = False
+    rewind: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """One version that a run published.
+
+    Attributes:
+        version: as the store has it.
+        sent_bytes: of objects sent; what was there from a killed run is not.
+        make_seconds: time to keep the checkpoint and make patches.
+        send_seconds: time to send and publish them.
+    """
+
+    version: Version
+    sent_bytes: int
+    make_seconds: float
+    send_seconds: float
+
+
+@dataclass(slots=True)
+class ShipResult:
+    """What a run of `ship` did.
+
+    Attributes:
+        shipped: new versions, in order.
+        catalog: of the store afterwards; None if it holds nothing yet.
+        waiting: complete checkpoints that are still to be shipped.
+        incomplete: names of checkpoints that are not complete, and why.
+    """
+
+    shipped: list[Shipped] = field(default_factory=list)
+    catalog: Catalog | None = None
+    waiting: list[Candidate] = field(default_factory=list)
+    incomplete: list[tuple[str, str]] = field(default_factory=list)
+
+
+def default_state(path: Path) -> Path:
+    """Where `ship` keeps what the next patch needs: next to the source, on the same disk."""
+    path = Path(os.path.abspath(path))
+    return path.parent / f".{path.name}.sparsediff-ship"
+
+
+def ship(
+    path: Path | str,
+    store: Store,
+    policy: Policy | None = None,
+    *,
+    state_directory: Path | str | None = None,
+    streams: int = 4,
+    jobs: int | None = None,
+    note: Note = lambda _: None,
+    progress: Progress | None = None,
+    result: ShipResult | None = None,
+) -> ShipResult:
+    """Publish the complete checkpoints of a source that the store does not have yet.
+
+    Args:
+        path: directory of numbered checkpoints, or one checkpoint that is overwritten.
+        store: where to.
+        policy: what is shipped and how.
+        state_directory: kept between runs; default `default_state`. Losing it costs an
+            anchor, nothing else.
+        streams: objects sent at once.
+        jobs: threads to make patches with.
+        note: told what should not go unnoticed.
+        progress: told of bytes compared.
+        result: filled as versions are published, for who wants it even after an error.
+
+    Raises:
+        UsageError: the source or the state directory is unusable.
+        CorruptError: the pointer of the store is damaged.
+        UnavailableError: store or disk is full or out of reach, or the source
+            changes; nothing is lost, try again.
+        LockedError: another run ships from here.
+    """
+    home = Path(state_directory) if state_directory is not None else default_state(Path(path))
+    with os_errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+    with locked(home / "lock", os.O_RDWR | os.O_CREAT):
+        run = _Run(Path(path), store, policy or Policy(), home, streams, jobs, note, progress)
+        return run.ship_all(result if result is not None else ShipResult())
+
+
+class _Run:
+    """One run of `ship`, which holds the lock on its state directory."""
+
+    def __init__(
+        self,
+        path: Path,
+        store: Store,
+        policy: Policy,
+        home: Path,
+        streams: int,
+        jobs: int | None,
+        note: Note,
+        progress: Progress | None,
+    ) -> None:
+        self._path, self._store, self._policy, self._home = path, store, policy, home
+        self._streams, self._jobs, self._note, self._progress = streams, jobs, note, progress
+        self._kept = Kept(home, Path(os.path.abspath(path)).name, store)
+        self._catalog: Catalog | None = None
+        self._tag: str | None = None
+
+    def ship_all(self, result: ShipResult) -> ShipResult:
+        self._read_store()
+        self._kept.take_up(self._catalog, self._note)
+        result.catalog = self._catalog
+        after, since = None, 0.0
+        if self._catalog is not None and not self._policy.rewind:
+            after, since = self._catalog.latest.number, self._catalog.latest.shipped
+        candidates, result.incomplete = source.survey(
+            self._path, self._policy.rule, after=after, since=since
+        )
+        result.waiting = self._not_shipped(candidates)
+        while result.waiting:
+            shipped = self._ship(result.waiting[0])
+            if shipped is not None:
+                result.shipped.append(shipped)
+            result.catalog = self._catalog
+            # What another shipper published meanwhile is not shipped again.
+            result.waiting = self._not_shipped(result.waiting[1:])
+        return result
+
+    def _read_store(self) -> None:
+        found = read_catalog(self._store)
+        self._catalog, self._tag = found if found is not None else (None, None)
+
+    def _not_shipped(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Which of the complete checkpoints are still to be shipped, in order."""
+        if self._catalog is None:
+            return candidates[-1:] if self._policy.newest else candidates
+        last = self._catalog.latest
+        shipped = {(v.number, v.source) for v in self._catalog.versions}
+        new = [c for c in candidates if (c.number, c.fingerprint) not in shipped]
+        if self._policy.rewind:
+            return sorted(new, key=lambda c: c.modified)[-1:]
+        if last.number is None:
+            return new[-1:]
+        waiting = [c for c in new if c.number is not None and c.number > last.number]
+        changed = [c.name for c in new if c not in waiting and c.modified > last.shipped]
+        if changed and not waiting:
+            self._note(
+                f"{self._path}: {', '.join(changed)} changed after {last.name} was shipped and "
+                "is left alone; if the training was taken back, ship once with --rewind"
+            )
+        return waiting[-1:] if self._policy.newest else waiting
+
+    def _ship(self, candidate: Candidate) -> Shipped | None:
+        """Publish one checkpoint; None if it is gone, or another shipper was faster."""
+        started = time.monotonic()
+        before = self._catalog
+        version = 1 if before is None else before.latest.version + 1
+        place = self._kept.place(version)
+        self._kept.clean(before)
+        try:
+            self._keep(candidate, place)
+        except SparsediffError:
+            if os.path.lexists(candidate.path):
+                raise
+            self._note(f"{candidate.path}: gone before it could be shipped")
+            return None
+        identity = snapshot.identity(place)
+        made = self._make(version, place)
+        snapshot.check_kept(place, identity)
+        made_at = time.monotonic()
+        patches: list[StoredPatch] = []
+        name = _unique(candidate, version, before)
+        files = {b: self._home / f"{b}.sdiff" for b in made}
+        for base, file in files.items():
+            sha256 = _digest(file)
+            key = object_key(version, name, base, sha256)
+            patches.append(StoredPatch(base, key, made[base].patch_bytes, sha256))
+        store_id = uuid.uuid4().hex if before is None else before.id
+        pending = {
+            "id": store_id,
+            "version": version,
+            "sha256": [p.sha256 for p in patches],
+            "identity": identity,
+            "squash_from": self._next_shortcut(version),
+        }
+        self._kept.save(before, pending)
+        todo = [p for p in patches if self._store.size(p.key) != p.n_bytes]
+        for _ in ordered_map(lambda p: self._store.put(p.key, files[p.base]), todo, self._streams):
+            pass
+        stats = stats_of_result(next(iter(made.values())))
+        record = Version(
+            version,
+            name,
+            candidate.number,
+            candidate.fingerprint,
+            float(int(time.time())),
+            stats.target_bytes,
+            stats.total.n_elements,
+            None if version - 1 not in made else stats.total.n_changed,
+            tuple(patches),
+        )
+        catalog = (
+            Catalog(store_id, (record,))
+            if before is None
+            else replace(before, versions=(*before.versions, record))
+        )
+        won = self._store.swap(POINTER, dump(catalog), self._tag)
+        self._read_store()
+        if not won:
+            self._note(f"{self._store.name}: another shipper published meanwhile")
+        if is_published(pending, self._catalog):
+            self._kept.add(pending)
+        self._kept.clean(self._catalog)
+        self._kept.save(self._catalog)
+        if not won:
+            return None
+        done = time.monotonic()
+        return Shipped(record, sum(p.n_bytes for p in todo), made_at - started, done - made_at)
+
+    def _keep(self, candidate: Candidate, place: Path) -> None:
+        """Take the copy of a checkpoint that patches are made from, now and next time."""
+        with os_errors(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        # Trainers write a numbered checkpoint once; an overwritten one may change under a link.
+        snapshot.keep(candidate.path, place, linkable=candidate.number is not None)
+        if snapshot.identity(candidate.path) != candidate.fingerprint:
+            raise UnavailableError("changed while it was read; try again", file=candidate.path)
+
+    def _make(self, version: int, place: Path) -> dict[int | None, MakeResult]:
+        """Make the patches of a version, the one from the version before first, as files."""
+        made: dict[int | None, MakeResult] = {}
+        if version - 1 in self._kept:
+            made[version - 1] = self._make_from(version - 1, self._kept.place(version - 1), place)
+        step = made.get(version - 1)
+        if self._wants_anchor(step):
+            empty = self._home / "empty"
+            with os_errors(empty):
+                empty.mkdir(exist_ok=True)
+            anchor = made[None] = self._make_from(None, empty, place)
+            if step is not None and step.patch_bytes >= _PAYS * anchor.patch_bytes:
+                del made[version - 1]
+        far = self._kept.squash_from
+        if far is not None and self._is_shortcut_due(version) and far not in made:
+            made[far] = self._make_from(far, self._kept.place(far), place)
+        return made
+
+    def _next_shortcut(self, version: int) -> int | None:
+        """Where the next shortcut starts from when ``version`` is published."""
+        if self._policy.squash_every is None:
+            return None
+        far = self._kept.squash_from
+        return version if far is None or self._is_shortcut_due(version) else far
+
+    def _is_shortcut_due(self, version: int) -> bool:
+        every, far = self._policy.squash_every, self._kept.squash_from
+        return every is not None and far is not None and version - far >= every
+
+    def _make_from(self, base: int | None, place: Path, target: Path) -> MakeResult:
+        output = self._home / f"{base}.sdiff"
+        result = make_patch(
+            place, target, output, jobs=self._jobs, force=True, progress=self._progress
+        )
+        if base is not None:
+            self._kept.check(base)  # a hard link follows whoever writes into the other name
+        return result
+
+    def _wants_anchor(self, step: MakeResult | None) -> bool:
+        """Whether the next version is to be stored whole."""
+        if self._catalog is None or step is None:
+            return True
+        chain: list[Version] = []
+        for version in reversed(self._catalog.versions):
+            if version.anchor is not None:
+                break
+            chain.append(version)
+        else:
+            return True
+        if any(v.step is None for v in chain):
+            return True
+        if self._policy.anchor_every is not None:
+            return len(chain) + 1 >= self._policy.anchor_every
+        weight = step.patch_bytes + sum(v.step.n_bytes for v in chain if v.step is not None)
+        limit = self._policy.anchor_weight * version.anchor.n_bytes
+        return weight > limit or step.patch_bytes >= _PAYS * version.anchor.n_bytes
+
+
+def _unique(candidate: Candidate, version: int, catalog: Catalog | None) -> str:
+    """Name of a version: that of the checkpoint, with the version's number if it is not unique."""
+    name = candidate.name
+    used = set() if catalog is None else {v.name for v in catalog.versions}
+    if candidate.number is not None and name not in used:
+        return name
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}-{version:06}.{suffix}" if stem and dot else f"{name}-{version:06}"
+
+
+def _digest(path: Path) -> str:
+    with os_errors(path), open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
