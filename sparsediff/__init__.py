@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sparsediff.manifest import Manifest
     from sparsediff.patch import Patch, open_patch
     from sparsediff.series import SeriesStep, series_stats
+    from sparsediff.squash import squash_patches
     from sparsediff.stats import CheckpointStats, Group, TensorStats, checkpoint_stats, patch_stats
     from sparsediff.verify import VerifyResult, verify_patch
 
@@ -43,6 +44,7 @@ _HOMES = {
     "manifest": ("Manifest",),
     "patch": ("Patch", "open_patch"),
     "series": ("SeriesStep", "series_stats"),
+    "squash": ("squash_patches",),
     "stats": ("CheckpointStats", "Group", "TensorStats", "checkpoint_stats", "patch_stats"),
     "verify": ("VerifyResult", "verify_patch"),
 }
@@ -83,5 +85,6 @@ __all__ = [
     "open_patch",
     "patch_stats",
     "series_stats",
+    "squash_patches",
     "verify_patch",
 ]

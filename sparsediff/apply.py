@@ -14,7 +14,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsediff.chain import PatchSource, discard, listed, open_chain, paths, rebuild_chain
+from sparsediff.chain import (
+    PatchSource,
+    discard,
+    listed,
+    open_chain,
+    paths,
+    rebuild_chain,
+    rebuilt_bytes,
+)
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.files import check_output, staged_directory, staged_file, temp_sibling
 from sparsediff.inplace import update_in_place
@@ -109,8 +117,7 @@ def _apply_to(
     progress: Progress | None,
 ) -> int:
     """Build the target of ``chain`` at ``output``; returns the bytes written."""
-    total = sum(f.size for p in chain for f in p.manifest.target_files)
-    done = 0
+    total, done = rebuilt_bytes(chain), 0
 
     def advance(n: int) -> None:
         nonlocal done

@@ -126,6 +126,11 @@ def rebuild_chain(
         root = place
 
 
+def rebuilt_bytes(chain: Sequence[Patch]) -> int:
+    """Bytes that `rebuild_chain` writes, and tells of."""
+    return sum(f.size for p in chain for f in p.manifest.target_files)
+
+
 def discard(path: Path) -> None:
     """Remove a file or a directory if it is there."""
     if os.path.lexists(path):

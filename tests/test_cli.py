@@ -46,6 +46,7 @@ def test_public_names_are_pinned() -> None:
         "open_patch",
         "patch_stats",
         "series_stats",
+        "squash_patches",
         "verify_patch",
     ]
     with pytest.raises(AttributeError):

@@ -57,21 +57,21 @@ def finish(process: subprocess.Popen[str], sig: int, delay: float) -> tuple[int,
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("verb", ["make", "apply"])
+@pytest.mark.parametrize("verb", ["make", "apply", "squash"])
 def test_interrupt_cleans_up(verb: str, sig: int, pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, target = pair
     make_patch(base, target, tmp_path / "p")
     if verb == "make":
         process = start("make", base, target, "-o", tmp_path / "out", "-q")
     else:
-        process = start("apply", base, tmp_path / "p", "-o", tmp_path / "out", "-q")
+        process = start(verb, base, tmp_path / "p", "-o", tmp_path / "out", "-q")
     code, err = finish(process, sig, 0.3)
     assert (code, err) == (130, "sparsediff: interrupted\n")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "p", "target"]
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.3, 0.6])
-@pytest.mark.parametrize("verb", ["make", "apply", "replace"])
+@pytest.mark.parametrize("verb", ["make", "apply", "replace", "squash"])
 def test_kill_leaves_old_or_new(
     verb: str, delay: float, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -86,10 +86,12 @@ def test_kill_leaves_old_or_new(
         if verb == "make"
         else ["apply", base, tmp_path / "p", "-o", out, "-f"]
     )
+    if verb == "squash":  # of one patch, which is then that patch
+        args = ["squash", base, tmp_path / "p", "-o", out, "-f"]
     process = start(*args)
     code, _ = finish(process, signal.SIGKILL, delay)
     assert code in (-signal.SIGKILL, 0)
-    new = {"": (tmp_path / "p").read_bytes()} if verb == "make" else tree(target)
+    new = {"": (tmp_path / "p").read_bytes()} if verb in ("make", "squash") else tree(target)
     if verb == "replace":
         assert tree(out) in ({"old": b"old state"}, new)
     else:

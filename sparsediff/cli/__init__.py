@@ -27,6 +27,7 @@ _COMMANDS = (
     "apply",
     "stats",
     "verify",
+    "squash",
     "show",
     "ship",
     "pull",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,9 @@ from sparsediff.cli.common import (
     quiet_option,
     size,
 )
+
+if TYPE_CHECKING:
+    from sparsediff.make import MakeResult
 
 
 @click.command(
@@ -65,7 +69,6 @@ def command(
     from sparsediff.errors import UsageError
     from sparsediff.make import make_patch
     from sparsediff.patch import SUFFIX, is_patch
-    from sparsediff.stats import stats_of_result
 
     for path in (base, target):
         if is_patch(path):
@@ -85,6 +88,15 @@ def command(
     with progress_bar("make", quiet=quiet) as progress:
         result = make_patch(base, target, output, jobs=jobs, force=force, progress=progress)
     took = time.monotonic() - start
+    print_result(output, result, took, quiet=quiet, as_json=as_json)
+
+
+def print_result(
+    output: str, result: MakeResult, took: float, *, quiet: bool, as_json: bool
+) -> None:
+    """Print what was made, and in how many seconds."""
+    from sparsediff.stats import stats_of_result
+
     stats = stats_of_result(result)
     total = stats.total
     if as_json:

@@ -1,0 +1,69 @@
+"""``sparsediff squash``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from sparsediff.cli.common import (
+    examples,
+    exit_codes,
+    force_option,
+    jobs_option,
+    json_option,
+    options,
+    progress_bar,
+    quiet_option,
+)
+from sparsediff.cli.make_cmd import print_result
+
+
+@click.command(
+    "squash",
+    epilog=examples(
+        "sparsediff squash step_100/ 101.sdiff 102.sdiff 103.sdiff -o 100-103.sdiff",
+        "sparsediff squash nothing/ anchor.sdiff 101.sdiff -o anchor-101.sdiff",
+    )
+    + exit_codes(0, 2, 10, 11, 12, 13, 14, 130),
+)
+@click.argument("base", type=click.Path())
+@click.argument("patches", metavar="PATCH...", nargs=-1, required=True, type=click.Path())
+@options(
+    click.option(
+        "-o",
+        "--output",
+        metavar="PATCH",
+        required=True,
+        help="Where to write the patch. The target is rebuilt next to it for a while.",
+    ),
+    force_option,
+    jobs_option,
+    quiet_option,
+    json_option,
+)
+def command(
+    base: str,
+    patches: tuple[str, ...],
+    output: str,
+    force: bool,
+    jobs: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Turn a chain of patches into one.
+
+    Each PATCH was made from the target of the one before, the first from BASE.
+    The result is the patch that make writes for BASE and the last target, byte
+    for byte. - reads a patch from standard input.
+    """
+    from sparsediff.errors import UsageError
+    from sparsediff.patch import is_patch
+    from sparsediff.squash import squash_patches
+
+    if is_patch(base):
+        raise UsageError("is a patch; squash takes BASE first, then PATCH", file=base)
+    start = time.monotonic()
+    with progress_bar("squash", quiet=quiet) as progress:
+        result = squash_patches(base, patches, output, jobs=jobs, force=force, progress=progress)
+    print_result(output, result, time.monotonic() - start, quiet=quiet, as_json=as_json)
