@@ -8,6 +8,7 @@ the caller's. Publishes nothing: whoever calls stages, locks and cleans up.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -19,7 +20,8 @@ from sparsediff.files import clone, create, remove, write_at
 from sparsediff.manifest import Manifest
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import Patch, open_patch
-from sparsediff.rebuild import BaseFiles, Task, is_copy, run, tasks
+from sparsediff.plan import BUCKET_BYTES
+from sparsediff.rebuild import BaseFiles, is_copy, run, tasks
 
 PatchSource = Path | str | BinaryIO
 
@@ -93,6 +95,27 @@ def cut_alike(before: Manifest, after: Manifest) -> bool:
     )
 
 
+def _groups(chain: Sequence[Patch]) -> list[list[Patch]]:
+    """The chain in runs of patches that one pass over the words can take together.
+
+    They are cut alike, and what they store of any one bucket is no more than the bucket.
+    """
+    groups: list[list[Patch]] = []
+    held: Counter[str] = Counter()  # bytes by payload
+    for patch in chain:
+        held.update(patch.sizes)
+        if (
+            groups
+            and cut_alike(groups[-1][-1].manifest, patch.manifest)
+            and max(held.values(), default=0) <= BUCKET_BYTES
+        ):
+            groups[-1].append(patch)
+        else:
+            groups.append([patch])
+            held = Counter(patch.sizes)
+    return groups
+
+
 def rebuild_chain(
     base: Path,
     chain: Sequence[Patch],
@@ -107,8 +130,8 @@ def rebuild_chain(
         base: checkpoint the first patch was made from.
         chain: what `open_chain` gave.
         dest: where the target is built; created unless it is there.
-        between: place for the target of the patch with that index, which is removed
-            once it was used, and by the caller on an error.
+        between: places for targets on the way, by number, fewer than there are patches;
+            removed once they were used, and by the caller on an error.
         jobs: threads.
         advance: told of bytes rebuilt.
 
@@ -118,9 +141,10 @@ def rebuild_chain(
         UnavailableError: the disk is full, or the base changed meanwhile.
     """
     root = base
-    for i, patch in enumerate(chain):
-        place = dest if patch is chain[-1] else between(i)
-        _rebuild(patch, root, place, jobs, advance)
+    groups = _groups(chain)
+    for i, group in enumerate(groups):
+        place = dest if group is groups[-1] else between(i)
+        _rebuild(group, root, place, jobs, advance)
         if root is not base:
             discard(root)
         root = place
@@ -128,7 +152,7 @@ def rebuild_chain(
 
 def rebuilt_bytes(chain: Sequence[Patch]) -> int:
     """Bytes that `rebuild_chain` writes, and tells of."""
-    return sum(f.size for p in chain for f in p.manifest.target_files)
+    return sum(f.size for group in _groups(chain) for f in group[-1].manifest.target_files)
 
 
 def discard(path: Path) -> None:
@@ -139,38 +163,41 @@ def discard(path: Path) -> None:
 
 
 def _rebuild(
-    patch: Patch, base: Path, dest: Path, jobs: int, advance: Callable[[int], None]
+    group: Sequence[Patch], base: Path, dest: Path, jobs: int, advance: Callable[[int], None]
 ) -> None:
-    """Write all target files of ``patch`` to ``dest``, a directory or the one file."""
-    files = BaseFiles(base, patch.manifest)
-    paths = [dest / f.name if f.name else dest for f in patch.manifest.target_files]
-    for path, record in zip(paths, patch.manifest.target_files, strict=True):
+    """Write all target files of the last patch to ``dest``, a directory or the one file."""
+    target = group[-1].manifest
+    files = BaseFiles(base, group[0].manifest)
+    paths = [dest / f.name if f.name else dest for f in target.target_files]
+    for path, record in zip(paths, target.target_files, strict=True):
         if path == dest and path.exists():
             with os_errors(path):
                 os.truncate(path, record.size)
         else:
             create(path, record.size)
 
-    cloned = {i for i, path in enumerate(paths) if _clone_unchanged(patch, files, i, path)}
+    cloned = {i for i, path in enumerate(paths) if _clone_unchanged(group, files, i, path)}
 
     def write(file: int, offset: int, data: Any) -> None:
         if file not in cloned:
             write_at(paths[file], offset, data)
 
-    def job(task: Task) -> int:
-        return run(patch, files, task, write)
-
-    for n in ordered_map(job, tasks(patch), jobs):
+    for n in ordered_map(lambda task: run(group, files, task, write), tasks(group), jobs):
         advance(n)
 
 
-def _clone_unchanged(patch: Patch, base: BaseFiles, file: int, path: Path) -> bool:
+def _clone_unchanged(group: Sequence[Patch], base: BaseFiles, file: int, path: Path) -> bool:
     """Whether ``path`` could be made a clone of the base file that it equals.
 
     The base's words are still read and checked like any others.
     """
-    record = patch.manifest.target_files[file]
-    same = record.dictionary  # where the skeleton of a copy comes from
-    if same is None or not record.size or not is_copy(patch.manifest, file, same):
+    first, *later = (patch.manifest for patch in group)
+    same = first.target_files[file].dictionary  # where the skeleton of a copy comes from
+    if (
+        same is None
+        or not first.target_files[file].size
+        or not is_copy(first, file, same)
+        or not all(is_copy(m, file, file) for m in later)
+    ):
         return False
     return clone(base.open(same), path)

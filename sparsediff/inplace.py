@@ -53,7 +53,7 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
         for i, patch in enumerate(chain[first:]):
             if i:
                 finished = _finished_files(base, patch, jobs)
-            for file, group in groupby(tasks(patch), key=lambda t: t.file):
+            for file, group in groupby(tasks([patch]), key=lambda t: t.file):
                 record = patch.manifest.target_files[file]
                 if file in finished:
                     for _ in group:
@@ -242,7 +242,7 @@ def _replace(base: Path, patch: Patch, file: int, group: Iterator[Task], jobs: i
         def write(_: int, offset: int, data: Any) -> None:
             write_at(temp_sibling(path), offset, data)
 
-        for _ in ordered_map(lambda task: run(patch, files, task, write), group, jobs):
+        for _ in ordered_map(lambda task: run([patch], files, task, write), group, jobs):
             pass
 
 

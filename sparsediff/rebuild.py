@@ -1,20 +1,21 @@
-"""Rebuilding a target's words and skeletons from a patch and its base.
+"""Rebuilding a target's words and skeletons from its base and a patch, or several in a row.
 
-Enters: an open patch, the base's files. Leaves: target bytes, handed to a
-writer piece by piece, while they are in the cache. Shared by `apply`, which
-writes them, and `verify`, which does not. Only when `run` returns are the base
-words and the result verified: until then nothing may be published.
+Enters: open patches, the base's files. Leaves: target bytes, handed to a
+writer piece by piece, while they are in the cache; of several patches those of
+the last target, bucket by bucket, with nothing written in between. Shared by
+`apply`, which writes them, and `verify`, which does not. Only when `run` returns
+are the base words and every patch's result verified: until then nothing may be
+published.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from sparsediff import checksum, words
 from sparsediff.checksum import PartChecksums
@@ -24,7 +25,7 @@ from sparsediff.errors import CorruptError, SparsediffError, UsageError, WrongBa
 from sparsediff.files import InputFile, OpenFiles
 from sparsediff.manifest import Manifest
 from sparsediff.patch import Patch
-from sparsediff.words import Writer
+from sparsediff.words import Piece, Writer
 
 
 def check_kind(root: Path, is_directory: bool, error: SparsediffError) -> None:
@@ -116,96 +117,122 @@ class BaseFiles:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One skeleton (``bucket`` is None) or bucket of target file ``file``, and its payload."""
+    """One skeleton (``bucket`` is None) or bucket of target file ``file``.
+
+    ``payloads`` holds what each patch of the group stores of it, None where that is nothing.
+    """
 
     file: int
     bucket: int | None
-    payload: bytes | None
+    payloads: list[bytes | None]
 
 
-def tasks(patch: Patch) -> Iterator[Task]:
-    """Everything there is to rebuild, in stored order; reads the patch as it goes.
+def tasks(group: Sequence[Patch]) -> Iterator[Task]:
+    """Everything there is to rebuild, in stored order; reads the patches as it goes.
 
     Payloads are as they were read: `run` checks them, after the base, so that damage and a
     wrong base together are always reported as the wrong base.
 
+    Args:
+        group: a patch, or several of which each has the words of the one before as its base,
+            bucket by bucket and skeleton by skeleton.
+
     Raises:
-        CorruptError: the patch is damaged.
+        CorruptError: a patch is damaged.
     """
-    manifest = patch.manifest
-    payloads = patch.stored()
-    for i, (file, buckets) in enumerate(
-        zip(manifest.target_files, manifest.file_buckets, strict=True)
-    ):
-        yield Task(i, None, next(payloads)[1] if file.skeleton_digest is not None else None)
+    manifests = [patch.manifest for patch in group]
+    streams = [patch.stored() for patch in group]
+
+    def read(digests: Iterable[str | None]) -> list[bytes | None]:
+        return [None if d is None else next(s)[1] for d, s in zip(digests, streams, strict=True)]
+
+    for i, buckets in enumerate(manifests[0].file_buckets):
+        yield Task(i, None, read(m.target_files[i].skeleton_digest for m in manifests))
         for b in buckets:
-            stored = manifest.buckets[b].digest is not None
-            yield Task(i, b, next(payloads)[1] if stored else None)
-    for name, _ in payloads:  # also checks that the patch ends here
-        raise CorruptError("payload belongs to nothing", file=patch.name, found=name)
+            yield Task(i, b, read(m.buckets[b].digest for m in manifests))
+    for patch, stream in zip(group, streams, strict=True):
+        for name, _ in stream:  # also checks that the patch ends here
+            raise CorruptError("payload belongs to nothing", file=patch.name, found=name)
 
 
-def run(patch: Patch, base: BaseFiles, task: Task, write: Writer) -> int:
+def run(group: Sequence[Patch], base: BaseFiles, task: Task, write: Writer) -> int:
     """Rebuild one skeleton or bucket; returns its size in bytes.
 
+    Args:
+        group: as given to `tasks`.
+        base: files of the first patch's base.
+        task: one of `tasks`.
+        write: given the bytes of the last patch's target.
+
     Raises:
-        WrongBaseError: the base is not the patch's; names the tensor.
-        CorruptError: the payload does not decode to what the patch promises.
+        WrongBaseError: the base is not the first patch's; names the tensor.
+        CorruptError: a payload does not decode to what its patch promises.
     """
+    if task.bucket is None:
+        return _run_skeleton(group, base, task, write)
+    manifest = group[-1].manifest
+    has_base = group[0].manifest.buckets[task.bucket].base is not None
     try:
-        if task.bucket is None:
-            return _run_skeleton(patch, base, task, write)
-        return _run_bucket(patch, base, task.file, task.bucket, task.payload, write)
+        with OpenFiles() as files:
+            source = base.source(files) if has_base else words.NOTHING
+            pieces = words.pieces(manifest, task.bucket, [source], keep=len(group) > 1)
+            if has_base:
+                pieces = _checked(group[0], base, task.bucket, pieces)
+            for patch, payload in zip(group, task.payloads, strict=True):
+                if payload is not None:
+                    pieces = _patched(patch, task.bucket, payload, pieces)
+                if patch is not group[-1]:
+                    pieces = iter(list(pieces))  # what is decoded is held for one patch at a time
+            for piece in pieces:
+                write(task.file, piece.offset, piece.words[0])
+    except CorruptError:
+        if has_base:  # whose fault is it?
+            base.check(task.bucket)
+        raise
+    return words.n_bytes(manifest, task.bucket)
+
+
+@contextmanager
+def _named(patch: Patch, payload: str) -> Iterator[None]:
+    """Let errors say which payload of which patch they are about."""
+    try:
+        yield
     except CorruptError as e:
         if e.file is None:
-            name = "skeleton" if task.bucket is None else f"bucket.{task.bucket}"
-            e.file = f"{patch.name}, {name}"
+            e.file = f"{patch.name}, {payload}"
         raise
 
 
-def _run_bucket(
-    patch: Patch,
-    base: BaseFiles,
-    file: int,
-    bucket: int,
-    payload: bytes | None,
-    write: Writer,
-) -> int:
+def _checked(
+    patch: Patch, base: BaseFiles, bucket: int, pieces: Iterator[Piece]
+) -> Iterator[Piece]:
+    """Base words of a bucket as they pass by; after the last it is known whether they are right."""
+    sums = PartChecksums()
+    for piece in pieces:
+        sums.update(piece.part, piece.words[0])
+        yield piece
+    words.check_base(patch.manifest, bucket, sums.hex(), base.path)
+
+
+def _patched(patch: Patch, bucket: int, payload: bytes, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """Words of a bucket turned, in place, into those of the patch's target, as they pass by.
+
+    After the last it is known whether they are.
+    """
     manifest = patch.manifest
     record = manifest.buckets[bucket]
     dtype = words.bucket_dtype(manifest, bucket)
-    has_base = record.base is not None
-    base_sums, target_sums = PartChecksums(), PartChecksums()
-    n_memory = 0 if has_base else min(record.n_words, words.piece_words(dtype))
-    memory = np.empty(n_memory, dtype.numpy)
-    try:
-        decoder = None
-        if payload is not None:
-            patch.check(f"bucket.{bucket}", payload)
-            decoder = codec.Decoder(payload, record.n_words, dtype, has_base=has_base)
-        with OpenFiles() as files:
-            sources = [base.source(files)] if has_base else []
-            for piece in words.pieces(manifest, bucket, sources):
-                if has_base:  # the target's words take the place of the base's
-                    (new,) = piece.words
-                    base_sums.update(piece.part, new)
-                else:
-                    new = memory[: piece.n_words]
-                if decoder is not None:
-                    decoder.feed(new)
-                    target_sums.update(piece.part, new)
-                write(file, piece.offset, new)
-        if decoder is not None:
-            decoder.finish()
-    except CorruptError:
-        if has_base:  # whose fault is it?
-            base.check(bucket)
-        raise
-    if has_base:
-        words.check_base(manifest, bucket, base_sums.hex(), base.path)
-    if decoder is not None:
-        _check_words(manifest, bucket, target_sums.hex(), None)
-    return words.n_bytes(manifest, bucket)
+    sums = PartChecksums()
+    with _named(patch, f"bucket.{bucket}"):
+        patch.check(f"bucket.{bucket}", payload)
+        decoder = codec.Decoder(payload, record.n_words, dtype, has_base=record.base is not None)
+        for piece in pieces:
+            (new,) = piece.words
+            decoder.feed(new)
+            sums.update(piece.part, new)
+            yield piece
+        decoder.finish()
+        _check_words(manifest, bucket, sums.hex(), None)
 
 
 def _check_words(manifest: Manifest, bucket: int, sums: list[str], path: object) -> None:
@@ -223,16 +250,20 @@ def _check_words(manifest: Manifest, bucket: int, sums: list[str], path: object)
         )
 
 
-def _run_skeleton(patch: Patch, base: BaseFiles, task: Task, write: Writer) -> int:
-    manifest = patch.manifest
-    record = manifest.target_files[task.file]
-    data = b"" if record.dictionary is None else base.skeleton(record.dictionary)
-    if task.payload is not None:
-        patch.check(f"skeleton.{task.file}", task.payload)
-        data = decompress(task.payload, manifest.skeleton_size(task.file), data)
-    _check_skeleton(manifest, task.file, data, None)
+def _run_skeleton(group: Sequence[Patch], base: BaseFiles, task: Task, write: Writer) -> int:
+    first = group[0].manifest.target_files[task.file].dictionary
+    data = b"" if first is None else base.skeleton(first)
+    for patch, payload in zip(group, task.payloads, strict=True):
+        manifest = patch.manifest
+        with _named(patch, "skeleton"):
+            if payload is not None:
+                patch.check(f"skeleton.{task.file}", payload)
+                has_dictionary = manifest.target_files[task.file].dictionary is not None
+                size = manifest.skeleton_size(task.file)
+                data = decompress(payload, size, data if has_dictionary else b"")
+            _check_skeleton(manifest, task.file, data, None)
     at = 0
-    for begin, end in manifest.skeleton_ranges(task.file):
+    for begin, end in group[-1].manifest.skeleton_ranges(task.file):
         write(task.file, begin, data[at : at + end - begin])
         at += end - begin
     return at

@@ -65,9 +65,9 @@ def verify_patch(
             files = BaseFiles(Path(base), manifest)
 
             def job(task: Task) -> int:
-                return run(opened, files, task, _discard)
+                return run([opened], files, task, _discard)
 
-            for _ in ordered_map(job, tasks(opened), jobs):
+            for _ in ordered_map(job, tasks([opened]), jobs):
                 pass
         if target is not None:
             root = Path(target)

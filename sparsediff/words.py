@@ -42,6 +42,10 @@ class Source:
     read: Reader
 
 
+NOTHING = Source(lambda _: (0, 0), lambda *_: None)
+"""The side that a bucket without base words has there: memory to be filled."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A few words of one part of a bucket.

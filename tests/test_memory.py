@@ -131,6 +131,33 @@ def test_memory_of_an_anchor(dtype: str, room: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dense", "sparse", "regular", "new"])
+def test_memory_of_a_chain(kind: str, room: Path) -> None:
+    """Patches of megabytes, of kilobytes, of bytes that unfold to megabytes, and from nothing."""
+    rng = RNG(0)
+    words = bf16(rng.standard_normal(PIECE // 2).astype(np.float32))
+    patches = []
+    if kind == "new":
+        (room / "s0").mkdir()
+    else:
+        write(room / "s0", "BF16", 2, words.tobytes(), 4 * PIECE)
+    for i in range(8):
+        if kind == "regular":
+            words ^= 1
+        else:
+            share = 0.4 if kind == "dense" else 0.01
+            words[rng.random(words.size) < share] += 1
+        write(room / f"s{i + 1}", "BF16", 2, words.tobytes(), 4 * PIECE)
+        patches.append(room / f"{i}.sdiff")
+        peak("make", room / f"s{i}", room / f"s{i + 1}", "-o", patches[-1])
+        if i:
+            (room / f"s{i}").unlink()
+    found = peak("apply", room / "s0", *patches, "-o", room / "out")
+    subprocess.run(["cmp", room / "out", room / "s8"], check=True)
+    assert found < LIMIT
+
+
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_checkpoint(room: Path) -> None:
     pieces = [bf16(m).tobytes() for m in step_of_training(PIECE // 2, 3e-7)]
     found = []
