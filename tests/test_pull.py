@@ -50,7 +50,11 @@ def originals(trainer: Trainer, store: Store) -> Originals:
 
 
 def keys(store: Store, version: int, base: int | None = -1) -> list[Path]:
-    found = catalog_of(store).get(version)
+    return keys_of(catalog_of(store), store, version, base)
+
+
+def keys_of(catalog: Catalog, store: Store, version: int, base: int | None = -1) -> list[Path]:
+    found = catalog.get(version)
     assert found is not None
     return [Path(store.name, p.key) for p in found.patches if base in (-1, p.base)]
 
@@ -556,3 +560,40 @@ def test_path_is_the_cheapest(catalog: Catalog, data: st.DataObject) -> None:
         assert patch.base == here
         here = next(v.version for v in catalog.versions if patch in v.patches)
     assert here == wanted or not patches
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_pointer_is_made_anew(
+    how: str, store: Store, originals: Originals, trainer: Trainer, tmp_path: Path, cli: Run
+) -> None:
+    dest = tmp_path / "dest"
+    pull(store, dest)
+    before = catalog_of(store)
+    damage(how, Path(store.name, "latest.json"))
+    damage("flipped", keys_of(before, store, 2)[0])
+    code, _, err = cli("check", store.name)
+    assert (code, err.count("\n")) == (11, 1)
+    assert "--repair" in err
+    code, out, _ = cli("check", store.name, "--repair", "--grace", "0s")
+    assert code == 0
+    assert "made a new pointer" in out
+    after = catalog_of(store)
+    assert after.id != before.id
+    assert [v.name for v in after.versions] == [n for n in originals if n != "step_000002"]
+    for old in before.versions:
+        new = after.get(old.version)
+        if new is not None:
+            assert (new.number, new.n_bytes, new.n_changed, set(new.patches)) == (
+                old.number,
+                old.n_bytes,
+                old.n_changed,
+                set(old.patches),
+            )
+    del originals["step_000002"]
+    assert_sound(store, originals, tmp_path / "scratch")
+    pull(store, dest)
+    assert tree(dest / "current") == originals["step_000005"]
+    (path,) = trainer.save_steps(6)
+    ship(trainer.run, store)
+    pull(store, dest)
+    assert tree(dest / "current") == tree(path)

@@ -31,7 +31,8 @@ from sparsediff.cli.service import network_options, opened_store
         "--repair",
         is_flag=True,
         help="Delete objects that belong to nothing, and no longer offer patches that are broken;"
-        " the next ship then stores a version whole where that cut the chain.",
+        " the next ship then stores a version whole where that cut the chain. Makes a new pointer"
+        " if it is missing or damaged.",
     ),
     click.option(
         "--grace",
@@ -82,6 +83,7 @@ def command(
                 "orphans": [s.key for s in result.orphans],
                 "young_orphans": [s.key for s in result.young],
                 "removed": result.removed,
+                "new_pointer": result.has_new_pointer,
             }
         )
         return code
@@ -101,6 +103,8 @@ def command(
             tail = f"; {len(orphans)} objects ({size(n_bytes)}) belong to nothing"
             if result.young:
                 tail += f", {len(result.young)} of them too young to be removed"
+        if result.has_new_pointer:
+            tail += "; made a new pointer, which begins a new history"
         if repair:
             tail += f"; {len(result.removed)} removed"
         n = len(result.catalog.versions) - len(result.unreachable)

@@ -6,7 +6,6 @@ broken or belongs to nobody. Reads every object once and keeps none of them.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 from sparsediff.errors import CorruptError, UnavailableError
@@ -20,7 +19,8 @@ from sparsediff.shipping.catalog import (
     dump,
     read_catalog,
 )
-from sparsediff.shipping.fetch import CHUNK_BYTES
+from sparsediff.shipping.fetch import digest_object
+from sparsediff.shipping.recover import recover
 from sparsediff.stores import Store, Stored
 
 
@@ -36,6 +36,7 @@ class CheckResult:
         young: orphans that may yet belong to a run at work, and are left alone.
         checked_bytes: of objects read.
         removed: keys of what was removed, by repair.
+        has_new_pointer: whether repair made one, because it was missing or damaged.
     """
 
     catalog: Catalog
@@ -45,6 +46,7 @@ class CheckResult:
     young: list[Stored] = field(default_factory=list)
     checked_bytes: int = 0
     removed: list[str] = field(default_factory=list)
+    has_new_pointer: bool = False
 
     @property
     def is_sound(self) -> bool:
@@ -66,8 +68,9 @@ def check(
     Args:
         store: to check.
         now: seconds since the epoch.
-        repair: remove orphans, and take patches that are broken out of the pointer, so
-            that the next shipper stores a version whole where the chain is cut.
+        repair: remove orphans; take patches that are broken out of the pointer, so that
+            the next shipper stores a version whole where the chain is cut; make a new
+            pointer if it is missing or damaged.
         grace: orphans younger than this, in seconds, are left alone: a shipper may be
             about to publish them.
         streams: objects read at once.
@@ -80,11 +83,8 @@ def check(
     """
     # Listed first: what is published after this is not taken for an orphan.
     listed = [s for s in store.list("") if s.key != POINTER]
-    found = read_catalog(store)
-    if found is None:
-        raise UnavailableError("nothing has been shipped here yet", file=store.name)
-    catalog, tag = found
-    result = CheckResult(catalog)
+    catalog, tag, is_new = _read_or_recover(store, listed, repair)
+    result = CheckResult(catalog, has_new_pointer=is_new)
     patches = [p for v in catalog.versions for p in v.patches]
     total = sum(p.n_bytes for p in patches)
 
@@ -109,7 +109,7 @@ def check(
         old = not 0 <= now - stray.modified < grace
         (result.orphans if old else result.young).append(stray)
     if repair:
-        if result.broken:
+        if result.broken or is_new:
             smaller = catalog.without(result.broken, now)
             if not store.swap(POINTER, dump(smaller), tag):
                 raise UnavailableError("a shipper was faster; try again", file=store.name)
@@ -125,8 +125,24 @@ def _check_object(store: Store, patch: StoredPatch) -> None:
         raise CorruptError("missing")
     if size != patch.n_bytes:
         raise CorruptError("wrong size", expected=patch.n_bytes, found=size)
-    sha256 = hashlib.sha256()
-    for offset in range(0, size, CHUNK_BYTES):
-        sha256.update(store.read(patch.key, offset, min(CHUNK_BYTES, size - offset)))
-    if sha256.hexdigest() != patch.sha256:
+    if digest_object(store, patch.key, size) != patch.sha256:
         raise CorruptError("does not match its SHA-256")
+
+
+def _read_or_recover(
+    store: Store, listed: list[Stored], repair: bool
+) -> tuple[Catalog, str | None, bool]:
+    """The catalog, the tag of its pointer, and whether it had to be made anew."""
+    lost = any(s.key.startswith(PREFIX) for s in listed)
+    try:
+        found = read_catalog(store)
+        if found is not None:
+            return *found, False
+        if not lost:
+            raise UnavailableError("nothing has been shipped here yet", file=store.name)
+        raise CorruptError("is missing, but not the objects", file=f"{store.name}/{POINTER}")
+    except CorruptError as e:
+        if repair:
+            return recover(store), store.tag(POINTER), True
+        e.problem += " (--repair makes a new pointer of what is there)"
+        raise

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from sparsediff.errors import CorruptError, os_errors
 from sparsediff.files import create, write_at
@@ -88,6 +89,21 @@ def fetch(
             # What an earlier run fetched may not have reached the disk: once more, all of it.
             total += fetch(store, [patch], directory, streams=streams, progress=progress)[1]
     return paths, total
+
+
+def digest_object(store: Store, key: str, n_bytes: int, stream: BinaryIO | None = None) -> str:
+    """SHA-256 of an object, read once; also copied to ``stream``.
+
+    Raises:
+        CorruptError: it is missing or shorter.
+    """
+    sha256 = hashlib.sha256()
+    for offset in range(0, n_bytes, CHUNK_BYTES):
+        data = store.read(key, offset, min(CHUNK_BYTES, n_bytes - offset))
+        sha256.update(data)
+        if stream is not None:
+            stream.write(data)
+    return sha256.hexdigest()
 
 
 def _whole(directory: Path, patch: StoredPatch) -> Path:

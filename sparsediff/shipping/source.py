@@ -213,7 +213,7 @@ def _numbered(
     seen = set()
     pruned = False
     for entry in listed:
-        number = _step(entry.name) if expression is None else _group(expression, entry.name)
+        number = number_in(entry.name) if expression is None else _group(expression, entry.name)
         if number is None:
             continue
         try:
@@ -242,7 +242,7 @@ def _numbered(
     return [found[number] for number in sorted(found)]
 
 
-def _step(name: str) -> int | None:
+def number_in(name: str) -> int | None:
     """Number that ``name`` carries by the default rule."""
     match = _NUMBERED.fullmatch(name)
     if (

@@ -1,0 +1,86 @@
+"""A pointer that was lost or damaged, made anew from the objects it pointed to.
+
+Enters: a store whose keys say which version a patch leads to and where it
+starts, and whose patches say of themselves what they are of. Leaves: a
+`Catalog` of all that are whole. It begins another history, so everybody who
+pulls starts from an anchor once: nothing says any more whether what he holds
+belongs to this one.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import uuid
+from dataclasses import replace
+
+from sparsediff.errors import CorruptError
+from sparsediff.shipping import source
+from sparsediff.shipping.catalog import PREFIX, Catalog, StoredPatch, Version
+from sparsediff.shipping.fetch import digest_object
+from sparsediff.stats import patch_stats
+from sparsediff.stores import Store, Stored
+
+_KEY = re.compile(
+    re.escape(PREFIX) + r"([0-9]{6,12})-([^/]*)/(?:anchor|from-([0-9]{6,12}))-([0-9a-f]{16})\.sdiff"
+)
+
+
+def recover(store: Store) -> Catalog:
+    """Read every patch of a store and list those that are whole.
+
+    Raises:
+        CorruptError: none is.
+        UnavailableError: the store is out of reach.
+    """
+    versions: dict[int, Version] = {}
+    for stored in store.list(PREFIX):
+        match = _KEY.fullmatch(stored.key)
+        if match is None:
+            continue
+        try:
+            found = _version(store, stored, match)
+        except CorruptError:
+            continue  # what is left of it is an orphan
+        known = versions.get(found.version)
+        versions[found.version] = found if known is None else _merged(known, found)
+    if not versions:
+        raise CorruptError("no patch is left to make a pointer of", file=store.name)
+    named: dict[str, Version] = {}
+    for version in versions.values():
+        name = version.name
+        if name in named:  # the training was taken back, or pruned: names came again
+            name = f"{name}-{version.version:06}"
+        named[name] = replace(version, name=name)
+    ordered = sorted(named.values(), key=lambda v: v.version)
+    return Catalog(uuid.uuid4().hex, tuple(ordered))
+
+
+def _version(store: Store, stored: Stored, match: re.Match[str]) -> Version:
+    """What one patch tells of the version it leads to."""
+    version, name = int(match[1]), match[2]
+    base = None if match[3] is None else int(match[3])
+    with tempfile.TemporaryFile() as spool:
+        sha256 = digest_object(store, stored.key, stored.n_bytes, spool)
+        if not sha256.startswith(match[4]):
+            raise CorruptError("object does not match the digest in its name", file=stored.key)
+        spool.seek(0)
+        stats = patch_stats(spool)
+    return Version(
+        version,
+        name,
+        source.number_in(name),
+        "",
+        float(int(stored.modified)),
+        stats.target_bytes,
+        stats.total.n_elements,
+        stats.total.n_changed if base == version - 1 else None,
+        (StoredPatch(base, stored.key, stored.n_bytes, sha256),),
+    )
+
+
+def _merged(a: Version, b: Version) -> Version:
+    """Two patches that lead to the same version."""
+    n_changed = b.n_changed if a.n_changed is None else a.n_changed
+    patches = tuple(sorted((*a.patches, *b.patches), key=lambda p: -(p.base or 0)))
+    return replace(a, n_changed=n_changed, patches=patches)
