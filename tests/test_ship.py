@@ -16,6 +16,7 @@ from sparsediff.shipping import snapshot
 from sparsediff.shipping.catalog import POINTER, Catalog, Version, dump, parse
 from sparsediff.shipping.check import check
 from sparsediff.shipping.kept import Kept
+from sparsediff.shipping.prune import prune
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import Policy, ShipResult, default_state, ship
 from sparsediff.shipping.source import Rule
@@ -451,3 +452,23 @@ def test_orphans_of_a_lost_race_are_removed(trainer: Trainer, store: Store) -> N
     assert old.is_sound
     assert len(old.removed) == 1
     assert not stray.exists()
+
+
+def test_prune_at_the_same_time_is_no_race_lost(
+    trainer: Trainer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer.save_steps(1, 2, 3)
+    ship(trainer.run, store, Policy(anchor_every=1))
+    trainer.save_steps(4)
+    swap = type(store).swap
+
+    def slow(self: Store, key: str, data: bytes, expected: str | None) -> bool:
+        monkeypatch.undo()
+        assert len(prune(self, now=time.time(), keep=1).versions) == 2
+        return swap(self, key, data, expected)
+
+    monkeypatch.setattr(type(store), "swap", slow)
+    notes: list[str] = []
+    result = ship(trainer.run, store, note=notes.append)
+    assert (shipped_kinds(result), notes) == ([["patch"]], [])
+    assert [v.version for v in catalog_of(store).versions] == [3, 4]

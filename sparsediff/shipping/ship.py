@@ -258,13 +258,7 @@ class _Run:
             None if version - 1 not in made else stats.total.n_changed,
             tuple(patches),
         )
-        catalog = (
-            Catalog(store_id, (record,))
-            if before is None
-            else replace(before, versions=(*before.versions, record))
-        )
-        won = self._store.swap(POINTER, dump(catalog), self._tag)
-        self._read_store()
+        won = self._publish(store_id, record)
         if not won:
             self._note(f"{self._store.name}: another shipper published meanwhile")
         if is_published(pending, self._catalog):
@@ -275,6 +269,23 @@ class _Run:
             return None
         done = time.monotonic()
         return Shipped(record, sum(p.n_bytes for p in todo), made_at - started, done - made_at)
+
+    def _publish(self, store_id: str, record: Version) -> bool:
+        """Let the pointer have one more version; False if another shipper was faster."""
+        while True:
+            before = self._catalog
+            if before is None:
+                catalog = Catalog(store_id, (record,))
+            else:
+                catalog = replace(before, versions=(*before.versions, record))
+            won = self._store.swap(POINTER, dump(catalog), self._tag)
+            self._read_store()
+            if won:
+                return True
+            now = self._catalog
+            if now is None or now.id != store_id or now.latest.version != record.version - 1:
+                return False
+            # Somebody pruned: the same version is the latest still.
 
     def _keep(self, candidate: Candidate, place: Path) -> None:
         """Take the copy of a checkpoint that patches are made from, now and next time."""
