@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from sparsediff.cli import run
 from tests.pairs import model_directory
+from tests.seaweed import seaweed as seaweed
 
 settings.register_profile(
     "default",

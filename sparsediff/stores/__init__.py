@@ -69,7 +69,7 @@ def open_store(
 
 def _directory(root: Path, throttle: Throttle, create: bool) -> DirectoryStore:
     with os_errors(root):
-        if create and not root.is_dir():
+        if create and not os.path.lexists(root):
             os.makedirs(root, exist_ok=True)
             sync(root.parent)
     if not root.is_dir():

@@ -95,20 +95,20 @@ class CloudStore:
     def get(self, key: str) -> tuple[bytes, str] | None:
         """See `Store`."""
         with suppress(FileNotFoundError), self._errors(key):
-            answer = obstore.get(self._once, _checked(key))
+            answer = obstore.get(self._once, self._checked(key))
             return bytes(answer.bytes()), self._tag(key, answer.meta)
         return None
 
     def tag(self, key: str) -> str | None:
         """See `Store`."""
         with suppress(FileNotFoundError), self._errors(key):
-            return self._tag(key, obstore.head(self._once, _checked(key)))
+            return self._tag(key, obstore.head(self._once, self._checked(key)))
         return None
 
     def size(self, key: str) -> int | None:
         """See `Store`."""
         with suppress(FileNotFoundError), self._errors(key):
-            return obstore.head(self._once, _checked(key))["size"]
+            return obstore.head(self._once, self._checked(key))["size"]
         return None
 
     def read(self, key: str, offset: int, n_bytes: int) -> bytes:
@@ -117,11 +117,13 @@ class CloudStore:
         try:
             with self._errors(key):
                 if n_bytes == 0:  # no range
-                    size = obstore.head(self._once, _checked(key))["size"]
+                    size = obstore.head(self._once, self._checked(key))["size"]
                     data, short = b"", size < offset
                 else:
                     data = bytes(
-                        obstore.get_range(self._once, _checked(key), start=offset, length=n_bytes)
+                        obstore.get_range(
+                            self._once, self._checked(key), start=offset, length=n_bytes
+                        )
                     )
                     short = len(data) != n_bytes
         except FileNotFoundError:
@@ -139,7 +141,7 @@ class CloudStore:
             with self._errors(key):
                 obstore.put(
                     self._parts,
-                    _checked(key),
+                    self._checked(key),
                     data if multipart else b"".join(data),
                     use_multipart=multipart,
                     chunk_size=max(_PART, -(-file.size // _MAX_PARTS)),
@@ -166,7 +168,7 @@ class CloudStore:
     def _put_if(self, key: str, data: bytes, expected: str | None) -> None:
         mode: Any = "create" if expected is None else {self._tag_field: expected}
         with self._errors(key):
-            obstore.put(self._once, _checked(key), data, mode=mode)
+            obstore.put(self._once, self._checked(key), data, mode=mode)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """See `Store`."""
@@ -178,7 +180,7 @@ class CloudStore:
     def delete(self, key: str) -> None:
         """See `Store`."""
         with suppress(FileNotFoundError), self._errors(key):
-            obstore.delete(self._once, _checked(key))
+            obstore.delete(self._once, self._checked(key))
 
     def leftovers(self) -> Iterator[Stored]:
         """See `Store`: none that obstore could list."""
@@ -189,6 +191,9 @@ class CloudStore:
         if tag is None:
             raise UnsupportedError("the store gives objects no tags", file=self._full(key))
         return str(tag)
+
+    def _checked(self, key: str) -> str:
+        return check_relative_name(key, file=self.name)
 
     def _full(self, key: str) -> str:
         return f"{self.name}/{key}"
@@ -297,10 +302,6 @@ def _endpoint() -> str | None:
     return None
 
 
-def _checked(key: str) -> str:
-    return check_relative_name(key)
-
-
 def _reason(text: str) -> str:
     """What obstore says went wrong, without addresses or the server's own words."""
     said, _, details = text.partition("\n\nDebug source:")
@@ -310,5 +311,5 @@ def _reason(text: str) -> str:
         return f"{status[1]}{status[2].rstrip()}" + (f" ({code[1]})" if code else "")
     cause = _CAUSE.search(details)
     if cause:
-        return cause[1] or cause[2] or cause[3]
+        return cause[1] or ("timed out" if cause[2] else cause[3])
     return re.sub(r"\S+://\S+", "…", said.splitlines()[0]).rpartition(" - ")[2]

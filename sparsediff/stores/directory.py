@@ -14,6 +14,7 @@ machine. Readers need no lock.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -183,7 +184,9 @@ class DirectoryStore:
                 # NONBLOCK: a pipe must not hold us up. It is no object either.
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 fd = os.open(name, flags, dir_fd=directory)
-            except _ABSENT:
+            except OSError as e:
+                if not isinstance(e, _ABSENT) and e.errno != errno.ELOOP:  # a link is no object
+                    raise
                 yield None
                 return
             stack.callback(os.close, fd)

@@ -13,6 +13,7 @@ import time
 from sparsediff.errors import UsageError
 
 _BURST = 0.25  # seconds
+_TURN = 0.02  # seconds of one thread before it is the next one's turn
 
 
 class Throttle:
@@ -40,7 +41,7 @@ class Throttle:
             return
         # In small portions, each queued behind the others': threads take turns,
         # however much one of them wants.
-        portion = max(1, int(self._rate * _BURST / 2))
+        portion = max(1, int(self._rate * _TURN))
         while n_bytes > 0:
             now = min(portion, n_bytes)
             n_bytes -= now
