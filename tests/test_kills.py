@@ -102,6 +102,8 @@ def test_kill_pull_shows_readers_one_version_or_the_other(start: str, tmp_path: 
     ):
         points.append(point)
         assert tree(dest / "current") in (before, originals["step_000300"])
+        for version in (dest / "versions").glob("step_*"):  # all of it or nothing, to the last
+            assert tree(version) == originals[version.name], point
         pull(store, dest, jobs=1, streams=1, keep=1)
         assert tree(dest / "current") == originals["step_000300"]
         assert [p.name for p in (dest / "versions").iterdir()] == ["step_000300"]

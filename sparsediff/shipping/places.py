@@ -17,7 +17,7 @@ from typing import Any
 
 from sparsediff.apply import apply_patch
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, WrongBaseError, os_errors
-from sparsediff.files import is_temp, locked, publish, remove, sync
+from sparsediff.files import is_temp, locked, publish, remove, sync, temp_sibling
 from sparsediff.make import Progress
 from sparsediff.shipping import state
 from sparsediff.shipping.catalog import Version
@@ -224,10 +224,14 @@ class Versions(Place):
     def _remove(self, name: str) -> None:
         """Remove a version, unless readers see it."""
         link, path = self.dest / CURRENT, self._place(name)
+        going = temp_sibling(path)
         with os_errors(path):
+            if os.path.lexists(going):  # of a run that was killed
+                remove(going)
             shown = link.is_symlink() and os.readlink(link) == f"versions/{name}"
             if os.path.lexists(path) and not shown:
-                remove(path)
+                os.rename(path, going)  # at once: who reads it finds all of it, or nothing
+                remove(going)
 
 
 class InPlace(Place):
