@@ -67,12 +67,16 @@ class InputFile:
     Attributes:
         path: where it is, links resolved or not.
         size: bytes.
-        identity: device, inode, mtime and ctime in ns.
+        identity: device, inode and mtime in ns.
+        ctime: in ns.
+        n_links: how many names it has.
     """
 
     path: Path
     size: int
-    identity: tuple[int, int, int, int]
+    identity: tuple[int, int, int]
+    ctime: int
+    n_links: int
 
     @classmethod
     def of(cls, path: Path) -> InputFile:
@@ -85,7 +89,8 @@ class InputFile:
             status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise UsageError("not a regular file", file=path)
-        return cls(path, status.st_size, _identity(status))
+        size, ctime, n_links = status.st_size, status.st_ctime_ns, status.st_nlink
+        return cls(path, size, _identity(status), ctime, n_links)
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill ``buffer`` (a writable byte buffer) from ``offset``.
@@ -125,6 +130,10 @@ class InputFile:
 
     def _check(self, status: os.stat_result) -> None:
         if status.st_size != self.size or _identity(status) != self.identity:
+            raise self.changed()
+        # A write whose mtime was set back; but a name that comes or goes changes it as well,
+        # as when a trainer deletes a checkpoint of which others hold hard links.
+        if status.st_ctime_ns != self.ctime and max(self.n_links, status.st_nlink) == 1:
             raise self.changed()
 
     def changed(self) -> UnavailableError:
@@ -168,8 +177,8 @@ class OpenFiles:
             view, offset = view[n:], offset + n
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def walk(root: Path) -> Iterator[tuple[str, Path]]:

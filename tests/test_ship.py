@@ -6,12 +6,13 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sparsediff import CorruptError, LockedError, UnavailableError, UsageError
-from sparsediff.files import locked
+from sparsediff.files import InputFile, OpenFiles, locked
 from sparsediff.shipping import snapshot
 from sparsediff.shipping.catalog import POINTER, Catalog, Version, dump, parse
 from sparsediff.shipping.check import check
@@ -72,6 +73,29 @@ def test_what_was_shipped_may_go(trainer: Trainer, store: Store, tmp_path: Path)
     assert tree(tmp_path / "dest/current") == original
     kept = list((default_state(trainer.run) / "kept").iterdir())
     assert [p.name for p in kept] == ["000002"]
+
+
+def test_trainer_deletes_what_is_being_read(
+    trainer: Trainer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where files are kept as hard links, that changes their ctime."""
+    paths = trainer.save_steps(100)
+    ship(trainer.run, store)
+    paths += trainer.save_steps(200)
+    originals = {p.name: tree(p) for p in paths}
+    read = OpenFiles.read
+
+    def late(self: OpenFiles, file: InputFile, offset: int, buffer: Any) -> None:
+        if "kept" in file.path.parts:
+            for path in paths:
+                shutil.rmtree(path, ignore_errors=True)
+        read(self, file, offset, buffer)
+
+    monkeypatch.setattr(OpenFiles, "read", late)
+    assert shipped_kinds(ship(trainer.run, store)) == [["patch"]]
+    assert not any(p.exists() for p in paths)
+    monkeypatch.undo()
+    assert_sound(store, originals, tmp_path)
 
 
 def test_numbers_below_the_last_are_left_alone_until_told(

@@ -193,7 +193,7 @@ def _link(path: Path, dest: Path) -> None:
         if e.errno in _CANNOT_LINK:
             raise _CannotError from e
         raise UnavailableError((e.strerror or str(e)).lower(), file=dest) from e
-    if InputFile.of(dest).identity[:3] != source.identity[:3]:  # the link changed the ctime
+    if InputFile.of(dest).identity != source.identity:
         dest.unlink()
         raise source.changed()
 
