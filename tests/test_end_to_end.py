@@ -111,6 +111,9 @@ def play(url: str, room: Path, n: int, pause: float) -> None:
         ends = [follower / "current", slow, late / "current", seen / last, seen_slow / last]
         wait_until(lambda: {digest_of(end) for end in ends} == {final}, "last version everywhere")
 
+    for name in ("follow", "slow", "late"):
+        problems = [x for x in (room / log_of(name)).read_text().splitlines() if "now " not in x]
+        assert [x for x in problems if "nothing new" not in x] == ["sparsediff: interrupted"]
     shipped = versions_of(store)
     assert shipped == sorted(shipped)
     assert set(shipped) <= set(trained)
