@@ -471,7 +471,7 @@ def test_prune_command(store: Store, originals: Originals, cli: Run) -> None:
     assert json.loads(out)["kept_versions"] == [4, 5]
     code, out, _ = cli("prune", store.name, "--keep", "1", "--max-age", "0s")
     assert code == 0
-    assert out.startswith("dropped 3 versions and ")
+    assert out.startswith("dropped 3 versions (")
     assert out.endswith("step_000004 to step_000005: step_000005 needs those before it\n")
 
 

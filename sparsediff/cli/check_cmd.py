@@ -12,6 +12,7 @@ from sparsediff.cli.common import (
     exit_codes,
     json_option,
     options,
+    plural,
     print_json,
     progress_bar,
     quiet_option,
@@ -38,9 +39,8 @@ from sparsediff.cli.service import network_options, opened_store
         "--grace",
         type=Duration(),
         default=86400.0,
-        show_default="1d",
         metavar="TIME",
-        help="Leave younger objects alone: a shipper may be about to publish them.",
+        help="Leave younger objects alone: a shipper may be about to publish them. [default: 1d]",
     ),
     network_options,
     quiet_option,
@@ -100,14 +100,14 @@ def command(
         tail = ""
         if orphans:
             n_bytes = sum(s.n_bytes for s in orphans)
-            tail = f"; {len(orphans)} objects ({size(n_bytes)}) belong to nothing"
+            tail = f"; {plural(len(orphans), 'object')} ({size(n_bytes)}) of no version"
             if result.young:
-                tail += f", {len(result.young)} of them too young to be removed"
+                tail += f", {len(result.young)} too young to be removed"
         if result.has_new_pointer:
             tail += "; made a new pointer, which begins a new history"
         if repair:
             tail += f"; {len(result.removed)} removed"
         n = len(result.catalog.versions) - len(result.unreachable)
-        click.echo(f"{n} of {len(result.catalog.versions)} versions can be had, "
+        click.echo(f"{n} of {plural(len(result.catalog.versions), 'version')} can be had, "
                    f"{size(result.checked_bytes)} checked{tail}")  # fmt: skip
     return code

@@ -86,6 +86,11 @@ def count(n: int) -> str:
     return f"{n:,}"
 
 
+def plural(n: int, noun: str) -> str:
+    """A count with its noun: 1 version, 2 versions."""
+    return f"{count(n)} {noun}" if n == 1 else f"{count(n)} {noun}s"
+
+
 def percent(share: float | None) -> str:
     """A share for people; more digits near 0 and 1, where sparsity lives."""
     if share is None:

@@ -11,6 +11,7 @@ from sparsediff.cli.common import (
     json_option,
     number,
     percent,
+    plural,
     print_json,
     print_table,
     size,
@@ -103,6 +104,6 @@ def command(store: str, last: int | None, as_json: bool) -> None:
     ]
     print_table(_COLUMNS, table, expendable=("shortcut", "bytes", "shipped (UTC)"))
     click.echo(
-        f"{len(versions)} versions in {size(sent)}; whole copies would be {size(whole)} "
+        f"{plural(len(versions), 'version')} in {size(sent)}; whole copies would be {size(whole)} "
         f"({number(share(whole, sent), 1)}x)"
     )

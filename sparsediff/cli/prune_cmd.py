@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,11 +14,15 @@ from sparsediff.cli.common import (
     exit_codes,
     json_option,
     options,
+    plural,
     print_json,
     quiet_option,
     size,
 )
 from sparsediff.cli.service import opened_store
+
+if TYPE_CHECKING:
+    from sparsediff.shipping.prune import PruneResult
 
 
 @click.command(
@@ -46,9 +51,9 @@ from sparsediff.cli.service import opened_store
         "--grace",
         type=Duration(),
         default=3600.0,
-        show_default="1h",
         metavar="TIME",
-        help="Delete objects only so long after they were dropped: somebody may be fetching them.",
+        help="Delete objects only so long after they were dropped: somebody may be fetching them."
+        " [default: 1h]",
     ),
     click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
     quiet_option,
@@ -82,26 +87,38 @@ def command(
             grace=grace,
             dry_run=dry_run,
         )
-    freed = sum(p.n_bytes for p in result.patches)
     if as_json:
         print_json(
             {
                 "dry_run": dry_run,
                 "dropped_versions": [v.version for v in result.versions],
                 "dropped": [p.key for p in result.patches],
-                "dropped_bytes": freed,
+                "dropped_bytes": sum(p.n_bytes for p in result.patches),
                 "deleted": result.deleted,
                 "deleted_bytes": result.deleted_bytes,
                 "kept_versions": [v.version for v in result.kept],
             }
         )
     elif not quiet:
-        would = "would have " if dry_run else ""
-        back = result.held_back
-        click.echo(
-            f"{would}dropped {len(result.versions)} versions and {len(result.patches)} objects "
-            f"({size(freed)}), to be deleted after {duration(grace)}; "
-            f"{would}deleted {len(result.deleted)} dropped before ({size(result.deleted_bytes)}); "
-            f"{len(result.kept)} versions stay, {result.kept[0].name} to {result.kept[-1].name}"
-            + (f": {back.name} needs those before it" if back is not None else "")
-        )
+        click.echo(_line(result, grace, dry_run))
+
+
+def _line(result: PruneResult, grace: float, dry_run: bool) -> str:
+    drop, delete = ("would drop", "would delete") if dry_run else ("dropped", "deleted")
+    parts = ["nothing to drop"]
+    if result.patches:
+        n_bytes = size(sum(p.n_bytes for p in result.patches))
+        parts = [
+            f"{drop} {plural(len(result.versions), 'version')} "
+            f"({plural(len(result.patches), 'object')}, {n_bytes}; a run in {duration(grace)} "
+            "or later deletes them)"
+        ]
+    if result.deleted:
+        n_bytes = size(result.deleted_bytes)
+        parts += [f"{delete} {plural(len(result.deleted), 'object')} dropped earlier ({n_bytes})"]
+    first, last, back = result.kept[0].name, result.kept[-1].name, result.held_back
+    names = first if first == last else f"{first} to {last}"
+    parts += [f"{plural(len(result.kept), 'version')} kept, {names}"]
+    if back is not None:
+        parts[-1] += f": {back.name} needs those before it"
+    return "; ".join(parts)

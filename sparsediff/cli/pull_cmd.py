@@ -217,7 +217,7 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
     n = len(result.patches) - anchors
     way = ["1 anchor"] * anchors + [f"{n} patch" if n == 1 else f"{n} patches"] * bool(n)
     text = " and ".join(way) or "a version that was kept"
-    outcome.line = (
-        f"{dest}: now {version.name}, from {text}, {size(result.fetched_bytes)} fetched "
-        f"for {size(version.n_bytes)} ({number(ratio, 1)}x), {duration(took)}"
-    )
+    fetched = f"{size(result.fetched_bytes)} fetched for {size(version.n_bytes)}"
+    if ratio is not None:
+        fetched += f" ({number(ratio, 1)}x)"
+    outcome.line = f"{dest}: now {version.name}, from {text}, {fetched}, {duration(took)}"

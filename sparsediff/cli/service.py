@@ -2,12 +2,13 @@
 
 Enters: a function that does one run. Leaves: its summary as a line of text or
 of JSON, its errors likewise, and an exit code. A run that finds another one at
-work ends with 14 and without a word.
+work ends with 14 and without a word, but on a terminal.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,7 @@ class Service:
     ) -> None:
         self._verb, self._quiet, self._log_json = verb, quiet, log_json
         self._metrics_file, self._labels = metrics_file, labels
+        self._last_line = ""
 
     def note(self, text: str) -> None:
         """Say what an operator should know."""
@@ -109,10 +111,14 @@ class Service:
         code = 0
         try:
             once(outcome)
-            if self._log_json or not self._quiet:
+            # --watch has something to say when something happens, not every few seconds.
+            if self._log_json or not (self._quiet or outcome.line == self._last_line):
                 self._say("done", outcome.line, outcome.document, err=False)
-        except LockedError:
-            return LockedError.exit_code
+            self._last_line = outcome.line
+        except LockedError as e:
+            if not self._quiet and sys.stderr is not None and sys.stderr.isatty():
+                self._say("note", str(e), {}, err=True)
+            return e.exit_code
         except SparsediffError as e:
             code = e.exit_code
             self._say("error", str(e), {"exit_code": code}, err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -128,12 +129,12 @@ def command(
     """Publish the new checkpoints of SOURCE in STORE, as patches.
 
     SOURCE is a directory of numbered checkpoints, such as step_000100/, or one
-    checkpoint that is overwritten. STORE is a directory or an URL: s3://, gs://,
+    checkpoint that is overwritten. STORE is a directory or a URL: s3://, gs://,
     az://. Only complete checkpoints are shipped; the trainer may delete or
     overwrite them at any time. Made for cron: a run that finds another at work
     ends with 14 at once.
     """
-    from sparsediff.shipping.ship import Policy, ShipResult, ship
+    from sparsediff.shipping.ship import Policy, ShipResult, check_apart, ship
     from sparsediff.shipping.source import Rule
 
     if once and watch is not None:
@@ -154,6 +155,8 @@ def command(
         result = ShipResult()
         started = time.monotonic()
         try:
+            if "://" not in store:
+                check_apart(Path(source), Path(store))
             with (
                 opened_store(store, bwlimit, retries, create=True) as opened,
                 progress_bar("ship", quiet=quiet or log_json) as progress,

@@ -87,6 +87,8 @@ def check(
     result = CheckResult(catalog, has_new_pointer=is_new)
     patches = [p for v in catalog.versions for p in v.patches]
     total = sum(p.n_bytes for p in patches)
+    if progress is not None:
+        progress(0, total)
 
     def job(patch: StoredPatch) -> str | None:
         try:

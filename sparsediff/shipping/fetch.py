@@ -64,6 +64,8 @@ def fetch(
     tasks = [(patch, offset) for patch in missing for offset in _start(store, patch, directory)]
     total = sum(_length(p, offset) for p, offset in tasks)
     done = 0
+    if progress is not None and tasks:
+        progress(0, total)
 
     def job(task: tuple[StoredPatch, int]) -> tuple[StoredPatch, int]:
         patch, offset = task

@@ -46,16 +46,22 @@ class Kept:
         """Find out what earlier runs left, and remove what is of no use any more.
 
         Raises:
-            UnavailableError: versions were shipped to the store, but it is empty.
+            UnavailableError: versions were shipped from here, but the store is empty.
         """
         old = state.load(self._home / "state.json")
         identities: dict[int, str] = {}
         self.squash_from = None
-        if catalog is None and old.get("id") and old.get("store") == self._store.name:
+        if catalog is None and old.get("id"):
             raise UnavailableError(
-                "holds nothing, though versions were shipped to it: is it mounted? To start "
-                f"it anew, remove {self._home / 'state.json'}",
+                f"holds nothing, though versions were shipped to {old.get('store')}: is it "
+                f"mounted? For another store give another --state; to start anew, remove "
+                f"{self._home / 'state.json'}",
                 file=self._store.name,
+            )
+        if catalog is not None and old.get("id") not in (None, catalog.id):
+            note(
+                f"{self._home} was kept for {old.get('store')}, another store or its past; a "
+                "version will be stored whole for it (give each store a --state of its own)"
             )
         if catalog is not None and catalog.id == old.get("id"):
             identities = {int(v): i for v, i in old["kept"].items()}
@@ -75,6 +81,8 @@ class Kept:
         if self.squash_from not in self._identities:
             self.squash_from = None
         self.clean(catalog)
+        if len(self._identities) < len(identities):
+            self.save(catalog)  # what was noted need not be noted again
 
     def __contains__(self, version: int) -> bool:
         return version in self._identities

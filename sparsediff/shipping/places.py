@@ -248,7 +248,7 @@ class InPlace(Place):
         there = self.dest.is_file() or (self.dest.is_dir() and any(self.dest.iterdir()))
         if there and not (self.home / "state.json").exists():
             raise UsageError(
-                "exists and was not made by pull; move it away to let pull replace it",
+                "exists and was not made by pull --in-place; move it away to let pull make it",
                 file=self.dest,
             )
 

@@ -18,7 +18,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sparsediff.errors import SparsediffError, UnavailableError, os_errors
+from sparsediff.errors import SparsediffError, UnavailableError, UsageError, os_errors
 from sparsediff.files import locked
 from sparsediff.make import MakeResult, Progress, make_patch
 from sparsediff.parallel import ordered_map
@@ -127,22 +127,36 @@ def ship(
         streams: objects sent at once.
         jobs: threads to make patches with.
         note: told what should not go unnoticed.
-        progress: told of bytes compared.
+        progress: told of bytes compared, then of bytes sent.
         result: filled as versions are published, for who wants it even after an error.
 
     Raises:
-        UsageError: the source or the state directory is unusable.
+        UsageError: the source or the state directory is unusable, or the latter lies
+            in the former.
         CorruptError: the pointer of the store is damaged.
         UnavailableError: store or disk is full or out of reach, or the source
             changes; nothing is lost, try again.
         LockedError: another run ships from here.
     """
     home = Path(state_directory) if state_directory is not None else default_state(Path(path))
+    check_apart(Path(path), home)
     with os_errors(home):
         home.mkdir(parents=True, exist_ok=True)
     with locked(home / "lock", os.O_RDWR | os.O_CREAT):
         run = _Run(Path(path), store, policy or Policy(), home, streams, jobs, note, progress)
         return run.ship_all(result if result is not None else ShipResult())
+
+
+def check_apart(path: Path, other: Path) -> None:
+    """Raise UsageError if a source is missing, or if ``other`` is or lies in it.
+
+    What lies in a checkpoint is shipped with it.
+    """
+    with os_errors(path):
+        os.stat(path)
+        real, inside = path.resolve(), other.resolve()
+    if real == inside or real in inside.parents:
+        raise UsageError("lies in the source; nothing is written there", file=other, found=path)
 
 
 class _Run:
@@ -244,8 +258,7 @@ class _Run:
         }
         self._kept.save(before, pending)
         todo = [p for p in patches if self._store.size(p.key) != p.n_bytes]
-        for _ in ordered_map(lambda p: self._store.put(p.key, files[p.base]), todo, self._streams):
-            pass
+        self._send(todo, files)
         stats = stats_of_result(next(iter(made.values())))
         record = Version(
             version,
@@ -313,6 +326,20 @@ class _Run:
         if far is not None and self._is_shortcut_due(version) and far not in made:
             made[far] = self._make_from(far, self._kept.place(far), place)
         return made
+
+    def _send(self, patches: list[StoredPatch], files: dict[int | None, Path]) -> None:
+        done, total = 0, sum(p.n_bytes for p in patches)
+
+        def job(patch: StoredPatch) -> int:
+            self._store.put(patch.key, files[patch.base])
+            return patch.n_bytes
+
+        if self._progress is not None and patches:
+            self._progress(0, total)
+        for n_bytes in ordered_map(job, patches, self._streams):
+            done += n_bytes
+            if self._progress is not None:
+                self._progress(done, total)
 
     def _next_shortcut(self, version: int) -> int | None:
         """Where the next shortcut starts from when ``version`` is published."""
