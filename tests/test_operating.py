@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sparsediff.make import MakeResult, make_patch
+from sparsediff.shipping import ship, snapshot
 from sparsediff.shipping.ship import default_state
 from tests.conftest import Run
 from tests.runs import Trainer
@@ -100,6 +104,25 @@ def test_lines_of_prune(trainer: Trainer, tmp_path: Path, cli: Run) -> None:
     assert out.endswith("a run in 1 h 0 min or later deletes them); 1 version kept, step_000002\n")
     _, out, _ = cli(*prune, "--grace", "0")
     assert out.startswith("nothing to drop; deleted 2 objects dropped earlier (")
+
+
+def test_trainer_deletes_what_is_being_read(
+    trainer: Trainer, tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kept checkpoint may be a hard link, whose ctime changes when the other name goes."""
+
+    def late(base: Path, target: Path, output: Path, **options: Any) -> MakeResult:
+        def delete(done: int, total: int) -> None:
+            shutil.rmtree(trainer.run / "step_000001", ignore_errors=True)
+
+        return make_patch(base, target, output, **(options | {"progress": delete}))
+
+    monkeypatch.setattr(snapshot, "clone", lambda *_: False)  # as where blocks cannot be shared
+    monkeypatch.setattr(ship, "make_patch", late)
+    code, out, err = cli("ship", trainer.run, tmp_path / "store")
+    assert (code, err) == (0, "")
+    assert out.startswith("shipped 2 versions")
+    assert not (trainer.run / "step_000001").exists()
 
 
 def test_watching_repeats_no_line(trainer: Trainer, tmp_path: Path) -> None:
