@@ -103,7 +103,7 @@ def test_lines_of_prune(trainer: Trainer, tmp_path: Path, cli: Run) -> None:
     assert out.startswith("dropped 1 version (2 objects, ")
     assert out.endswith("a run in 1 h 0 min or later deletes them); 1 version kept, step_000002\n")
     _, out, _ = cli(*prune, "--grace", "0")
-    assert out.startswith("nothing to drop; deleted 2 objects dropped earlier (")
+    assert out.startswith("nothing to drop; deleted 2 objects (")
 
 
 def test_trainer_deletes_what_is_being_read(

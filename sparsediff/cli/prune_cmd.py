@@ -108,14 +108,14 @@ def _line(result: PruneResult, grace: float, dry_run: bool) -> str:
     parts = ["nothing to drop"]
     if result.patches:
         n_bytes = size(sum(p.n_bytes for p in result.patches))
+        later = f"; a run in {duration(grace)} or later deletes them" if grace else ""
         parts = [
             f"{drop} {plural(len(result.versions), 'version')} "
-            f"({plural(len(result.patches), 'object')}, {n_bytes}; a run in {duration(grace)} "
-            "or later deletes them)"
+            f"({plural(len(result.patches), 'object')}, {n_bytes}{later})"
         ]
     if result.deleted:
         n_bytes = size(result.deleted_bytes)
-        parts += [f"{delete} {plural(len(result.deleted), 'object')} dropped earlier ({n_bytes})"]
+        parts += [f"{delete} {plural(len(result.deleted), 'object')} ({n_bytes})"]
     first, last, back = result.kept[0].name, result.kept[-1].name, result.held_back
     names = first if first == last else f"{first} to {last}"
     parts += [f"{plural(len(result.kept), 'version')} kept, {names}"]

@@ -94,7 +94,7 @@ def check(
         try:
             _check_object(store, patch)
         except CorruptError as e:
-            return e.problem
+            return e.problem if e.file is not None else str(e)
         return None
 
     for patch, problem in zip(patches, ordered_map(job, patches, streams), strict=True):
