@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.pairs import model_directory, training_pair, tree, write_safetensors
+from tests.runs import Trainer
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/howto.md"]
@@ -40,8 +41,20 @@ def shell(command: str, place: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture
+def training(place: Path) -> Path:
+    """A place with a run, what its trainer writes later, and what it wrote when taken back."""
+    trainer, retrained = Trainer(place / "run"), Trainer(place / "retrained")
+    trainer.save_steps(100, 101, 102)
+    trainer.run = place / "later"
+    trainer.save_steps(103, 104, 105, 106)
+    retrained.save_steps(100, 102)
+    return place
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_a_page_runs(page: str, place: Path) -> None:
+def test_every_command_of_a_page_runs(page: str, training: Path) -> None:
+    place = training
     blocks = re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     commands = [line[2:] for block in blocks for line in block.splitlines()]
     assert len(commands) > 5
@@ -56,6 +69,62 @@ def test_every_command_of_a_page_runs(page: str, place: Path) -> None:
         assert tree(place / "copy") == tree(place / "step_102")
     else:
         assert tree(place / "step_101_again") == tree(place / "step_102")
+
+
+Step = tuple[str, int, str]  # command, exit code, what it prints
+
+
+def session(page: str) -> list[Step]:
+    """Commands of a page that shows their output, in order."""
+    steps = []
+    for block in re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            code = re.search(r"# ends with (\d+)", command)
+            steps.append((command, int(code[1]) if code else 0, output))
+    return steps
+
+
+def without_figures(text: str) -> str:
+    """Output with what differs from run to run made the same: sizes, times, digests, columns."""
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE", text)
+    text = re.sub(r"-[0-9a-f]{16}\.sdiff", "-DIGEST.sdiff", text)
+    text = re.sub(r"(?<![\w-])(\d+\.\d+|\d{4,}|\d+(?= (kB|B|ms|s|bytes)\b))", "N", text)
+    text = re.sub(r"N (B|kB)\b", "SIZE", text)
+    text = re.sub(r"N (ms|s)\b", "TIME", text)
+    return re.sub("─+", "─", re.sub(" +", " ", text))
+
+
+def test_session_of_the_shipping_page_is_as_it_says(training: Path) -> None:
+    steps = session("docs/shipping.md")
+    assert len(steps) > 30
+    for command, code, output in steps:
+        run = shell(f"{{ {command.partition('#')[0]}; }} 2>&1", training)
+        printed = run.stdout.replace(str(training), "/srv")
+        assert (run.returncode, without_figures(printed)) == (code, without_figures(output)), (
+            command,
+            printed,
+        )
+    assert tree(training / "models/current") == tree(training / "later/step_000106")
+
+
+def test_python_of_the_store_page_runs(training: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/store.md").read_text(), re.DOTALL)
+    assert shell("sparsediff ship run/ store/", training).returncode == 0
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=training / "store", capture_output=True, text=True)
+    assert run.stdout.startswith("None -> 1 versions/000001-step_000100/anchor-"), run.stderr
+    pointer = training / "store" / "latest.json"
+    pointer.write_text(pointer.read_text().replace("step_000101", "step_000191"))
+    assert subprocess.run(command, cwd=training / "store", capture_output=True).returncode == 1
+
+
+def test_store_page_tells_how_to_do_it_by_hand(training: Path) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/store.md").read_text(), re.DOTALL)
+    assert shell("sparsediff ship run/ store/", training).returncode == 0
+    run = shell(f"cd store\n{blocks[-1]}", training)
+    assert run.returncode == 0, run.stderr
+    assert tree(training / "store/step_000102") == tree(training / "run/step_000102")
 
 
 def test_python_of_the_readme_runs(place: Path) -> None:
