@@ -152,3 +152,18 @@ def test_another_run_is_told_of_on_a_terminal(trainer: Trainer, tmp_path: Path) 
     assert (silent.returncode, silent.stderr) == (14, b"")
     os.close(ours)
     os.close(theirs)
+
+
+def test_what_is_said_stands_on_lines_of_its_own(trainer: Trainer, tmp_path: Path) -> None:
+    """Above, below, but not behind the progress bar."""
+    subprocess.run(ship_command(trainer, tmp_path), check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "sparsediff", "pull", "store", "dest", "--exec", "echo told"]
+    ours, theirs = pty.openpty()
+    assert subprocess.run(command, cwd=tmp_path, stdout=theirs, stderr=theirs).returncode == 0
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    before, told, after = shown.partition("told\r\n")
+    assert told
+    assert before.endswith("\x1b[2K")  # the line was erased
+    assert "dest: now step_000002" in after

@@ -8,11 +8,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sparsediff.errors import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -158,6 +161,9 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+_bars: list[Progress] = []  # the one on the terminal, if any
+
+
 @contextmanager
 def progress_bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """Progress on stderr while it is a terminal; yields None where there is nothing to tell."""
@@ -183,7 +189,23 @@ def progress_bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], Non
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        _bars.append(bar)
+        try:
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        finally:
+            _bars.pop()
+
+
+@contextmanager
+def bar_aside() -> Iterator[None]:
+    """Take the progress bar, if there is one, off the terminal while something else is printed."""
+    for bar in _bars:
+        bar.stop()
+    try:
+        yield
+    finally:
+        for bar in _bars:
+            bar.start()
 
 
 def print_table(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sparsediff.cli.common import (
+    bar_aside,
     duration,
     examples,
     exit_codes,
@@ -156,7 +157,8 @@ def _run_command(command: str, result: PullResult) -> None:
         "SPARSEDIFF_VERSION": str(result.version.version),
         "SPARSEDIFF_PREVIOUS_VERSION": previous,
     }
-    run = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL)
+    with bar_aside():
+        run = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL)
     if run.returncode:
         raise UnavailableError(
             f"now {result.version.name}, but the command failed; the next run runs it again",

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from sparsediff.cli.common import Bandwidth, options
+from sparsediff.cli.common import Bandwidth, bar_aside, options
 from sparsediff.errors import LockedError, SparsediffError
 
 _TRANSIENT = (10, 11, 13, 14)  # after these, --watch goes on
@@ -95,7 +95,8 @@ class Service:
 
     def note(self, text: str) -> None:
         """Say what an operator should know."""
-        self._say("note", text, {}, err=True)
+        with bar_aside():
+            self._say("note", text, {}, err=True)
 
     def run(self, once: Callable[[Outcome], None], watch: float | None) -> int:
         """Call ``once``, which fills in an `Outcome`; returns the exit code."""
