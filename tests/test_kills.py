@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sparsediff.shipping.check import check
+from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.pull import pull
-from sparsediff.shipping.ship import Policy, default_state, ship
+from sparsediff.shipping.ship import default_state, ship
 from sparsediff.stores import open_store
 from tests.kills import killed_at_each_point
 from tests.pairs import tree

@@ -20,9 +20,10 @@ from sparsediff.files import locked
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, dump, object_key, parse
 from sparsediff.shipping.check import check
 from sparsediff.shipping.fetch import fetch
+from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.prune import prune
 from sparsediff.shipping.pull import PullResult, pull
-from sparsediff.shipping.ship import Policy, ship
+from sparsediff.shipping.ship import default_state, ship
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run
 from tests.pairs import tree
@@ -166,9 +167,33 @@ def test_damage_is_found_and_healed(
     assert f"{store.name}: step_000005 cannot be reached any more" in err
     assert out.startswith("4 of 5 versions can be had")
     assert cli("check", store.name, "--repair")[0] == 11
-    assert cli("check", store.name)[0] == 11  # still not to be had, but nothing is broken
+    assert cli("check", store.name)[0] == 11  # the latest is not to be had, but nothing is broken
+    notes: list[str] = []
+    assert ship(trainer.run, store, note=notes.append).shipped == []  # it is mended all the same
+    assert notes == [f"{store.name}: step_000005 could not be had, and is stored whole now"]
+    assert cli("check", store.name)[0] == 0
+    assert tree(pull_path(store, tmp_path / "dest")) == originals["step_000005"]
+    (path,) = trainer.save_steps(6)
+    ship(trainer.run, store, note=notes.append)
+    assert len(notes) == 1
+    assert catalog_of(store).latest.anchor is None
+    assert tree(path) == tree(pull_path(store, tmp_path / "dest"))
+
+
+def test_cut_off_versions_leave_with_the_repair(
+    store: Store, originals: Originals, trainer: Trainer, tmp_path: Path, cli: Run
+) -> None:
+    for version, base in ((4, None), (4, 3), (5, 3)):
+        damage("flipped", keys(store, version, base)[0])
+    shutil.rmtree(default_state(trainer.run))
+    assert cli("check", store.name, "--repair")[0] == 11
+    assert [v.version for v in catalog_of(store).versions] == [1, 2, 3, 5]
     (path,) = trainer.save_steps(6)
     ship(trainer.run, store)
+    assert catalog_of(store).latest.anchor is not None
+    assert cli("check", store.name, "--repair")[0] == 11  # what cannot be had goes now
+    assert cli("check", store.name)[0] == 0
+    assert [v.version for v in catalog_of(store).versions] == [1, 2, 3, 6]
     assert tree(path) == tree(pull_path(store, tmp_path / "dest"))
 
 

@@ -17,9 +17,10 @@ from sparsediff.shipping import snapshot
 from sparsediff.shipping.catalog import POINTER, Catalog, Version, dump, parse
 from sparsediff.shipping.check import check
 from sparsediff.shipping.kept import Kept
+from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.prune import prune
 from sparsediff.shipping.pull import pull
-from sparsediff.shipping.ship import Policy, ShipResult, default_state, ship
+from sparsediff.shipping.ship import ShipResult, default_state, ship
 from sparsediff.shipping.source import Rule
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sparsediff.shipping.catalog import POINTER, Catalog
+from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.pull import pull
-from sparsediff.shipping.ship import Policy, ship
+from sparsediff.shipping.ship import ship
 from sparsediff.stores import Store, open_store
 from tests.pairs import tree
 from tests.processes import use

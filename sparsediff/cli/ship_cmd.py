@@ -134,7 +134,8 @@ def command(
     overwrite them at any time. Made for cron: a run that finds another at work
     ends with 14 at once.
     """
-    from sparsediff.shipping.ship import Policy, ShipResult, check_apart, ship
+    from sparsediff.shipping.policy import Policy
+    from sparsediff.shipping.ship import ShipResult, check_apart, ship
     from sparsediff.shipping.source import Rule
 
     if once and watch is not None:

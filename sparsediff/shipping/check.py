@@ -6,7 +6,7 @@ broken or belongs to nobody. Reads every object once and keeps none of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sparsediff.errors import CorruptError, UnavailableError
 from sparsediff.make import Progress
@@ -68,9 +68,9 @@ def check(
     Args:
         store: to check.
         now: seconds since the epoch.
-        repair: remove orphans; take patches that are broken out of the pointer, so that
-            the next shipper stores a version whole where the chain is cut; make a new
-            pointer if it is missing or damaged.
+        repair: remove orphans; take patches that are broken and versions that cannot be
+            had out of the pointer, so that the next shipper stores a version whole where
+            the chain is cut; make a new pointer if it is missing or damaged.
         grace: orphans younger than this, in seconds, are left alone: a shipper may be
             about to publish them.
         streams: objects read at once.
@@ -111,14 +111,22 @@ def check(
         old = not 0 <= now - stray.modified < grace
         (result.orphans if old else result.young).append(stray)
     if repair:
-        if result.broken or is_new:
-            smaller = catalog.without(result.broken, now)
-            if not store.swap(POINTER, dump(smaller), tag):
-                raise UnavailableError("a shipper was faster; try again", file=store.name)
+        smaller = _without_useless(catalog.without(result.broken, now), now)
+        if (smaller != catalog or is_new) and not store.swap(POINTER, dump(smaller), tag):
+            raise UnavailableError("a shipper was faster; try again", file=store.name)
         for orphan in result.orphans:
             store.delete(orphan.key)
         result.removed = [*result.broken, *(o.key for o in result.orphans)]
     return result
+
+
+def _without_useless(catalog: Catalog, now: float) -> Catalog:
+    """The same without versions that cannot be had, but for the latest, whose number counts."""
+    reachable = catalog.reachable() | {catalog.latest.version}
+    gone = [v for v in catalog.versions if v.version not in reachable]
+    smaller = catalog.without({p.key for v in gone for p in v.patches}, now)
+    kept = tuple(v for v in smaller.versions if v.version in reachable)
+    return replace(smaller, versions=kept)
 
 
 def _check_object(store: Store, patch: StoredPatch) -> None:

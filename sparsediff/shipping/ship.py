@@ -33,35 +33,10 @@ from sparsediff.shipping.catalog import (
     read_catalog,
 )
 from sparsediff.shipping.kept import Kept, Note, is_published
-from sparsediff.shipping.source import Candidate, Rule
+from sparsediff.shipping.policy import Policy, pays, unique_name
+from sparsediff.shipping.source import Candidate
 from sparsediff.stats import stats_of_result
 from sparsediff.stores import Store
-
-_PAYS = 0.8  # a patch of this share of an anchor saves too little to be a link in a chain
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What is shipped, and how.
-
-    Attributes:
-        rule: which checkpoints are complete.
-        anchor_every: store every so manieth version whole; None to decide by weight.
-        anchor_weight: store a version whole once the patches since the last anchor
-            weigh this many times as much as it. At 1, neither what is stored nor what
-            a newcomer fetches is more than twice the least.
-        squash_every: after so many versions, add a patch across all of them.
-        newest: ship only the newest checkpoint, not those between.
-        rewind: ship the checkpoint modified last, even if its number is not above
-            the last one's: the training was taken back.
-    """
-
-    rule: Rule = field(default_factory=Rule)
-    anchor_every: int | None = None
-    anchor_weight: float = 1.0
-    squash_every: int | None = None
-    newest: bool = False
-    rewind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +157,7 @@ class _Run:
     def ship_all(self, result: ShipResult) -> ShipResult:
         self._read_store()
         self._kept.take_up(self._catalog, self._note)
+        self._heal()
         result.catalog = self._catalog
         after, since = None, 0.0
         if self._catalog is not None and not self._policy.rewind:
@@ -223,6 +199,23 @@ class _Run:
             )
         return waiting[-1:] if self._policy.newest else waiting
 
+    def _heal(self) -> None:
+        """Store the latest version whole if damage cut it off and what it was made from is here."""
+        if self._catalog is None:
+            return
+        latest = self._catalog.latest
+        if latest.version in self._catalog.reachable() or latest.version not in self._kept:
+            return
+        place = self._kept.place(latest.version)
+        stored = self._stored(latest.version, latest.name, {None: self._make_anchor(place)})
+        self._kept.check(latest.version)
+        self._send(stored)
+        patches = (*latest.patches, *(patch for patch, _ in stored))
+        if self._publish(self._catalog.id, replace(latest, patches=patches)):
+            self._note(
+                f"{self._store.name}: {latest.name} could not be had, and is stored whole now"
+            )
+
     def _ship(self, candidate: Candidate) -> Shipped | None:
         """Publish one checkpoint; None if it is gone, or another shipper was faster."""
         started = time.monotonic()
@@ -241,24 +234,20 @@ class _Run:
         made = self._make(version, place)
         snapshot.check_kept(place, identity)
         made_at = time.monotonic()
-        patches: list[StoredPatch] = []
-        name = _unique(candidate, version, before)
-        files = {b: self._home / f"{b}.sdiff" for b in made}
-        for base, file in files.items():
-            sha256 = _digest(file)
-            key = object_key(version, name, base, sha256)
-            patches.append(StoredPatch(base, key, made[base].patch_bytes, sha256))
+        name = unique_name(candidate, version, before)
+        stored = self._stored(version, name, made)
+        patches = tuple(patch for patch, _ in stored)
         store_id = uuid.uuid4().hex if before is None else before.id
         pending = {
             "id": store_id,
             "version": version,
             "sha256": [p.sha256 for p in patches],
             "identity": identity,
-            "squash_from": self._next_shortcut(version),
+            "squash_from": self._policy.next_shortcut(version, self._kept.squash_from),
         }
         self._kept.save(before, pending)
-        todo = [p for p in patches if self._store.size(p.key) != p.n_bytes]
-        self._send(todo, files)
+        todo = [(p, f) for p, f in stored if self._store.size(p.key) != p.n_bytes]
+        self._send(todo)
         stats = stats_of_result(next(iter(made.values())))
         record = Version(
             version,
@@ -269,7 +258,7 @@ class _Run:
             stats.target_bytes,
             stats.total.n_elements,
             None if version - 1 not in made else stats.total.n_changed,
-            tuple(patches),
+            patches,
         )
         won = self._publish(store_id, record)
         if not won:
@@ -281,22 +270,24 @@ class _Run:
         if not won:
             return None
         done = time.monotonic()
-        return Shipped(record, sum(p.n_bytes for p in todo), made_at - started, done - made_at)
+        return Shipped(record, sum(p.n_bytes for p, _ in todo), made_at - started, done - made_at)
 
     def _publish(self, store_id: str, record: Version) -> bool:
-        """Let the pointer have one more version; False if another shipper was faster."""
+        """Make ``record`` the latest version; False if another shipper was faster."""
+        latest = None if self._catalog is None else self._catalog.latest.version
         while True:
             before = self._catalog
             if before is None:
                 catalog = Catalog(store_id, (record,))
             else:
-                catalog = replace(before, versions=(*before.versions, record))
+                others = [v for v in before.versions if v.version != record.version]
+                catalog = replace(before, versions=(*others, record))
             won = self._store.swap(POINTER, dump(catalog), self._tag)
             self._read_store()
             if won:
                 return True
             now = self._catalog
-            if now is None or now.id != store_id or now.latest.version != record.version - 1:
+            if now is None or now.id != store_id or now.latest.version != latest:
                 return False
             # Somebody pruned: the same version is the latest still.
 
@@ -315,42 +306,47 @@ class _Run:
         if version - 1 in self._kept:
             made[version - 1] = self._make_from(version - 1, self._kept.place(version - 1), place)
         step = made.get(version - 1)
-        if self._wants_anchor(step):
-            empty = self._home / "empty"
-            with os_errors(empty):
-                empty.mkdir(exist_ok=True)
-            anchor = made[None] = self._make_from(None, empty, place)
-            if step is not None and step.patch_bytes >= _PAYS * anchor.patch_bytes:
+        if self._policy.wants_anchor(self._catalog, None if step is None else step.patch_bytes):
+            anchor = made[None] = self._make_anchor(place)
+            if step is not None and not pays(step.patch_bytes, anchor.patch_bytes):
                 del made[version - 1]
         far = self._kept.squash_from
-        if far is not None and self._is_shortcut_due(version) and far not in made:
+        if far is not None and self._policy.is_shortcut_due(version, far) and far not in made:
             made[far] = self._make_from(far, self._kept.place(far), place)
         return made
 
-    def _send(self, patches: list[StoredPatch], files: dict[int | None, Path]) -> None:
-        done, total = 0, sum(p.n_bytes for p in patches)
+    def _make_anchor(self, place: Path) -> MakeResult:
+        empty = self._home / "empty"
+        with os_errors(empty):
+            empty.mkdir(exist_ok=True)
+        return self._make_from(None, empty, place)
 
-        def job(patch: StoredPatch) -> int:
-            self._store.put(patch.key, files[patch.base])
+    def _stored(
+        self, version: int, name: str, made: dict[int | None, MakeResult]
+    ) -> list[tuple[StoredPatch, Path]]:
+        """What the store will say of the patches made, and their files."""
+        stored = []
+        for base, result in made.items():
+            file = self._home / f"{base}.sdiff"
+            sha256 = _digest(file)
+            key = object_key(version, name, base, sha256)
+            stored.append((StoredPatch(base, key, result.patch_bytes, sha256), file))
+        return stored
+
+    def _send(self, stored: list[tuple[StoredPatch, Path]]) -> None:
+        done, total = 0, sum(p.n_bytes for p, _ in stored)
+
+        def job(patch_and_file: tuple[StoredPatch, Path]) -> int:
+            patch, file = patch_and_file
+            self._store.put(patch.key, file)
             return patch.n_bytes
 
-        if self._progress is not None and patches:
+        if self._progress is not None and stored:
             self._progress(0, total)
-        for n_bytes in ordered_map(job, patches, self._streams):
+        for n_bytes in ordered_map(job, stored, self._streams):
             done += n_bytes
             if self._progress is not None:
                 self._progress(done, total)
-
-    def _next_shortcut(self, version: int) -> int | None:
-        """Where the next shortcut starts from when ``version`` is published."""
-        if self._policy.squash_every is None:
-            return None
-        far = self._kept.squash_from
-        return version if far is None or self._is_shortcut_due(version) else far
-
-    def _is_shortcut_due(self, version: int) -> bool:
-        every, far = self._policy.squash_every, self._kept.squash_from
-        return every is not None and far is not None and version - far >= every
 
     def _make_from(self, base: int | None, place: Path, target: Path) -> MakeResult:
         output = self._home / f"{base}.sdiff"
@@ -360,35 +356,6 @@ class _Run:
         if base is not None:
             self._kept.check(base)  # a hard link follows whoever writes into the other name
         return result
-
-    def _wants_anchor(self, step: MakeResult | None) -> bool:
-        """Whether the next version is to be stored whole."""
-        if self._catalog is None or step is None:
-            return True
-        chain: list[Version] = []
-        for version in reversed(self._catalog.versions):
-            if version.anchor is not None:
-                break
-            chain.append(version)
-        else:
-            return True
-        if any(v.step is None for v in chain):
-            return True
-        if self._policy.anchor_every is not None:
-            return len(chain) + 1 >= self._policy.anchor_every
-        weight = step.patch_bytes + sum(v.step.n_bytes for v in chain if v.step is not None)
-        limit = self._policy.anchor_weight * version.anchor.n_bytes
-        return weight > limit or step.patch_bytes >= _PAYS * version.anchor.n_bytes
-
-
-def _unique(candidate: Candidate, version: int, catalog: Catalog | None) -> str:
-    """Name of a version: that of the checkpoint, with the version's number if it is not unique."""
-    name = candidate.name
-    used = set() if catalog is None else {v.name for v in catalog.versions}
-    if candidate.number is not None and name not in used:
-        return name
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem}-{version:06}.{suffix}" if stem and dot else f"{name}-{version:06}"
 
 
 def _digest(path: Path) -> str:

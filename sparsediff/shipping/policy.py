@@ -1,0 +1,86 @@
+"""How versions are stored: whole, as a patch, with a shortcut; and what they are called.
+
+Enters: what the store holds and how large the next patch came out. Leaves:
+decisions. Touches no file and no store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sparsediff.shipping.catalog import Catalog, Version
+from sparsediff.shipping.source import Candidate, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is shipped, and how.
+
+    Attributes:
+        rule: which checkpoints are complete.
+        anchor_every: store every so manieth version whole; None to decide by weight.
+        anchor_weight: store a version whole once the patches since the last anchor
+            weigh this many times as much as it. At 1, neither what is stored nor what
+            a newcomer fetches is more than twice the least.
+        squash_every: after so many versions, add a patch across all of them.
+        newest: ship only the newest checkpoint, not those between.
+        rewind: ship the checkpoint modified last, even if its number is not above
+            the last one's: the training was taken back.
+    """
+
+    rule: Rule = field(default_factory=Rule)
+    anchor_every: int | None = None
+    anchor_weight: float = 1.0
+    squash_every: int | None = None
+    newest: bool = False
+    rewind: bool = False
+
+    def wants_anchor(self, catalog: Catalog | None, step_bytes: int | None) -> bool:
+        """Whether the next version is to be stored whole.
+
+        Args:
+            catalog: of the store; None if it is empty.
+            step_bytes: size of the patch from the latest version; None if there is none.
+        """
+        if catalog is None or step_bytes is None:
+            return True
+        if catalog.latest.version not in catalog.reachable():
+            return True
+        chain: list[Version] = []  # since the last anchor
+        anchor = None
+        for version in reversed(catalog.versions):
+            anchor = version.anchor
+            if anchor is not None:
+                break
+            chain.append(version)
+        if anchor is None:
+            return True
+        if self.anchor_every is not None:
+            return len(chain) + 1 >= self.anchor_every
+        weight = step_bytes + sum(v.step.n_bytes for v in chain if v.step is not None)
+        return weight > self.anchor_weight * anchor.n_bytes or not pays(step_bytes, anchor.n_bytes)
+
+    def is_shortcut_due(self, version: int, start: int) -> bool:
+        """Whether ``version`` gets a patch across all versions since ``start``."""
+        return self.squash_every is not None and version - start >= self.squash_every
+
+    def next_shortcut(self, version: int, start: int | None) -> int | None:
+        """Where the next shortcut starts from once ``version`` is published."""
+        if self.squash_every is None:
+            return None
+        return version if start is None or self.is_shortcut_due(version, start) else start
+
+
+def pays(patch_bytes: int, anchor_bytes: int) -> bool:
+    """Whether a patch saves enough over an anchor to be a link in a chain."""
+    return patch_bytes < 0.8 * anchor_bytes
+
+
+def unique_name(candidate: Candidate, version: int, catalog: Catalog | None) -> str:
+    """Name of a version: that of the checkpoint, with the version's number if it is not unique."""
+    name = candidate.name
+    used = set() if catalog is None else {v.name for v in catalog.versions}
+    if candidate.number is not None and name not in used:
+        return name
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}-{version:06}.{suffix}" if stem and dot else f"{name}-{version:06}"
