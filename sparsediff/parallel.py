@@ -2,12 +2,14 @@
 
 Enters: a function and an iterator of arguments. Leaves: an iterator of
 results. At most ``jobs`` + 1 calls run or have results waiting, so memory stays
-bounded; on an error or an interrupt nothing new starts and all threads end.
+bounded; on an error or an interrupt nothing new starts and all threads end, those that
+`check_wanted` at once.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +17,19 @@ from typing import TypeVar
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+_here = threading.local()  # ``ending``: of the map this thread works for
+
+
+class UnwantedError(Exception):
+    """Ends a call whose result nobody waits for any more; nobody sees it."""
+
+
+def check_wanted() -> None:
+    """For long calls: raise UnwantedError if the map that made this one is ending."""
+    ending = getattr(_here, "ending", None)
+    if ending is not None and ending.is_set():
+        raise UnwantedError
 
 
 def default_jobs() -> int:
@@ -28,7 +43,8 @@ def ordered_map(function: Callable[[A], R], arguments: Iterable[A], jobs: int) -
         yield from map(function, arguments)
         return
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(jobs) as pool:
+    ending = threading.Event()
+    with ThreadPoolExecutor(jobs, initializer=setattr, initargs=(_here, "ending", ending)) as pool:
         try:
             for argument in arguments:
                 waiting.append(pool.submit(function, argument))
@@ -37,5 +53,6 @@ def ordered_map(function: Callable[[A], R], arguments: Iterable[A], jobs: int) -
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            ending.set()
             for future in waiting:
                 future.cancel()

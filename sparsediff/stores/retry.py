@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sparsediff.errors import UnavailableError
+from sparsediff.parallel import check_wanted
 from sparsediff.stores.store import Store, Stored
 
 FIRST_DELAY = 0.2  # seconds
@@ -31,6 +32,7 @@ def retried(call: Callable[[], R], retries: int) -> R:
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt)
             # Jitter: those who failed together shall not come back together.
             time.sleep(delay * random.uniform(0.5, 1))
+            check_wanted()
     return call()
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 
 from sparsediff.errors import UsageError
+from sparsediff.parallel import check_wanted
 
 _BURST = 0.25  # seconds
 _TURN = 0.02  # seconds of one thread before it is the next one's turn
@@ -36,7 +37,8 @@ class Throttle:
         self._paid_until = time.monotonic()
 
     def take(self, n_bytes: int) -> None:
-        """Return when ``n_bytes`` more may have moved."""
+        """Return when ``n_bytes`` more may have moved, if they are still wanted."""
+        check_wanted()
         if self._rate is None:
             return
         # In small portions, each queued behind the others': threads take turns,
@@ -46,6 +48,7 @@ class Throttle:
             now = min(portion, n_bytes)
             n_bytes -= now
             time.sleep(self._wait(now))
+            check_wanted()
 
     def _wait(self, n_bytes: int) -> float:
         assert self._rate is not None
