@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sparsediff import apply, chain, files, inplace, rebuild
+from sparsediff.cli import run
 from sparsediff.shipping import fetch
+from sparsediff.stores.cloud import CloudStore
 from sparsediff.stores.directory import DirectoryStore
 
 # What changes something that outlives the process: (where it is looked up, its name).
@@ -24,9 +28,11 @@ TOUCHES: list[tuple[Any, str]] = [
     (os, "rmdir"),
     (os, "ftruncate"),
     (files, "publish"),
-    (DirectoryStore, "put"),
-    (DirectoryStore, "swap"),
-    (DirectoryStore, "delete"),
+    *[
+        (store, name)
+        for store in (DirectoryStore, CloudStore)
+        for name in ("put", "swap", "delete")
+    ],
     *[
         (module, name)
         for module in (apply, chain, inplace, rebuild, fetch)
@@ -73,6 +79,26 @@ def killed_at_each_point(
         yield log.read_text()
 
 
+def command_killed_at_each_point(
+    prepare: Callable[[], None], arguments: tuple[object, ...], log: Path
+) -> Iterator[str]:
+    """`killed_at_each_point` of a command line, in processes that share nothing with this one.
+
+    Threads of a client do not survive a fork.
+    """
+    n = 0
+    while True:
+        n += 1
+        prepare()
+        log.write_text("")
+        command = [sys.executable, "-m", "tests.kills", n, log, *arguments]
+        child = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        if child.returncode == 0:
+            return
+        assert child.returncode == -signal.SIGKILL, child.stderr
+        yield log.read_text()
+
+
 def _arm(n: int, log: Path) -> None:
     """Replace everything in `TOUCHES` by what counts, and kills at the ``n``-th point."""
     count = 0
@@ -90,7 +116,7 @@ def _arm(n: int, log: Path) -> None:
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             names = [Path(a).name for a in args if isinstance(a, (str, Path))]
-            about = names[0 if owner is DirectoryStore else -1] if names else ""
+            about = names[0 if owner in (DirectoryStore, CloudStore) else -1] if names else ""
             point(f"before {name} {about}")
             result = function(*args, **kwargs)
             point(f"after {name} {about}")
@@ -100,3 +126,8 @@ def _arm(n: int, log: Path) -> None:
 
     for owner, name in TOUCHES:
         setattr(owner, name, wrap(owner, name))
+
+
+if __name__ == "__main__":
+    _arm(int(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(run(sys.argv[3:]))

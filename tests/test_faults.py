@@ -19,11 +19,13 @@ import pytest
 from obstore.store import S3Store
 
 from sparsediff.files import is_temp
+from sparsediff.shipping.check import check
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run
+from tests.kills import command_killed_at_each_point
 from tests.pairs import RNG, tree, write_safetensors
 from tests.processes import (
     Process,
@@ -37,6 +39,7 @@ from tests.processes import (
 )
 from tests.runs import Trainer, assert_sound, catalog_of, settle
 from tests.seaweed import Proxy, Seaweed, free_ports
+from tests.test_kills import Drill
 
 
 @pytest.fixture
@@ -363,3 +366,67 @@ def test_objects_pruned_under_the_pullers(
     for new in tmp_path.glob("new*"):
         assert tree(new / "current") in originals.values()
     print(f"\nnotes: {sum(line['event'] == 'note' for line in said)}")
+
+
+# Every point at which a run touches anything
+
+
+class S3Drill(Drill):
+    """Puts the bucket back as well."""
+
+    def save(self) -> None:
+        super().save()
+        there = bucket(self.store)
+        keys = [o.key for o in open_store(self.store).list("")]
+        self._objects = {key: bytes(obstore.get(there, key).bytes()) for key in keys}
+
+    def restore(self) -> None:
+        super().restore()
+        there = bucket(self.store)
+        for found in list(open_store(self.store).list("")):
+            if found.key not in self._objects:
+                obstore.delete(there, found.key)
+        for key, data in self._objects.items():
+            obstore.put(there, key, data)
+
+
+@pytest.mark.slow
+def test_ship_killed_at_each_point(url: str, tmp_path: Path) -> None:
+    drill = S3Drill(tmp_path, url)
+    store = open_store(url)
+    policy = ("--squash-every", 2, "--anchor-weight", 0.01)  # as that of the drill
+    run = ("ship", drill.run, url, *policy, "-j", 1, "--streams", 1, "-q")
+    points = []
+    for point in command_killed_at_each_point(drill.restore, run, tmp_path / "log"):
+        points.append(point)
+        assert_sound(store, drill.originals, drill.scratch())
+        drill.ship()
+        names = [v.name for v in catalog_of(store).versions]
+        assert names == ["step_000100", "step_000200", "step_000300"], point
+        assert catalog_of(store).latest.step is not None, point
+        check(store, now=time.time() + 10, grace=1.0, repair=True)
+        assert {o.key for o in store.list("")} == catalog_of(store).keys() | {"latest.json"}, point
+    assert {"before swap latest.json", "after swap latest.json"} <= set(points)
+    assert sum(p.startswith("before put ") for p in points) > 1
+    print(f"\n{len(points)} points")
+
+
+@pytest.mark.slow
+def test_pull_killed_at_each_point(url: str, tmp_path: Path) -> None:
+    drill = S3Drill(tmp_path, url)
+    drill.ship()
+    store, dest = open_store(url), drill.live / "dest"
+    originals = drill.originals
+    pull(store, dest, version="step_000100", jobs=1)
+    drill.save()
+    run = ("pull", url, dest, "-j", 1, "--streams", 1, "--keep", 1, "-q")
+    points = []
+    for point in command_killed_at_each_point(drill.restore, run, tmp_path / "log"):
+        points.append(point)
+        shown = tree(dest / "current")
+        assert shown in (originals["step_000100"], originals["step_000300"]), point
+        pull(store, dest, jobs=1, keep=1)
+        assert tree(dest / "current") == originals["step_000300"], point
+        assert [p.name for p in (dest / "versions").iterdir()] == ["step_000300"], point
+    assert "before replace current" in points
+    print(f"\n{len(points)} points")

@@ -22,22 +22,19 @@ from tests.runs import Trainer, assert_sound, catalog_of
 class Drill:
     """A store with two versions and a third checkpoint, to be put back after each kill."""
 
-    def __init__(self, room: Path) -> None:
+    def __init__(self, room: Path, url: str | None = None) -> None:
         self.room, self.live = room, room / "live"
+        self.store = url or str(self.live / "store")
         self.trainer = Trainer(self.live / "run", n=2000)
         self.trainer.save_steps(100, 200)
         self.policy = Policy(squash_every=2, anchor_weight=0.01)
-        ship(self.run, open_store(str(self.store), create=True), self.policy, jobs=1, streams=1)
+        ship(self.run, open_store(self.store, create=True), self.policy, jobs=1, streams=1)
         self.trainer.save_steps(300, shards=1)
         self.save()
 
     @property
     def run(self) -> Path:
         return self.live / "run"
-
-    @property
-    def store(self) -> Path:
-        return self.live / "store"
 
     @property
     def originals(self) -> dict[str, dict[str, bytes]]:
@@ -59,7 +56,7 @@ class Drill:
         return path
 
     def ship(self) -> None:
-        ship(self.run, open_store(str(self.store)), self.policy, jobs=1, streams=1)
+        ship(self.run, open_store(self.store), self.policy, jobs=1, streams=1)
 
 
 def test_kill_ship_leaves_a_sound_store_and_the_next_run_completes_it(tmp_path: Path) -> None:
@@ -67,7 +64,7 @@ def test_kill_ship_leaves_a_sound_store_and_the_next_run_completes_it(tmp_path: 
     points = []
     for point in killed_at_each_point(drill.restore, drill.ship, tmp_path / "log"):
         points.append(point)
-        store = open_store(str(drill.store))
+        store = open_store(drill.store)
         assert_sound(store, drill.originals, drill.scratch())
         drill.ship()
         catalog = catalog_of(store)
@@ -91,7 +88,7 @@ def test_kill_pull_shows_readers_one_version_or_the_other(start: str, tmp_path: 
     drill = Drill(tmp_path)
     drill.ship()
     dest = drill.live / "dest"
-    store = open_store(str(drill.store))
+    store = open_store(drill.store)
     if start != "nothing":
         pull(store, dest, version=start, jobs=1)
     before = tree(dest / "current") if start != "nothing" else {}
@@ -120,7 +117,7 @@ def test_kill_pull_in_place_is_completed(start: str, tmp_path: Path) -> None:
     drill.trainer.save_steps(400, shards=1)  # the step before it reshards: not in place
     drill.ship()
     dest = drill.live / "dest"
-    store = open_store(str(drill.store))
+    store = open_store(drill.store)
     originals = drill.originals
     pull(store, dest, version=start, in_place=True, jobs=1)
     drill.save()
