@@ -21,12 +21,14 @@ if TYPE_CHECKING:
         UsageError,
         WrongBaseError,
     )
+    from sparsediff.export import ExportResult, export_patch
     from sparsediff.make import MakeResult, make_patch
     from sparsediff.manifest import Manifest
     from sparsediff.patch import Patch, open_patch
     from sparsediff.series import SeriesStep, series_stats
     from sparsediff.squash import squash_patches
     from sparsediff.stats import CheckpointStats, Group, TensorStats, checkpoint_stats, patch_stats
+    from sparsediff.updates import Update, iter_updates, removed_tensors
     from sparsediff.verify import VerifyResult, verify_patch
 
 _HOMES = {
@@ -40,12 +42,14 @@ _HOMES = {
         "UsageError",
         "WrongBaseError",
     ),
+    "export": ("ExportResult", "export_patch"),
     "make": ("MakeResult", "make_patch"),
     "manifest": ("Manifest",),
     "patch": ("Patch", "open_patch"),
     "series": ("SeriesStep", "series_stats"),
     "squash": ("squash_patches",),
     "stats": ("CheckpointStats", "Group", "TensorStats", "checkpoint_stats", "patch_stats"),
+    "updates": ("Update", "iter_updates", "removed_tensors"),
     "verify": ("VerifyResult", "verify_patch"),
 }
 
@@ -65,6 +69,7 @@ __all__ = [
     "ApplyResult",
     "CheckpointStats",
     "CorruptError",
+    "ExportResult",
     "Group",
     "LockedError",
     "MakeResult",
@@ -75,15 +80,19 @@ __all__ = [
     "TensorStats",
     "UnavailableError",
     "UnsupportedError",
+    "Update",
     "UsageError",
     "VerifyResult",
     "WrongBaseError",
     "__version__",
     "apply_patch",
     "checkpoint_stats",
+    "export_patch",
+    "iter_updates",
     "make_patch",
     "open_patch",
     "patch_stats",
+    "removed_tensors",
     "series_stats",
     "squash_patches",
     "verify_patch",

@@ -1,4 +1,4 @@
-"""A checkpoint on disk: its files, their spans and skeletons.
+"""A checkpoint: its files, their spans and skeletons.
 
 Enters: the path of a file or a directory. Leaves: a `Checkpoint` that knows
 where every byte is, pinned to the files' state at that moment. Reads headers
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
-from sparsediff.files import InputFile, check_relative_name, walk
+from sparsediff.files import InputFile, Readable, check_relative_name, walk
 from sparsediff.formats import Span, find_spans
 
 
@@ -27,7 +27,7 @@ class CheckpointFile:
     """
 
     name: str
-    source: InputFile
+    source: Readable
     spans: list[Span]
 
     def layout(self) -> list[int]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from sparsediff.checksum import checksum
 from sparsediff.errors import (
@@ -58,6 +58,27 @@ def check_relative_name(name: str, *, file: object = None) -> str:
     if bad:
         raise CorruptError("unsafe file name", file=file, found=repr(name))
     return name
+
+
+class Readable(Protocol):
+    """What is read of a checkpoint's file, which may be memory (`memory.MemoryFile`)."""
+
+    @property
+    def path(self) -> Path:
+        """What messages call it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill ``buffer`` (a writable byte buffer) from ``offset``."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``offset``."""
+
+    def check_unchanged(self) -> None:
+        """Raise UnavailableError if it is no longer what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +175,15 @@ class OpenFiles:
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
-    def reader(self, files: Sequence[InputFile]) -> Callable[[int, int, Any], None]:
+    def reader(self, files: Sequence[Readable]) -> Callable[[int, int, Any], None]:
         """`read` of one of ``files``, by its index."""
         return lambda index, offset, buffer: self.read(files[index], offset, buffer)
 
-    def read(self, file: InputFile, offset: int, buffer: Any) -> None:
+    def read(self, file: Readable, offset: int, buffer: Any) -> None:
         """Fill ``buffer`` from ``offset``; see `InputFile.read_into`."""
+        if not isinstance(file, InputFile):
+            file.read_into(offset, buffer)
+            return
         fd = self._descriptors.get(file.path)
         if fd is None:
             if len(self._descriptors) == _MAX_OPEN:

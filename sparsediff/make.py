@@ -70,8 +70,8 @@ class MakeResult:
 
 
 def make_patch(
-    base: Path | str,
-    target: Path | str,
+    base: Path | str | Checkpoint,
+    target: Path | str | Checkpoint,
     output: Path | str | BinaryIO | None,
     *,
     jobs: int | None = None,
@@ -85,7 +85,8 @@ def make_patch(
     Args:
         base: checkpoint file or directory that the other side holds; a directory without
             files makes an anchor, a patch from nothing.
-        target: checkpoint to reproduce there.
+        target: checkpoint to reproduce there. Both may also be opened already, as
+            `memory.memory_checkpoint` does with tensors.
         output: path of the patch, ``-`` for standard output, a binary stream,
             or None to measure only.
         jobs: threads; default all processors. Does not change the patch.
@@ -108,8 +109,12 @@ def make_patch(
         if not str(output):
             raise UsageError("the name of the output is empty")
         place = Path(os.path.abspath(output))
-        check_output(place, force=force, inputs=(base, target))
-    sides = open_checkpoint(base, allow_empty=True), open_checkpoint(target)
+        named = [side for side in (base, target) if not isinstance(side, Checkpoint)]
+        check_output(place, force=force, inputs=named)
+    sides = (
+        base if isinstance(base, Checkpoint) else open_checkpoint(base, allow_empty=True),
+        target if isinstance(target, Checkpoint) else open_checkpoint(target),
+    )
     manifest = plan(*sides, bucket_words)
     with _spool(place) as spool, os_errors(place or "temporary file"):
         sizes = _encode_all(manifest, *sides, spool, jobs or default_jobs(), progress, observer)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sparsediff import checksum, words
 from sparsediff.checksum import PartChecksums
@@ -34,6 +34,22 @@ def check_kind(root: Path, is_directory: bool, error: SparsediffError) -> None:
         kinds = ("a file", "a directory")
         error.expected, error.found = kinds[is_directory], kinds[not is_directory]
         raise error
+
+
+class Base(Protocol):
+    """Where `run` gets base words from; `BaseFiles` for a checkpoint on disk."""
+
+    def path(self, index: int) -> object:
+        """What messages call a base file."""
+
+    def source(self, files: OpenFiles) -> words.Source:
+        """Base words of buckets, read through ``files``."""
+
+    def check(self, bucket: int) -> None:
+        """Raise WrongBaseError if the base words of a bucket are not the patch's."""
+
+    def skeleton(self, index: int) -> bytes:
+        """Skeleton of a base file, checked."""
 
 
 class BaseFiles:
@@ -155,12 +171,12 @@ def tasks(group: Sequence[Patch]) -> Iterator[Task]:
             raise CorruptError("payload belongs to nothing", file=patch.name, found=name)
 
 
-def run(group: Sequence[Patch], base: BaseFiles, task: Task, write: Writer) -> int:
+def run(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
     """Rebuild one skeleton or bucket; returns its size in bytes.
 
     Args:
         group: as given to `tasks`.
-        base: files of the first patch's base.
+        base: the first patch's base.
         task: one of `tasks`.
         write: given the bytes of the last patch's target.
 
@@ -203,9 +219,7 @@ def _named(patch: Patch, payload: str) -> Iterator[None]:
         raise
 
 
-def _checked(
-    patch: Patch, base: BaseFiles, bucket: int, pieces: Iterator[Piece]
-) -> Iterator[Piece]:
+def _checked(patch: Patch, base: Base, bucket: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Base words of a bucket as they pass by; after the last it is known whether they are right."""
     sums = PartChecksums()
     for piece in pieces:
@@ -232,10 +246,15 @@ def _patched(patch: Patch, bucket: int, payload: bytes, pieces: Iterator[Piece])
             sums.update(piece.part, new)
             yield piece
         decoder.finish()
-        _check_words(manifest, bucket, sums.hex(), None)
+        check_words(manifest, bucket, sums.hex(), None)
 
 
-def _check_words(manifest: Manifest, bucket: int, sums: list[str], path: object) -> None:
+def check_words(manifest: Manifest, bucket: int, sums: list[str], path: object) -> None:
+    """Compare the checksums of a bucket's parts with what the patch says of its target.
+
+    Raises:
+        CorruptError: they differ; names the bucket's first tensor.
+    """
     record = manifest.buckets[bucket]
     expected = record.target if record.target is not None else record.base
     found = checksum.combine(sums)
@@ -250,7 +269,7 @@ def _check_words(manifest: Manifest, bucket: int, sums: list[str], path: object)
         )
 
 
-def _run_skeleton(group: Sequence[Patch], base: BaseFiles, task: Task, write: Writer) -> int:
+def _run_skeleton(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
     first = group[0].manifest.target_files[task.file].dictionary
     data = b"" if first is None else base.skeleton(first)
     for patch, payload in zip(group, task.payloads, strict=True):
@@ -322,7 +341,7 @@ def check_target(
     def check(bucket: int) -> None:
         with OpenFiles() as files:
             target = words.target_source(manifest, file, lambda _, o, b: files.read(source, o, b))
-            _check_words(manifest, bucket, words.checksums(manifest, bucket, target), path)
+            check_words(manifest, bucket, words.checksums(manifest, bucket, target), path)
 
     for _ in map_buckets(check, manifest.file_buckets[file]):
         pass

@@ -28,6 +28,7 @@ _COMMANDS = (
     "stats",
     "verify",
     "squash",
+    "export",
     "show",
     "ship",
     "pull",

@@ -1,6 +1,7 @@
 """safetensors: 8 bytes of header length, a JSON header, tensor data without holes.
 
-Enters: a file. Leaves: its spans. Checks what the format's own library checks
+Enters: a file; or what shall be in one. Leaves: its spans; or its header, the very
+bytes that the format's own library writes. Checks what the format's own library checks
 (header length, JSON object, shapes against offsets, no hole, no overlap, no
 byte left over) before any offset is used. A dtype the format gains later is
 read as bytes, so that such a file still travels.
@@ -9,9 +10,10 @@ read as bytes, so that such a file still travels.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sparsediff.dtypes import DTYPES
+from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError
 from sparsediff.files import InputFile
 from sparsediff.formats.span import Span
@@ -19,9 +21,53 @@ from sparsediff.formats.span import Span
 SUFFIX = ".safetensors"
 MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
 
+# The format's library stores the most aligned first, then by name.
+# fmt: off
+_ORDER = (
+    "U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16",
+    "F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8", "F6_E3M2",
+    "F6_E2M3", "F4", "BOOL",
+)
+# fmt: on
+_RANK = {name: i for i, name in enumerate(_ORDER)}
+
+Described = tuple[str, DType, tuple[int, ...]]
+"""Name, element type and shape of a tensor."""
+
 
 class MalformedError(CorruptError):
     """The file violates the safetensors format."""
+
+
+def compose(
+    tensors: Iterable[Described], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, list[Span]]:
+    """What a file of these tensors starts with, and where they lie in it, by offset.
+
+    The bytes are those of the format's own library, save that it writes more than one
+    entry of ``metadata`` in an order of chance; here they are sorted.
+    """
+    ordered = sorted(tensors, key=lambda t: (_RANK[t[1].name], t[0]))
+    header: dict[str, Any] = {}
+    if metadata is not None:
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    ends: list[int] = []
+    for name, dtype, shape in ordered:
+        begin = ends[-1] if ends else 0
+        ends.append(begin + (dtype.n_bytes(shape) or 0))
+        header[name] = {
+            "dtype": dtype.name,
+            "shape": list(shape),
+            "data_offsets": [begin, ends[-1]],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    data = 8 + len(text)
+    spans = [
+        Span(name, dtype, shape, data + end - (size := dtype.n_bytes(shape) or 0), size)
+        for (name, dtype, shape), end in zip(ordered, ends, strict=True)
+    ]
+    return len(text).to_bytes(8, "little") + text, spans
 
 
 def looks_like(file: InputFile) -> bool:

@@ -1,0 +1,92 @@
+"""``sparsediff export``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Literal, cast
+
+import click
+
+from sparsediff.cli.common import (
+    count,
+    duration,
+    examples,
+    exit_codes,
+    force_option,
+    jobs_option,
+    json_option,
+    options,
+    print_json,
+    progress_bar,
+    quiet_option,
+    size,
+)
+
+
+@click.command(
+    "export",
+    epilog=examples(
+        "sparsediff export 101.sdiff step_100/ -o 101.safetensors",
+        "sparsediff export 101.sdiff step_100/ -o 101.safetensors --layout trl",
+    )
+    + exit_codes(0, 2, 10, 11, 12, 13, 14, 130),
+)
+@click.argument("patch", type=click.Path())
+@click.argument("base", type=click.Path())
+@options(
+    click.option(
+        "-o", "--output", metavar="FILE", required=True, help="Where to write the safetensors file."
+    ),
+    click.option(
+        "--layout",
+        type=click.Choice(["plain", "trl"]),
+        default="plain",
+        show_default=True,
+        help="plain: NAME.indices and NAME.values; trl: NAME.idx and NAME.val.",
+    ),
+    force_option,
+    jobs_option,
+    quiet_option,
+    json_option,
+)
+def command(
+    patch: str,
+    base: str,
+    output: str,
+    layout: str,
+    force: bool,
+    jobs: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write what PATCH changes in BASE as a file of positions and values.
+
+    For programs that update weights in memory and know nothing of patches: of
+    each tensor that changed, the flat positions and the new values there, as
+    plain safetensors entries. New tensors are stored whole. Everything is
+    verified against BASE first. - reads the patch from standard input.
+    """
+    from sparsediff.export import export_patch
+
+    start = time.monotonic()
+    with progress_bar("export", quiet=quiet) as progress:
+        result = export_patch(
+            patch,
+            base,
+            output,
+            layout=cast(Literal["plain", "trl"], layout),
+            jobs=jobs,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        print_json(asdict(result) | {"output": str(result.output)})
+    elif not quiet:
+        whole = f", {count(len(result.whole))} new" if result.whole else ""
+        gone = f", {count(len(result.removed))} removed" if result.removed else ""
+        click.echo(
+            f"{output}: {count(result.n_changed)} of {count(result.n_words)} words in "
+            f"{count(len(result.sparse))} tensors{whole}{gone}, {size(result.n_bytes)}, "
+            f"{duration(time.monotonic() - start)}"
+        )

@@ -1,0 +1,36 @@
+"""Live models: patches applied to tensors where they are, and made from tensors.
+
+The only part of the package that imports PyTorch, and only when it is imported itself;
+`PatchWriterCallback` imports transformers when it is first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from sparsediff.torch.emit import PatchWriter, Snapshot, cast, make_patch, snapshot
+from sparsediff.torch.live import LiveResult, apply_to_module, apply_to_state_dict
+from sparsediff.torch.tensors import in_memory
+
+if TYPE_CHECKING:
+    from sparsediff.torch.trainer import PatchWriterCallback
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PatchWriterCallback":
+        from sparsediff.torch.trainer import PatchWriterCallback
+
+        return PatchWriterCallback
+    raise AttributeError(f"module 'sparsediff.torch' has no attribute {name!r}")
+
+
+__all__ = [
+    "LiveResult",
+    "PatchWriter",
+    "PatchWriterCallback",
+    "Snapshot",
+    "apply_to_module",
+    "apply_to_state_dict",
+    "cast",
+    "in_memory",
+    "make_patch",
+    "snapshot",
+]
