@@ -134,6 +134,20 @@ def test_python_of_the_readme_runs(place: Path) -> None:
     assert tree(place / "from_python") == tree(place / "step_101")
 
 
+def test_the_page_on_live_models_runs(place: Path) -> None:
+    """Its Python is one program, with the commands in between."""
+    text = (ROOT / "docs/live.md").read_text()
+    program = ["import subprocess"]
+    for kind, block in re.findall(r"```(python|console)\n(.*?)```", text, re.DOTALL):
+        lines = block.splitlines()
+        shell_lines = [f"subprocess.run({line[2:]!r}, shell=True, check=True)" for line in lines]
+        program += lines if kind == "python" else shell_lines
+    assert len(program) > 30
+    (place / "page.py").write_text("\n".join(program))
+    run = shell(f"{sys.executable} page.py", place)
+    assert run.returncode == 0, run.stderr
+
+
 def test_python_of_the_format_page_runs(place: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/format.md").read_text(), re.DOTALL)
     assert shell("sparsediff make step_100 step_101 -o p.sdiff", place).returncode == 0

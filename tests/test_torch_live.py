@@ -127,6 +127,17 @@ def test_every_dtype_changes_in_place(pair: tuple[State, State], patch: Path) ->
     assert set(result.changed) == {n for n in state if bits(pair[0][n]) != bits(pair[1][n])}
 
 
+def test_tensors_that_numpy_cannot_read(
+    pair: tuple[State, State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of other devices, walked on this one."""
+    monkeypatch.setattr(live.tensors, "_on_host", lambda tensor: False)
+    live.make_patch(*pair, tmp_path / "p.sdiff")
+    state = clones(pair[0])
+    apply_live(tmp_path / "p.sdiff", state, verify_result=True)
+    assert content(state) == content(pair[1])
+
+
 @given(
     dtype=st.sampled_from(DTYPES),
     sizes=st.lists(st.integers(0, 40), max_size=3),

@@ -99,7 +99,7 @@ def _in_memory(name: str, tensor: torch.Tensor) -> MemoryTensor:
     flat = words.as_strided((words.numel(),), (1,)).view(
         torch.uint8
     )  # one word may have any stride
-    on_cpu = flat.numpy() if flat.device.type == "cpu" else None
+    on_cpu = flat.numpy() if _on_host(flat) else None
 
     def read(offset: int, buffer: Any) -> None:
         out = bytes_of(buffer)
@@ -112,3 +112,8 @@ def _in_memory(name: str, tensor: torch.Tensor) -> MemoryTensor:
         return 0 if tensor.is_inference() else int(tensor._version)
 
     return MemoryTensor(dtype_of(name, tensor), shape_of(tensor), read, version)
+
+
+def _on_host(tensor: torch.Tensor) -> bool:
+    """Whether NumPy can read the tensor where it is."""
+    return tensor.device.type == "cpu"
