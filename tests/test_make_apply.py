@@ -467,3 +467,13 @@ def test_sampled_bucket_round_trip(spread: str, tmp_path: Path) -> None:
     ]
     apply_patch(tmp_path / "base", tmp_path / "p", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == (tmp_path / "target").read_bytes()
+
+
+def test_empty_tensor_with_a_side_that_no_manifest_holds(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tensors: dict[str, Stored] = {
+            "empty": ("F32", (1 << 60, 0), b""),
+            "x": ("U8", (1,), name.encode()),
+        }
+        write_safetensors(tmp_path / name, tensors)
+    round_trip(tmp_path / "a", tmp_path / "b", tmp_path)
