@@ -88,11 +88,15 @@ def _match(base: Checkpoint, target: Checkpoint) -> dict[tuple[str, str], Match]
             by_file_and_name[file.name, span.name] = (i, span)
             if span.name:
                 by_name.setdefault(span.name, (i, span))
+    # An array is named after its file; between two files of one each, names say nothing.
+    only = None
+    if all(not c.is_directory and len(c.files[0].spans) == 1 for c in (base, target)):
+        only = (0, base.files[0].spans[0])
     found: dict[tuple[str, str], Match] = {}
     strays: list[tuple[CheckpointFile, Span]] = []
     for file in target.files:
         for span in file.spans:
-            match = by_file_and_name.get((file.name, span.name)) or by_name.get(span.name)
+            match = by_file_and_name.get((file.name, span.name)) or by_name.get(span.name) or only
             if match is not None and _comparable(span, match[1]):
                 found[file.name, span.name] = match
             elif span.n_words:

@@ -7,11 +7,35 @@ format module cannot break exactness, only sparsity.
 
 from __future__ import annotations
 
-from sparsediff.files import InputFile
-from sparsediff.formats import opaque, safetensors
-from sparsediff.formats.span import Span
+from typing import Protocol
 
-__all__ = ["Span", "find_spans"]
+from sparsediff.files import InputFile
+from sparsediff.formats import npy, npz, opaque, safetensors
+from sparsediff.formats.span import MalformedError, Span
+
+__all__ = ["MAX_SKELETON_BYTES", "Span", "find_spans"]
+
+MAX_SKELETON_BYTES = 1 << 27
+"""Skeletons are carried whole; `sparsediff.manifest` has the same limit."""
+
+
+class Format(Protocol):
+    """What a format module offers."""
+
+    SUFFIXES: tuple[str, ...]
+
+    def looks_like(self, file: InputFile) -> bool:
+        """Whether the first bytes are those of the format."""
+
+    def find_spans(self, file: InputFile) -> list[Span] | None:
+        """Spans by offset, None if the module does not understand the file.
+
+        Raises:
+            MalformedError: the file contradicts itself.
+        """
+
+
+_FORMATS: tuple[Format, ...] = (safetensors, npy, npz)
 
 
 def find_spans(file: InputFile) -> list[Span]:
@@ -23,11 +47,16 @@ def find_spans(file: InputFile) -> list[Span]:
     Raises:
         CorruptError: a file with the suffix of a format violates that format.
     """
-    claimed = file.path.name.endswith(safetensors.SUFFIX)
-    if claimed or safetensors.looks_like(file):
+    for module in _FORMATS:
+        claimed = file.path.name.endswith(module.SUFFIXES)
+        if not (claimed or module.looks_like(file)):
+            continue
         try:
-            return safetensors.find_spans(file)
-        except safetensors.MalformedError:
+            spans = module.find_spans(file)
+        except MalformedError:
             if claimed:
                 raise
+            continue
+        if spans is not None and file.size - sum(s.nbytes for s in spans) <= MAX_SKELETON_BYTES:
+            return spans
     return opaque.find_spans(file)

@@ -14,11 +14,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsediff.dtypes import DTYPES, DType
-from sparsediff.errors import CorruptError
 from sparsediff.files import InputFile
-from sparsediff.formats.span import Span
+from sparsediff.formats.span import MalformedError, Span
 
-SUFFIX = ".safetensors"
+SUFFIXES: tuple[str, ...] = (".safetensors",)
 MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
 _MAX_SIDE = 1 << 53
 
@@ -34,10 +33,6 @@ _RANK = {name: i for i, name in enumerate(_ORDER)}
 
 Described = tuple[str, DType, tuple[int, ...]]
 """Name, element type and shape of a tensor."""
-
-
-class MalformedError(CorruptError):
-    """The file violates the safetensors format."""
 
 
 def compose(

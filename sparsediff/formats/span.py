@@ -1,10 +1,15 @@
-"""The one thing a format module produces."""
+"""The one thing a format module produces, and the one error it raises."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from sparsediff.dtypes import DType
+from sparsediff.errors import CorruptError
+
+
+class MalformedError(CorruptError):
+    """The file is of the format, and violates it."""
 
 
 @dataclass(frozen=True, slots=True)
