@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sparsediff.files import InputFile
-from sparsediff.formats import gguf, npy, npz, opaque, safetensors
+from sparsediff.formats import gguf, npy, npz, opaque, safetensors, torch_legacy, torch_zip
 from sparsediff.formats.span import MalformedError, Span
 
 __all__ = ["MAX_SKELETON_BYTES", "Span", "find_spans"]
@@ -35,7 +35,7 @@ class Format(Protocol):
         """
 
 
-_FORMATS: tuple[Format, ...] = (safetensors, gguf, npy, npz)
+_FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, gguf, npy, npz)
 
 
 def find_spans(file: InputFile) -> list[Span]:
