@@ -532,7 +532,7 @@ def test_lying_directory(case: str, zip64: bool, cli: Run, tmp_path: Path) -> No
         find_spans(InputFile.of(bad))
     for pair in ((honest, bad), (bad, honest)):
         result = cli("make", *pair, "-o", tmp_path / "p")
-        refused(result, EXIT["corrupt"], "malformed torch file", str(bad))
+        refused(result, EXIT["corrupt"], "malformed zip archive", str(bad))
     assert not (tmp_path / "p").exists()
     # Under a name that promises nothing it is only bytes.
     bad.rename(tmp_path / "bad")
@@ -561,7 +561,7 @@ def test_cut_off_files(wide: bool, cli: Run, tmp_path: Path) -> None:
     bad = tmp_path / "bad.pt"
     for n in [*range(60, len(whole), 13), len(whole) - 1]:
         bad.write_bytes(whole[:n])
-        with pytest.raises(CorruptError, match="malformed torch file"):
+        with pytest.raises(CorruptError, match="malformed zip archive"):
             find_spans(InputFile.of(bad))
     result = cli("make", tmp_path / "whole.pt", bad, "-o", tmp_path / "p")
     refused(result, EXIT["corrupt"], "cut off?", str(bad))

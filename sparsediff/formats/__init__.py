@@ -22,7 +22,9 @@ MAX_SKELETON_BYTES = 1 << 27
 class Format(Protocol):
     """What a format module offers."""
 
-    SUFFIXES: tuple[str, ...]
+    @property
+    def SUFFIXES(self) -> tuple[str, ...]:  # noqa: N802 - a constant of the module
+        """A broken file of such a name is an error; of another name it is just bytes."""
 
     def looks_like(self, file: InputFile) -> bool:
         """Whether the first bytes are those of the format."""

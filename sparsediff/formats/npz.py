@@ -10,18 +10,16 @@ from __future__ import annotations
 
 from sparsediff.dtypes import DTYPES
 from sparsediff.files import InputFile
-from sparsediff.formats import npy, opaque, zip_entries
+from sparsediff.formats import npy, opaque, zips
 from sparsediff.formats.span import Span
 
 SUFFIXES: tuple[str, ...] = (".npz",)
+MAX_ENTRIES = 100_000
 
 
 def looks_like(file: InputFile) -> bool:
     """Whether the first entry is named like an array."""
-    if not zip_entries.looks_like(file) or file.size < 30:
-        return False
-    n_name = int.from_bytes(file.read(26, 2), "little")
-    return file.size >= 30 + n_name and file.read(30, n_name).endswith(b".npy")
+    return (zips.first_name(file) or "").endswith(".npy")
 
 
 def find_spans(file: InputFile) -> list[Span] | None:
@@ -30,9 +28,12 @@ def find_spans(file: InputFile) -> list[Span] | None:
     Raises:
         MalformedError: the archive or an array in it contradicts itself.
     """
-    entries = zip_entries.find_entries(file) if zip_entries.looks_like(file) else None
-    if entries is None:
+    if zips.first_name(file) is None:
         return None
+    archive = zips.find_archive(file, file.size)
+    if archive.n_entries > MAX_ENTRIES:
+        return None
+    entries = zips.read_entries(file, archive)
     names = {e.name for e in entries}
     spans, rest = [], []
     for entry in entries:

@@ -18,12 +18,13 @@ LOCAL = b"PK\x03\x04"
 _END = struct.Struct("<4sHHHHIIH")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCATOR = struct.Struct("<4sIQI")
-_CENTRAL = struct.Struct("<4s4xHH8xIIHHH8xI")  # flags, method, two sizes, three lengths, place
-_HEADER = struct.Struct("<4s22xHH")
+# Flags, method, two sizes, three lengths, disk, place
+_CENTRAL = struct.Struct("<4s4xHH8xIIHHHH6xI")
+_HEADER = struct.Struct("<4s2xHH8xIIHH")  # flags, method, two sizes, two lengths
 _MAX_COMMENT = 0xFFFF
 _MAX_DIRECTORY = 1 << 26  # bytes held at a time
 _ZIP64_FIELD = 1
-_ENCRYPTED, _UTF8 = 1, 1 << 11
+_ENCRYPTED, _SIZES_FOLLOW, _UTF8 = 1, 1 << 3, 1 << 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def first_name(file: InputFile) -> str | None:
             head = _read(files, file, 0, _HEADER.size)
             if head[:4] != LOCAL:
                 return None
-            return _read(files, file, _HEADER.size, _HEADER.unpack(head)[1]).decode("latin-1")
+            return _read(files, file, _HEADER.size, _HEADER.unpack(head)[5]).decode("latin-1")
         except MalformedError:  # not even that long
             return None
 
@@ -81,12 +82,13 @@ def find_archive(file: InputFile, end: int) -> Archive:
     with OpenFiles() as files:
         at, record = _end_record(files, file, end)
         _, disk, first_disk, here, n_entries, size, start, _ = _END.unpack(record)
-        directory_end = at
+        directory_end, place = at, None
         sizes = [n_entries, size, start]
         if at >= _LOCATOR.size + _END64.size:
             tail = _read(files, file, at - _LOCATOR.size - _END64.size, _END64.size + _LOCATOR.size)
             if tail[_END64.size :].startswith(b"PK\x06\x07"):
                 directory_end = at - len(tail)
+                place = _LOCATOR.unpack_from(tail, _END64.size)[2]
                 signature, length, *_, here64, n64, size64, start64 = _END64.unpack_from(tail)
                 if signature != b"PK\x06\x06" or length != _END64.size - 12:
                     raise _malformed(file, "no zip64 end record", directory_end)
@@ -102,6 +104,8 @@ def find_archive(file: InputFile, end: int) -> Archive:
         if start + size > directory_end or n_entries * _CENTRAL.size > size:
             raise _malformed(file, "zip directory exceeds the file", at)
         directory = directory_end - size
+        if place not in (None, start + size):
+            raise _malformed(file, "zip64 end record is not where the file says", at)
         return Archive(directory - start, directory, size, n_entries)
 
 
@@ -113,9 +117,10 @@ def _end_record(files: OpenFiles, file: InputFile, end: int) -> tuple[int, bytes
             return end - _END.size, record
         start = max(0, end - _END.size - _MAX_COMMENT)
         tail = _read(files, file, start, end - start)
-        at = tail.rfind(b"PK\x05\x06", 0, len(tail) - _END.size + 4)
-        if at >= 0 and _END.unpack_from(tail, at)[7] == len(tail) - at - _END.size:
-            return start + at, tail[at : at + _END.size]
+        at = len(tail) - _END.size + 1
+        while (at := tail.rfind(b"PK\x05\x06", 0, at + 3)) >= 0:  # a comment may hold another
+            if _END.unpack_from(tail, at)[7] == len(tail) - at - _END.size:
+                return start + at, tail[at : at + _END.size]
     raise _malformed(file, "no zip directory at the end (cut off?)", end)
 
 
@@ -137,7 +142,7 @@ def read_entries(file: InputFile, archive: Archive) -> list[Entry]:
             where = archive.directory + at
             if at + _CENTRAL.size > len(raw) or raw[at : at + 4] != b"PK\x01\x02":
                 raise _malformed(file, "bad entry in zip directory", where)
-            _, flags, method, packed, size, n_name, n_extra, n_comment, local = (
+            _, flags, method, packed, size, n_name, n_extra, n_comment, disk, local = (
                 _CENTRAL.unpack_from(raw, at)
             )
             at += _CENTRAL.size
@@ -152,7 +157,19 @@ def read_entries(file: InputFile, archive: Archive) -> list[Entry]:
             head = _read(files, file, local, _HEADER.size + n_name)
             if not head.startswith(LOCAL) or head[_HEADER.size :] != name:
                 raise _malformed(file, "zip entry is not where the directory says", local, name)
-            start = local + _HEADER.size + n_name + _HEADER.unpack_from(head)[2]
+            _, local_flags, local_method, *local_sizes, n_local_name, n_local_extra = (
+                _HEADER.unpack_from(head)
+            )
+            start = local + _HEADER.size + n_name + n_local_extra
+            if disk not in (0, 0xFFFF):
+                raise _malformed(file, "zip entry on another disk", where, name)
+            if n_local_name != n_name:
+                raise _malformed(file, "zip entry has two names", local, name)
+            if local_method != method:
+                raise _malformed(file, "zip entry has two methods", local, name)
+            for here, there in zip(local_sizes, (packed, size), strict=True):
+                if here not in (there, 0xFFFFFFFF) and not local_flags & _SIZES_FOLLOW:
+                    raise _malformed(file, "zip entry has two sizes", local, name)
             is_stored = method == 0 and not flags & _ENCRYPTED
             if is_stored and packed != size:
                 raise _malformed(file, "stored zip entry has two sizes", where, name)
@@ -205,5 +222,5 @@ def _malformed(
 ) -> MalformedError:
     found = None if name is None else repr(name.decode("utf-8", "backslashreplace"))
     return MalformedError(
-        f"malformed torch file: {what}", file=file.path, offset=offset, found=found
+        f"malformed zip archive: {what}", file=file.path, offset=offset, found=found
     )
