@@ -515,7 +515,7 @@ LIES: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str]] = {
     "more entries": ({"n_entries": 5}, None, "bad entry|exceeds"),
     "many entries": ({"n_entries": 60_000}, None, "directory exceeds the file"),
     "directory before the file": ({"directory": 1 << 30}, None, "directory exceeds the file"),
-    "directory too far left": ({"directory": 5}, None, "cut off"),
+    "directory too far left": ({"directory": 5}, None, "cut off|not where the file says"),
     "directory too long": ({"directory_bytes": 1 << 20}, None, "directory exceeds the file"),
     "directory too short": ({"directory_bytes": 50}, None, "directory exceeds the file"),
 }
@@ -642,7 +642,7 @@ def test_a_million_entries(tmp_path: Path) -> None:
         write_archive(tmp_path / "b", good()).read_bytes()[:100]
         + bytes(46 * n)
         + struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 0, 0, 0, 0, n, n, 46 * n, 100)
-        + struct.pack("<4sIQI", b"PK\6\7", 0, 0, 1)
+        + struct.pack("<4sIQI", b"PK\6\7", 0, 100 + 46 * n, 1)
         + struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 46 * n, 100, 0)
     )
     start = time.process_time()
