@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparsediff import UnavailableError, UsageError
 from sparsediff.shipping import source as module
@@ -557,3 +558,16 @@ def test_trainer_that_writes_and_prunes_meanwhile(tmp_path: Path) -> None:
         thread.join()
     assert len(seen) > 5
     assert unfinished.isdisjoint(os.listdir(run))  # only what was being pruned
+
+
+def test_cut_off_archive_of_torch_is_incomplete(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.pt"
+    torch.save({"w": torch.arange(1000.0)}, whole)
+    data = whole.read_bytes()
+    small(tmp_path / "run" / "step_1" / "model.pt", data)
+    small(tmp_path / "run" / "step_2" / "model.pt", data[:-100])
+    aged(tmp_path / "run")
+    complete, ((name, why),) = survey(tmp_path / "run", DEFAULT)
+    assert names(complete) == ["step_1"]
+    assert name == "step_2"
+    assert "cut off?" in why

@@ -19,7 +19,8 @@ A checkpoint is **complete** if all of this holds:
 
 - it holds weights, unless a pattern or a marker already says what it is;
 - all shards that an index names, or that are counted ``-of-``, are there;
-- every safetensors file is whole, as far as its header tells;
+- every file of a format that tells is whole: safetensors and GGUF by their headers,
+  archives of torch and NumPy by the directory at their end;
 - with a marker: the marker is there;
 - with quiet: no file changed for so many seconds;
 - its files look the same twice: before and after all of this was checked. The
