@@ -24,9 +24,10 @@ from sparsediff.chain import (
     rebuilt_bytes,
 )
 from sparsediff.errors import UsageError, os_errors
-from sparsediff.files import check_output, staged_directory, staged_file, temp_sibling
+from sparsediff.files import temp_sibling
 from sparsediff.inplace import update_in_place
 from sparsediff.make import Progress
+from sparsediff.outputs import check_output, staged_directory, staged_file
 from sparsediff.parallel import default_jobs
 from sparsediff.patch import Patch
 

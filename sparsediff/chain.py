@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sparsediff.errors import UsageError, WrongBaseError, os_errors
-from sparsediff.files import clone, create, remove, write_at
 from sparsediff.manifest import Manifest
+from sparsediff.outputs import clone, create, remove, write_at
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import Patch, open_patch
 from sparsediff.plan import BUCKET_BYTES

@@ -21,11 +21,12 @@ import numpy as np
 from sparsediff.chain import PatchSource, paths
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
-from sparsediff.files import check_output, staged_file, temp_sibling, write_at
+from sparsediff.files import temp_sibling
 from sparsediff.formats import safetensors
 from sparsediff.make import Progress
 from sparsediff.manifest import Tensor
 from sparsediff.named import check_names, open_base, removed, renamed_rows
+from sparsediff.outputs import check_output, staged_file, write_at
 from sparsediff.parallel import default_jobs
 from sparsediff.patch import open_patch
 from sparsediff.updates import Change, changes

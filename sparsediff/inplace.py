@@ -23,9 +23,10 @@ from sparsediff.errors import (
     WrongBaseError,
     os_errors,
 )
-from sparsediff.files import locked, staged_file, sync, temp_sibling, write_at
+from sparsediff.files import temp_sibling
 from sparsediff.make import Progress
 from sparsediff.manifest import BaseFile, Manifest
+from sparsediff.outputs import locked, staged_file, sync, write_at
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import Patch
 from sparsediff.rebuild import BaseFiles, Task, check_target, is_copy, run, tasks

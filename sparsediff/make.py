@@ -27,10 +27,11 @@ from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DType
 from sparsediff.errors import UnsupportedError, UsageError, os_errors
-from sparsediff.files import OpenFiles, check_output, staged_file
+from sparsediff.files import OpenFiles
 from sparsediff.kernels import Words
 from sparsediff.manifest import MAX_SKELETON_BYTES, Manifest
 from sparsediff.measures import Counts, median_step, share
+from sparsediff.outputs import check_output, staged_file
 from sparsediff.parallel import default_jobs, ordered_map
 from sparsediff.patch import pack
 from sparsediff.plan import BUCKET_WORDS, plan

@@ -26,8 +26,9 @@ from sparsediff.chain import (
 )
 from sparsediff.checkpoint import open_checkpoint
 from sparsediff.errors import UsageError, os_errors
-from sparsediff.files import check_output, staged_file, temp_sibling
+from sparsediff.files import temp_sibling
 from sparsediff.make import MakeResult, Progress, make_patch
+from sparsediff.outputs import check_output, staged_file
 from sparsediff.parallel import default_jobs
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sparsediff import apply, chain, files, inplace, rebuild
+from sparsediff import apply, chain, inplace, outputs, rebuild
 from sparsediff.cli import run
 from sparsediff.shipping import fetch
 from sparsediff.stores.cloud import CloudStore
@@ -27,7 +27,7 @@ TOUCHES: list[tuple[Any, str]] = [
     (os, "mkdir"),
     (os, "rmdir"),
     (os, "ftruncate"),
-    (files, "publish"),
+    (outputs, "publish"),
     *[
         (store, name)
         for store in (DirectoryStore, CloudStore)

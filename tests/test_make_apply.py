@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff import apply_patch, files, make_patch, open_patch, verify_patch
+from sparsediff import apply_patch, files, make_patch, open_patch, outputs, verify_patch
 from sparsediff import chain as chain_module
 from sparsediff.checksum import digest
 from sparsediff.codec.zstd import compress
@@ -387,7 +387,7 @@ def test_unchanged_file_is_cloned_and_still_checked(
 
     def write_at(path: Path, offset: int, data: Any) -> None:
         written.add(path.name)
-        files.write_at(path, offset, data)
+        outputs.write_at(path, offset, data)
 
     monkeypatch.setattr(chain_module, "clone", clone)
     monkeypatch.setattr(chain_module, "write_at", write_at)
@@ -432,7 +432,7 @@ def test_file_with_a_stored_skeleton_is_no_clone(
 def test_clone_says_no_where_the_file_system_cannot(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 10_000)
     (tmp_path / "b").write_bytes(b"")
-    if files.clone(files.InputFile.of(tmp_path / "a"), tmp_path / "b"):
+    if outputs.clone(files.InputFile.of(tmp_path / "a"), tmp_path / "b"):
         assert (tmp_path / "b").read_bytes() == b"x" * 10_000
     else:
         assert (tmp_path / "b").read_bytes() == b""

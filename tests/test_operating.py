@@ -139,7 +139,7 @@ def test_watching_repeats_no_line(trainer: Trainer, tmp_path: Path) -> None:
 
 
 def test_another_run_is_told_of_on_a_terminal(trainer: Trainer, tmp_path: Path) -> None:
-    from sparsediff.files import locked
+    from sparsediff.outputs import locked
 
     home = default_state(trainer.run)
     home.mkdir()

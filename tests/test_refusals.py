@@ -22,6 +22,7 @@ from sparsediff import (
     apply_patch,
     make_patch,
     open_patch,
+    outputs,
     verify_patch,
 )
 from sparsediff import files as files_module
@@ -543,10 +544,10 @@ def test_next_run_removes_what_a_killed_chain_left(
 def test_run_of_another_kind_holds_the_lock(
     cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
 ) -> None:
-    with files_module.staged_file(tmp_path / "out", force=False):
+    with outputs.staged_file(tmp_path / "out", force=False):
         refused(cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["locked"], "another run")
     (tmp_path / "out").unlink()
-    with files_module.staged_directory(tmp_path / "out", force=False):
+    with outputs.staged_directory(tmp_path / "out", force=False):
         refused(cli("make", base, target, "-o", tmp_path / "out"), EXIT["locked"], "another run")
 
 
@@ -731,9 +732,9 @@ def test_target_that_changes_while_it_is_read(
 def test_second_run_on_the_same_output_is_locked(
     cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
 ) -> None:
-    with files_module.staged_file(tmp_path / "q", force=False):
+    with outputs.staged_file(tmp_path / "q", force=False):
         refused(cli("make", base, target, "-o", tmp_path / "q"), EXIT["locked"], "another run")
-    with files_module.staged_directory(tmp_path / "out", force=False):
+    with outputs.staged_directory(tmp_path / "out", force=False):
         refused(cli("apply", base, patch, "-o", tmp_path / "out"), EXIT["locked"], "another run")
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from sparsediff import CorruptError, LockedError, UnavailableError, UsageError
-from sparsediff.files import InputFile, OpenFiles, locked
+from sparsediff.files import InputFile, OpenFiles
+from sparsediff.outputs import locked
 from sparsediff.shipping import snapshot
 from sparsediff.shipping.catalog import POINTER, Catalog, Version, dump, parse
 from sparsediff.shipping.check import check

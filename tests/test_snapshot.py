@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsediff import CorruptError, LockedError, UnavailableError, UsageError, files
+from sparsediff import CorruptError, LockedError, UnavailableError, UsageError, files, outputs
 from sparsediff.shipping import snapshot as module
 from sparsediff.shipping.snapshot import check_kept, identity, keep, states
 from tests.pairs import model_directory, training_pair, tree, write_safetensors
@@ -42,7 +42,7 @@ def sharing(tmp_path: Path) -> Iterator[Path]:
     """A directory on a file system that shares blocks between files."""
     (tmp_path / "a").write_bytes(b"x" * 4096)
     (tmp_path / "b").touch()
-    can = files.clone(files.InputFile.of(tmp_path / "a"), tmp_path / "b")
+    can = outputs.clone(files.InputFile.of(tmp_path / "a"), tmp_path / "b")
     for name in "ab":
         (tmp_path / name).unlink()
     if can:
@@ -96,7 +96,7 @@ def test_ways_where_blocks_are_not_shared(
         assert tree(dest) == content
         assert identity(source) == before
         assert (identity(dest) == before) == (done == "link")
-        files.remove(source)
+        outputs.remove(source)
         assert tree(dest) == content
     assert sorted(os.listdir(tmp_path)) == ["kept_base", "kept_live.safetensors"]
 
@@ -344,7 +344,7 @@ def test_killed_at_any_step(base: Path, single: Path, tmp_path: Path) -> None:
             for again in (single, base):
                 keep(again, dest, how=how)
                 assert tree(dest) == tree(again)
-                files.remove(dest)
+                outputs.remove(dest)
             assert tree(source) == content
             assert list(tmp_path.glob(".*")) == []
 
@@ -358,7 +358,7 @@ def test_destination_in_use(base: Path, single: Path, tmp_path: Path) -> None:
             with pytest.raises(UsageError, match="lies in, one of the inputs"):
                 keep(base, inside, how=how)
     with (
-        files.staged_directory(tmp_path / "kept", force=False),
+        outputs.staged_directory(tmp_path / "kept", force=False),
         pytest.raises(LockedError, match="another run"),
     ):
         keep(base, tmp_path / "kept")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sparsediff import UnavailableError, UsageError, make_patch, squash, squash_patches
+from sparsediff import UnavailableError, UsageError, make_patch, outputs, squash, squash_patches
 from sparsediff import chain as chain_module
 from sparsediff import files as files_module
 from tests.conftest import Run
@@ -155,7 +155,7 @@ def test_disk_full(cli: Run, tmp_path: Path) -> None:
 def test_second_run_is_locked(
     cli: Run, steps: list[Path], chain: list[Path], tmp_path: Path
 ) -> None:
-    with files_module.staged_file(tmp_path / "out", force=False):
+    with outputs.staged_file(tmp_path / "out", force=False):
         code, _, err = cli("squash", steps[0], *chain, "-o", tmp_path / "out")
     assert (code, err.count("\n")) == (14, 1)
 

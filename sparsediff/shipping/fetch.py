@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sparsediff.errors import CorruptError, os_errors
-from sparsediff.files import create, write_at
+from sparsediff.outputs import create, write_at
 from sparsediff.parallel import ordered_map
 from sparsediff.shipping.catalog import StoredPatch
 from sparsediff.stores import Store

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsediff.errors import SparsediffError, UnavailableError, os_errors
-from sparsediff.files import is_temp, remove
+from sparsediff.files import is_temp
+from sparsediff.outputs import remove
 from sparsediff.patch import SUFFIX
 from sparsediff.shipping import snapshot, state
 from sparsediff.shipping.catalog import Catalog

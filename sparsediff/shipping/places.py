@@ -17,8 +17,9 @@ from typing import Any
 
 from sparsediff.apply import apply_patch
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, WrongBaseError, os_errors
-from sparsediff.files import is_temp, locked, publish, remove, sync, temp_sibling
+from sparsediff.files import is_temp, temp_sibling
 from sparsediff.make import Progress
+from sparsediff.outputs import locked, publish, remove, sync
 from sparsediff.shipping import state
 from sparsediff.shipping.catalog import Version
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sparsediff.errors import SparsediffError, UnavailableError, UsageError, os_errors
-from sparsediff.files import locked
 from sparsediff.make import MakeResult, Progress, make_patch
+from sparsediff.outputs import locked
 from sparsediff.parallel import ordered_map
 from sparsediff.shipping import snapshot, source
 from sparsediff.shipping.catalog import (

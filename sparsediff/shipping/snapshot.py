@@ -23,17 +23,8 @@ from sparsediff.errors import (
     UsageError,
     os_errors,
 )
-from sparsediff.files import (
-    InputFile,
-    check_output,
-    clone,
-    create,
-    staged_directory,
-    staged_file,
-    sync,
-    temp_sibling,
-    walk,
-)
+from sparsediff.files import InputFile, temp_sibling, walk
+from sparsediff.outputs import check_output, clone, create, staged_directory, staged_file, sync
 
 State = tuple[str, int, int, int]  # name inside the checkpoint, size, mtime in ns, inode
 

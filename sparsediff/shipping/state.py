@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsediff.errors import os_errors
-from sparsediff.files import staged_file
+from sparsediff.outputs import staged_file
 
 
 def load(path: Path) -> dict[str, Any]:

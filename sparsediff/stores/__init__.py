@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from sparsediff.errors import CorruptError, UsageError, os_errors
-from sparsediff.files import check_relative_name, sync
+from sparsediff.files import check_relative_name
+from sparsediff.outputs import sync
 from sparsediff.stores.directory import DirectoryStore
 from sparsediff.stores.retry import Retrying
 from sparsediff.stores.store import Store, Stored
