@@ -42,7 +42,9 @@ def start(*args: object, log: Path | None = None, python: bool = False) -> Proce
     """
     module = [] if python else ["sparsediff"]
     environment = os.environ | {"PYTHONPATH": str(_ROOT), "PYTHONWARNINGS": "default"}
-    command = [sys.executable, "-m", *module, *map(str, args)]
+    # In the background a shell has its children ignore interrupts.
+    to_default = ["env", "--default-signal=INT"]
+    command = [*to_default, sys.executable, "-m", *module, *map(str, args)]
     if log is None:
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)

@@ -119,6 +119,7 @@ def test_server_killed_during_an_upload(
     assert {o.key for o in store.list("")} == catalog_of(store).keys() | {"latest.json"}
 
 
+@pytest.mark.slow
 @RETRIES
 def test_server_killed_during_a_download(
     retries: int,
@@ -298,6 +299,7 @@ def test_two_shippers_race(url: str, store: Store, trainer: Trainer, tmp_path: P
     assert {o.key for o in store.list("")} == catalog_of(store).keys() | {"latest.json"}
 
 
+@pytest.mark.slow
 def test_runs_killed_at_random_moments(
     url: str, store: Store, trainer: Trainer, tmp_path: Path
 ) -> None:

@@ -399,6 +399,7 @@ def test_a_killed_put_leaves_no_object(url: str, tmp_path: Path) -> None:
     assert keys(store) == ["dir/object"]
 
 
+@pytest.mark.slow  # a whole run is killed likewise in test_faults
 def test_an_upload_survives_a_killed_server(seaweed: Seaweed, s3: str, tmp_path: Path) -> None:
     data = os.urandom(24 * MB)
     source = file_of(tmp_path, data)
