@@ -108,7 +108,7 @@ def check(
     known = catalog.keys()
     strays = [s for s in listed if s.key.startswith(PREFIX) and s.key not in known]
     for stray in [*strays, *store.leftovers()]:
-        old = not 0 <= now - stray.modified < grace
+        old = abs(now - stray.modified) >= grace  # the store's clock may be ahead of ours
         (result.orphans if old else result.young).append(stray)
     if repair:
         smaller = _without_useless(catalog.without(result.broken, now), now)

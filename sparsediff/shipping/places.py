@@ -168,32 +168,44 @@ class Versions(Place):
 
     def current(self) -> int | None:
         """See `Place`."""
+        shown = self._shown()
+        return next((v for v, n in self._names.items() if n == shown), None)
+
+    def _shown(self) -> str | None:
+        """Name of the directory that readers see."""
         try:
-            shown = os.readlink(self.dest / CURRENT)
+            return os.path.basename(os.readlink(self.dest / CURRENT))
         except OSError:
             return None
-        return next((v for v, n in self._names.items() if shown == f"versions/{n}"), None)
+
+    def _name(self, version: Version) -> str:
+        """Name of a version here: its own, unless another version of that name is still here."""
+        names = self._names
+        if version.version in names:
+            return names[version.version]
+        taken = {*names.values(), *(self.remembered("stale") or []), self._shown()}
+        return f"{version.name}-{version.version:06}" if version.name in taken else version.name
 
     def path(self, version: Version) -> Path:
         """See `Place`."""
-        return self._place(version.name)
+        return self._place(self._name(version))
 
     def build(
         self, start: int | None, patches: list[Path], version: Version, progress: Progress | None
     ) -> None:
         """See `Place`."""
         base = self.nothing if start is None else self._place(self._names[start])
-        self.remember(building=version.name)
+        name = self._name(version)
+        self.remember(building=name)
         apply_patch(
             base,
             patches,
-            self.path(version),
+            self._place(name),
             force=True,  # what is there is not in the record, so nobody answers for it
             jobs=self._jobs,
             progress=progress,
         )
-        names = {v: n for v, n in self._names.items() if n != version.name}
-        names[version.version] = version.name
+        names = self._names | {version.version: name}
         self.remember(versions={str(v): n for v, n in names.items()}, building=None)
 
     def switch(self, version: Version) -> None:
@@ -203,7 +215,7 @@ class Versions(Place):
             if not link.is_symlink() and link.exists():
                 raise UsageError("is not a link; pull will not replace it", file=link)
             temp.unlink(missing_ok=True)
-            temp.symlink_to(f"versions/{version.name}")
+            temp.symlink_to(f"versions/{self._name(version)}")
             os.replace(temp, link)
             sync(self.dest)
 
@@ -224,13 +236,12 @@ class Versions(Place):
 
     def _remove(self, name: str) -> None:
         """Remove a version, unless readers see it."""
-        link, path = self.dest / CURRENT, self._place(name)
+        path = self._place(name)
         going = temp_sibling(path)
         with os_errors(path):
             if os.path.lexists(going):  # of a run that was killed
                 remove(going)
-            shown = link.is_symlink() and os.readlink(link) == f"versions/{name}"
-            if os.path.lexists(path) and not shown:
+            if os.path.lexists(path) and name != self._shown():
                 os.rename(path, going)  # at once: who reads it finds all of it, or nothing
                 remove(going)
 
