@@ -649,7 +649,11 @@ def test_disk_full(verb: str, cli: Run, base: Path, target: Path, tmp_path: Path
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_full_standard_output(base: Path, target: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_full_standard_output(
+    unbuffered: str, base: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with open("/dev/full", "wb") as full:
         run = subprocess.run(
             [sys.executable, "-m", "sparsediff", "make", base, target, "-o", "-"],
@@ -663,7 +667,11 @@ def test_full_standard_output(base: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [["stats"], ["stats", "--csv"], ["show", "--json"], ["verify"]])
-def test_results_to_a_full_or_closed_output(how: list[str], patch: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_results_to_a_full_or_closed_output(
+    unbuffered: str, how: list[str], patch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     program = [sys.executable, "-m", "sparsediff", how[0], str(patch), *how[1:]]
     with open("/dev/full", "wb") as full:
         run = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True)

@@ -117,13 +117,16 @@ def run(args: list[str] | None = None) -> int:
         return _fail(str(e), e.exit_code)
     except OSError as e:
         error = from_os_error(e, "standard output")
-        if e.filename is None:  # results could not be printed; what is buffered would fail again
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _fail(str(error), error.exit_code)
 
 
 def _fail(message: str, code: int) -> int:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):  # what is buffered would fail again when Python ends
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     click.echo(f"sparsediff: {message}", err=True)
     return code
 
