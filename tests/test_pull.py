@@ -611,6 +611,21 @@ def test_path_is_the_cheapest(catalog: Catalog, data: st.DataObject) -> None:
     assert here == wanted or not patches
 
 
+def test_new_pointer_does_not_mix_what_two_shippers_left(
+    store: Store, originals: Originals, tmp_path: Path
+) -> None:
+    other = Trainer(tmp_path / "other-run", n=500, seed=1)
+    other.save_steps(90, 91, 92, 93, 94)
+    aside = open_store(str(tmp_path / "aside"), create=True)
+    ship(other.run, aside)
+    shutil.copytree(Path(aside.name, "versions"), Path(store.name, "versions"), dirs_exist_ok=True)
+    Path(store.name, "latest.json").unlink()
+    check(store, now=time.time(), repair=True)
+    for version in catalog_of(store).versions:
+        assert version.name in originals
+    assert_sound(store, originals, tmp_path / "scratch")
+
+
 @pytest.mark.parametrize("how", HOWS)
 def test_pointer_is_made_anew(
     how: str, store: Store, originals: Originals, trainer: Trainer, tmp_path: Path, cli: Run

@@ -42,8 +42,11 @@ def recover(store: Store) -> Catalog:
             found = _version(store, stored, match)
         except CorruptError:
             continue  # what is left of it is an orphan
-        known = versions.get(found.version)
-        versions[found.version] = found if known is None else _merged(known, found)
+        known = versions.setdefault(found.version, found)
+        # Shippers that raced may have left two checkpoints of one number; one of them counts.
+        same = (known.name, known.n_bytes) == (found.name, found.n_bytes)
+        if known is not found and same:
+            versions[found.version] = _merged(known, found)
     if not versions:
         raise CorruptError("no patch is left to make a pointer of", file=store.name)
     named: dict[str, Version] = {}
