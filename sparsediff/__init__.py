@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from sparsediff.version import __version__
 
 if TYPE_CHECKING:
-    from sparsediff.apply import ApplyResult, apply_patch
+    from sparsediff.apply import (
+        ApplyResult,
+        VerifyResult,
+        apply_patch,
+        squash_patches,
+        verify_patch,
+    )
     from sparsediff.errors import (
         CorruptError,
         LockedError,
@@ -21,18 +27,28 @@ if TYPE_CHECKING:
         UsageError,
         WrongBaseError,
     )
-    from sparsediff.export import ExportResult, export_patch
     from sparsediff.make import MakeResult, make_patch
-    from sparsediff.manifest import Manifest
-    from sparsediff.patch import Patch, open_patch
-    from sparsediff.series import SeriesStep, series_stats
-    from sparsediff.squash import squash_patches
-    from sparsediff.stats import CheckpointStats, Group, TensorStats, checkpoint_stats, patch_stats
-    from sparsediff.updates import Update, iter_updates, removed_tensors
-    from sparsediff.verify import VerifyResult, verify_patch
+    from sparsediff.patch.container import Patch, open_patch
+    from sparsediff.patch.manifest import Manifest
+    from sparsediff.stats import (
+        CheckpointStats,
+        Group,
+        SeriesStep,
+        TensorStats,
+        checkpoint_stats,
+        patch_stats,
+        series_stats,
+    )
+    from sparsediff.updates import (
+        ExportResult,
+        Update,
+        export_patch,
+        iter_updates,
+        removed_tensors,
+    )
 
 _HOMES = {
-    "apply": ("ApplyResult", "apply_patch"),
+    "apply": ("ApplyResult", "VerifyResult", "apply_patch", "squash_patches", "verify_patch"),
     "errors": (
         "CorruptError",
         "LockedError",
@@ -42,15 +58,25 @@ _HOMES = {
         "UsageError",
         "WrongBaseError",
     ),
-    "export": ("ExportResult", "export_patch"),
     "make": ("MakeResult", "make_patch"),
-    "manifest": ("Manifest",),
-    "patch": ("Patch", "open_patch"),
-    "series": ("SeriesStep", "series_stats"),
-    "squash": ("squash_patches",),
-    "stats": ("CheckpointStats", "Group", "TensorStats", "checkpoint_stats", "patch_stats"),
-    "updates": ("Update", "iter_updates", "removed_tensors"),
-    "verify": ("VerifyResult", "verify_patch"),
+    "patch.container": ("Patch", "open_patch"),
+    "patch.manifest": ("Manifest",),
+    "stats": (
+        "CheckpointStats",
+        "Group",
+        "SeriesStep",
+        "TensorStats",
+        "checkpoint_stats",
+        "patch_stats",
+        "series_stats",
+    ),
+    "updates": (
+        "ExportResult",
+        "Update",
+        "export_patch",
+        "iter_updates",
+        "removed_tensors",
+    ),
 }
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NewType
 
 import xxhash
+
+Verified = NewType("Verified", bytes)
+"""Bytes that have the SHA-256 promised for them: nothing else is decoded."""
 
 LOCATOR_DIGITS = 2  # one tensor in 256 that differs goes unnoticed and the next is named
 

@@ -16,7 +16,8 @@ class SparsediffError(Exception):
     """Base of every error sparsediff raises on purpose.
 
     Args:
-        problem: what is wrong, in a few words.
+        problem: what is wrong, in a few words. An argument that would help is named in
+            backticks, with its value if it has one to be given; the command line names its option instead.
         file: path of the file it was found in.
         tensor: name of the tensor concerned.
         offset: byte offset, counted from the start of ``file``.

@@ -18,6 +18,9 @@ from typing import TypeVar
 A = TypeVar("A")
 R = TypeVar("R")
 
+Progress = Callable[[int, int], None]
+"""Told, while a call works, how much is done and how much there is in total, in bytes."""
+
 _here = threading.local()  # ``ending``: of the map this thread works for
 
 

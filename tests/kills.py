@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sparsediff import apply, chain, inplace, outputs, rebuild
+from sparsediff.apply import chain, in_place, rebuild, write
 from sparsediff.cli import run
+from sparsediff.disk import outputs
 from sparsediff.shipping import fetch
 from sparsediff.stores.cloud import CloudStore
 from sparsediff.stores.directory import DirectoryStore
@@ -35,8 +36,8 @@ TOUCHES: list[tuple[Any, str]] = [
     ],
     *[
         (module, name)
-        for module in (apply, chain, inplace, rebuild, fetch)
-        for name in ("write_at", "create", "clone")
+        for module in (chain, fetch, in_place, rebuild, write)
+        for name in ("write_all", "write_at", "create", "clone")
         if hasattr(module, name)
     ],
 ]

@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff import formats, manifest, open_patch
+from sparsediff import open_patch
+from sparsediff.checkpoint import formats
+from sparsediff.checkpoint.formats import Span, npz, opaque
+from sparsediff.disk.inputs import InputFile
 from sparsediff.errors import CorruptError
-from sparsediff.files import InputFile
-from sparsediff.formats import Span, npz, opaque
+from sparsediff.patch import manifest
 from tests.conftest import Run
 from tests.pairs import RNG, Array, step_of_training
 from tests.test_make_apply import round_trip

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff import CorruptError, WrongBaseError, apply_patch, chain, files, make_patch
+from sparsediff import CorruptError, WrongBaseError, apply_patch, make_patch
+from sparsediff.apply import chain
 from sparsediff.codec.zstd import compress
-from sparsediff.manifest import Manifest
-from sparsediff.patch import open_patch
+from sparsediff.disk import inputs
+from sparsediff.patch.container import open_patch
+from sparsediff.patch.manifest import Manifest
 from tests.pairs import (
     Stored,
     bf16,
@@ -247,7 +249,7 @@ def test_only_what_no_patch_changes_is_cloned(
             write_safetensors(step / name, {"w": before if state == "a" else after})
     cloned = []
 
-    def clone(source: files.InputFile, path: Path) -> bool:  # as if blocks could be shared
+    def clone(source: inputs.InputFile, path: Path) -> bool:  # as if blocks could be shared
         shutil.copyfile(source.path, path)
         cloned.append(path.name)
         return True

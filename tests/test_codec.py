@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sparsediff.bound import Bound
+from sparsediff.checksum import Verified
 from sparsediff.codec import bucket
 from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError
 from sparsediff.kernels import reference
 from sparsediff.kernels.numbers import CHUNK
+from sparsediff.stats.bound import Bound
 from tests.pairs import Array, bf16, step_of_training
 
 
@@ -33,7 +34,7 @@ def encode_tiers(base: Array, target: Array, dtype: DType) -> bytes:
 
 def decode(payload: bytes, base: Array | None, like: Array, dtype: DType) -> Array:
     out = np.empty_like(like) if base is None else base.copy()
-    decoder = bucket.Decoder(payload, out.size, dtype, has_base=base is not None)
+    decoder = bucket.Decoder(Verified(payload), out.size, dtype, has_base=base is not None)
     decoder.feed(out)
     decoder.finish()
     return out

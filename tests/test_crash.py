@@ -17,14 +17,14 @@ from tests.pairs import RNG, model_directory, tree
 # Slows every read down, so that a signal reliably lands in the middle of the work.
 SLOW = """
 import signal, sys, time
-from sparsediff import files
+from sparsediff.disk import inputs
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from sparsediff.cli import main
-read = files.OpenFiles.read
+read = inputs.OpenFiles.read
 def slow(self, file, offset, buffer):
     time.sleep(0.02)
     read(self, file, offset, buffer)
-files.OpenFiles.read = slow
+inputs.OpenFiles.read = slow
 print("started", file=sys.stderr, flush=True)
 sys.argv[0] = "sparsediff"
 main()

@@ -18,7 +18,7 @@ import obstore
 import pytest
 from obstore.store import S3Store
 
-from sparsediff.files import is_temp
+from sparsediff.disk.names import is_temp
 from sparsediff.shipping.check import check
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.pull import pull

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff import formats
+from sparsediff.checkpoint import formats
+from sparsediff.checkpoint.formats import Span, gguf
+from sparsediff.disk.inputs import InputFile
 from sparsediff.dtypes import DTYPES
 from sparsediff.errors import CorruptError
-from sparsediff.files import InputFile
-from sparsediff.formats import Span, gguf
 from tests.conftest import Run
 from tests.pairs import RNG, bf16, change_some, step_of_training
 from tests.test_make_apply import round_trip

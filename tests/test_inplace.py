@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sparsediff import UnsupportedError, WrongBaseError, apply_patch, inplace, make_patch
+from sparsediff import UnsupportedError, WrongBaseError, apply_patch, make_patch
+from sparsediff.apply import in_place
 from tests.conftest import Run
 from tests.pairs import model_directory, training_pair, tree, write_safetensors
 
@@ -57,7 +58,7 @@ def test_interrupted_run_is_finished_by_another(
     patch: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    replace, done = inplace._replace, 0
+    replace, done = in_place._replace, 0
 
     def stop(*args: Any) -> None:
         nonlocal done
@@ -66,7 +67,7 @@ def test_interrupted_run_is_finished_by_another(
         done += 1
         replace(*args)
 
-    monkeypatch.setattr(inplace, "_replace", stop)
+    monkeypatch.setattr(in_place, "_replace", stop)
     try:
         apply_patch(base, patch, in_place=True)
     except KeyboardInterrupt:
@@ -83,7 +84,7 @@ def test_interrupted_chain_is_finished_by_another(
     patches = [tmp_path / f"{i}.sdiff" for i in range(3)]
     for i, p in enumerate(patches):
         make_patch(steps[i], steps[i + 1], p)
-    replace = inplace._replace
+    replace = in_place._replace
     for stop_after in range(10):
         live, done = tmp_path / "live", 0
         shutil.copytree(steps[0], live)
@@ -95,7 +96,7 @@ def test_interrupted_chain_is_finished_by_another(
             done += 1
             replace(*args)
 
-        monkeypatch.setattr(inplace, "_replace", stop)
+        monkeypatch.setattr(in_place, "_replace", stop)
         with pytest.raises(KeyboardInterrupt) if stop_after < 9 else _nothing():
             apply_patch(live, patches, in_place=True)
         monkeypatch.undo()
@@ -226,7 +227,7 @@ def test_chain_over_removed_and_readded_names_survives_any_stop(
     patches = [tmp_path / f"{i}.sdiff" for i in range(3)]
     for i, p in enumerate(patches):
         make_patch(steps[i], steps[i + 1], p)
-    originals = {name: getattr(inplace, name) for name in ("_replace", "_remove")}
+    originals = {name: getattr(in_place, name) for name in ("_replace", "_remove")}
     for stop_after in range(20):
         live, done = tmp_path / "live", 0
         shutil.copytree(steps[0], live)
@@ -242,7 +243,7 @@ def test_chain_over_removed_and_readded_names_survives_any_stop(
             return call
 
         for name in originals:
-            monkeypatch.setattr(inplace, name, counting(name, stop_after))
+            monkeypatch.setattr(in_place, name, counting(name, stop_after))
         try:
             apply_patch(live, patches, in_place=True)
             finished = True
@@ -277,7 +278,7 @@ def test_in_place_and_replacing_exclude_each_other(
     cli: Run, base: Path, target: Path, tmp_path: Path
 ) -> None:
     make_patch(target, base, tmp_path / "back.sdiff")
-    with inplace._locked(base):
+    with in_place._locked(base):
         code, _, err = cli("apply", target, tmp_path / "back.sdiff", "-o", base, "-f")
     assert (code, err.count("\n")) == (14, 1)
 
@@ -286,7 +287,7 @@ def test_single_file_stays_locked_over_a_chain(cli: Run, tmp_path: Path) -> None
     before, after = training_pair()
     a = write_safetensors(tmp_path / "a", {"w": before})
     make_patch(a, write_safetensors(tmp_path / "b", {"w": after}), tmp_path / "p")
-    with inplace._locked(a):
+    with in_place._locked(a):
         shutil.copy(a, tmp_path / "copy")
         os.replace(tmp_path / "copy", a)  # as after the first patch of a chain
         assert cli("apply", "--in-place", a, tmp_path / "p")[0] == 14
@@ -335,7 +336,7 @@ def test_file_added_to_a_directory_of_one_file(tmp_path: Path) -> None:
 
 
 def test_second_run_is_locked(cli: Run, base: Path, patch: Path) -> None:
-    with inplace._locked(base):
+    with in_place._locked(base):
         code, _, err = cli("apply", base, patch, "--in-place")
     assert code == 14
     assert err.count("\n") == 1

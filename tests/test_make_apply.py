@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff import apply_patch, files, make_patch, open_patch, outputs, verify_patch
-from sparsediff import chain as chain_module
+from sparsediff import apply_patch, make_patch, open_patch, verify_patch
+from sparsediff.apply import chain as chain_module
 from sparsediff.checksum import digest
 from sparsediff.codec.zstd import compress
+from sparsediff.disk import inputs, outputs
 from sparsediff.dtypes import DTYPES
 from sparsediff.errors import WrongBaseError
-from sparsediff.patch import pack
+from sparsediff.patch.container import pack
 from tests import oracle
 from tests.pairs import (
     RNG,
@@ -292,7 +293,7 @@ def test_safetensors_library_reads_the_patch(base: Path, target: Path, tmp_path:
     import zstandard
     from safetensors.numpy import load_file
 
-    from sparsediff.manifest_json import dump
+    from sparsediff.patch.manifest_json import dump
 
     make_patch(base, target, tmp_path / "p.sdiff")
     entries = load_file(tmp_path / "p.sdiff")
@@ -380,7 +381,7 @@ def test_unchanged_file_is_cloned_and_still_checked(
     make_patch(base, target, tmp_path / "p")
     cloned, written = [], set()
 
-    def clone(source: files.InputFile, path: Path) -> bool:  # as if blocks could be shared
+    def clone(source: inputs.InputFile, path: Path) -> bool:  # as if blocks could be shared
         shutil.copyfile(source.path, path)
         cloned.append(source.path.name)
         return True
@@ -409,7 +410,7 @@ def test_file_with_a_stored_skeleton_is_no_clone(
 ) -> None:
     """The patch then says nothing of the skeleton that its base has."""
 
-    def clone(source: files.InputFile, path: Path) -> bool:
+    def clone(source: inputs.InputFile, path: Path) -> bool:
         shutil.copyfile(source.path, path)
         return True
 
@@ -432,7 +433,7 @@ def test_file_with_a_stored_skeleton_is_no_clone(
 def test_clone_says_no_where_the_file_system_cannot(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 10_000)
     (tmp_path / "b").write_bytes(b"")
-    if outputs.clone(files.InputFile.of(tmp_path / "a"), tmp_path / "b"):
+    if outputs.clone(inputs.InputFile.of(tmp_path / "a"), tmp_path / "b"):
         assert (tmp_path / "b").read_bytes() == b"x" * 10_000
     else:
         assert (tmp_path / "b").read_bytes() == b""

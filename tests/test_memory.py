@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsediff.words import SAMPLE_BYTES, SAMPLE_STRIDE
+from sparsediff.patch.words import SAMPLE_BYTES, SAMPLE_STRIDE
 from tests.pairs import RNG, bf16, step_of_training
 
 LIMIT = 600 << 20  # bytes, with two jobs

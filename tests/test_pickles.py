@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff.formats import pickles, torch_tensors
-from sparsediff.formats.pickles import Call, Dict, Global, Persistent, PickleError, load
-from sparsediff.formats.torch_tensors import find_storages
+from sparsediff.checkpoint.formats import pickles, torch_tensors
+from sparsediff.checkpoint.formats.pickles import Call, Dict, Global, Persistent, PickleError, load
+from sparsediff.checkpoint.formats.torch_tensors import find_storages
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary()

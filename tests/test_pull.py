@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsediff import CorruptError, LockedError, UnavailableError
-from sparsediff.outputs import locked
+from sparsediff.disk.locks import locked
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, dump, object_key, parse
 from sparsediff.shipping.check import check
 from sparsediff.shipping.fetch import fetch

@@ -22,14 +22,13 @@ from sparsediff import (
     apply_patch,
     make_patch,
     open_patch,
-    outputs,
     verify_patch,
 )
-from sparsediff import files as files_module
 from sparsediff.checksum import checksum, digest
 from sparsediff.codec.zstd import compress, decompress
-from sparsediff.manifest import Bucket, Manifest
-from sparsediff.patch import Patch, _header, pack
+from sparsediff.disk import inputs, names, outputs
+from sparsediff.patch.container import Patch, _header, pack
+from sparsediff.patch.manifest import Bucket, Manifest
 from tests import oracle
 from tests.conftest import Run
 from tests.pairs import (
@@ -180,7 +179,8 @@ def test_something_else_is_no_patch(content: bytes, cli: Run, tmp_path: Path) ->
 def rewrite(patch: Path, edit: Callable[[Manifest, dict[str, bytes]], None]) -> None:
     """Store ``patch`` again with an edited manifest and payloads, all digests made right."""
     with open_patch(patch) as opened:
-        manifest, payloads = opened.manifest, dict(opened.payloads())
+        manifest = opened.manifest
+        payloads: dict[str, bytes] = dict(opened.payloads())
     edit(manifest, payloads)
     for name, payload in payloads.items():
         kind, index = name.split(".")
@@ -334,7 +334,7 @@ def test_frame_with_a_huge_window_is_refused() -> None:
 def test_checkpoint_past_the_limits_makes_no_patch(
     base: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sparsediff.patch.MAX_MANIFEST", 1000)
+    monkeypatch.setattr("sparsediff.patch.container.MAX_MANIFEST", 1000)
     with pytest.raises(SparsediffError, match="too many files or tensors") as info:
         make_patch(base, target, tmp_path / "p")
     assert info.value.exit_code == EXIT["unsupported"]
@@ -534,7 +534,7 @@ def test_next_run_removes_what_a_killed_chain_left(
     cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
 ) -> None:
     for part in (0, 3):
-        left = files_module.temp_sibling(tmp_path / "out", part)
+        left = names.temp_sibling(tmp_path / "out", part)
         left.mkdir()
         (left / "big").write_text("left by a killed run")
     assert cli("apply", base, patch, "-o", tmp_path / "out")[0] == 0
@@ -572,7 +572,7 @@ def test_stale_temporary_of_either_kind(
     kind: str, cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
 ) -> None:
     for name in ("q", "out"):
-        stale = files_module.temp_sibling(tmp_path / name)
+        stale = names.temp_sibling(tmp_path / name)
         stale.mkdir() if kind == "directory" else stale.write_text("stale")
     assert cli("make", base, target, "-o", tmp_path / "q")[0] == 0
     assert cli("apply", base, patch, "-o", tmp_path / "out")[0] == 0
@@ -708,12 +708,10 @@ def test_target_that_changes_while_it_is_read(
     change: str, base: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim = target / "model-00001-of-00002.safetensors"
-    original = files_module.OpenFiles.read
+    original = inputs.OpenFiles.read
     seen = 0
 
-    def read(
-        self: files_module.OpenFiles, file: files_module.InputFile, offset: int, buffer: Any
-    ) -> None:
+    def read(self: inputs.OpenFiles, file: inputs.InputFile, offset: int, buffer: Any) -> None:
         nonlocal seen
         original(self, file, offset, buffer)
         seen += file.path == victim
@@ -730,7 +728,7 @@ def test_target_that_changes_while_it_is_read(
             else:
                 victim.unlink()
 
-    monkeypatch.setattr(files_module.OpenFiles, "read", read)
+    monkeypatch.setattr(inputs.OpenFiles, "read", read)
     with pytest.raises(UnavailableError, match="changed while it was read") as info:
         make_patch(base, target, tmp_path / "p", jobs=1)
     assert str(victim) in str(info.value)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sparsediff.files import is_temp
+from sparsediff.disk.names import is_temp
 from sparsediff.stores import open_store
 from tests.pairs import RNG, tree, write_safetensors
 from tests.processes import finish, running, sparsediff, start, use, wait_until

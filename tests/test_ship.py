@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from sparsediff import CorruptError, LockedError, UnavailableError, UsageError
-from sparsediff.files import InputFile, OpenFiles
-from sparsediff.outputs import locked
+from sparsediff.disk.inputs import InputFile, OpenFiles
+from sparsediff.disk.locks import locked
 from sparsediff.shipping import snapshot
 from sparsediff.shipping.catalog import POINTER, Catalog, Version, dump, parse
 from sparsediff.shipping.check import check
@@ -113,7 +113,7 @@ def test_numbers_below_the_last_are_left_alone_until_told(
     assert ship(trainer.run, store, note=notes.append).shipped == []
     assert len(notes) == 1
     assert "step_000200 changed after step_000300 was shipped" in notes[0]
-    assert "--rewind" in notes[0]
+    assert "`rewind=True`" in notes[0]
     result = ship(trainer.run, store, Policy(rewind=True))
     assert [s.version.name for s in result.shipped] == ["step_000200-000004"]
     assert shipped_kinds(result) == [["patch"]]

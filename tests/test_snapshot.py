@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsediff import CorruptError, LockedError, UnavailableError, UsageError, files, outputs
+from sparsediff import CorruptError, LockedError, UnavailableError, UsageError
+from sparsediff.disk import inputs, outputs
 from sparsediff.shipping import snapshot as module
 from sparsediff.shipping.snapshot import check_kept, identity, keep, states
 from tests.pairs import model_directory, training_pair, tree, write_safetensors
@@ -42,7 +43,7 @@ def sharing(tmp_path: Path) -> Iterator[Path]:
     """A directory on a file system that shares blocks between files."""
     (tmp_path / "a").write_bytes(b"x" * 4096)
     (tmp_path / "b").touch()
-    can = outputs.clone(files.InputFile.of(tmp_path / "a"), tmp_path / "b")
+    can = outputs.clone(inputs.InputFile.of(tmp_path / "a"), tmp_path / "b")
     for name in "ab":
         (tmp_path / name).unlink()
     if can:
@@ -126,7 +127,7 @@ def test_reflink_is_reported_once_every_file_was(
 ) -> None:
     """The choice alone, on any file system."""
 
-    def clone(source: files.InputFile, path: Path) -> bool:
+    def clone(source: inputs.InputFile, path: Path) -> bool:
         if source.path.name == refused:
             return False
         path.write_bytes(source.path.read_bytes())

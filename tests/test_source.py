@@ -222,7 +222,7 @@ def test_same_number_twice_is_refused(
 ) -> None:
     small(tmp_path / first)
     small(tmp_path / second)
-    with pytest.raises(UsageError, match="give --pattern") as info:
+    with pytest.raises(UsageError, match="give a `pattern`") as info:
         find(tmp_path, DEFAULT)
     assert first in str(info.value)
     assert second in str(info.value)

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from sparsediff import UnavailableError, UsageError, make_patch, outputs, squash, squash_patches
-from sparsediff import chain as chain_module
-from sparsediff import files as files_module
+from sparsediff import UnavailableError, UsageError, make_patch, squash_patches
+from sparsediff.apply import chain as chain_module
+from sparsediff.apply import squash
+from sparsediff.disk import names, outputs
 from tests.conftest import Run
 from tests.pairs import RNG, model_directory, training_pair, tree, write_safetensors
 
@@ -163,11 +164,11 @@ def test_second_run_is_locked(
 def test_next_run_removes_what_a_killed_one_left(
     steps: list[Path], chain: list[Path], tmp_path: Path
 ) -> None:
-    left = files_module.temp_sibling(tmp_path / "out", 0)
+    left = names.temp_sibling(tmp_path / "out", 0)
     shutil.copytree(steps[1], left / "target")
     (left / "target" / "more").write_text("of another chain")
     (left / "patch").write_text("half a patch")
-    files_module.temp_sibling(tmp_path / "out").write_text("stale")
+    names.temp_sibling(tmp_path / "out").write_text("stale")
     squash_patches(steps[0], chain, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == direct(steps[0], steps[3])
 

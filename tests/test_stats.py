@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff import checkpoint_stats, make_patch, measures, patch_stats, series_stats
-from sparsediff.bound import Bound
+from sparsediff import checkpoint_stats, make_patch, patch_stats, series_stats
 from sparsediff.dtypes import DTYPES
 from sparsediff.kernels.reference import keys
+from sparsediff.patch import measures
+from sparsediff.stats.bound import Bound
 from tests.conftest import Run
 from tests.pairs import RNG, Array, bf16, step_of_training, training_pair, words, write_safetensors
 
@@ -130,7 +131,7 @@ def test_bound_is_its_definition(name: str) -> None:
 
 
 def test_bound_of_64_bit_words_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsediff.bound.MAX_DISTINCT", 500)
+    monkeypatch.setattr("sparsediff.stats.bound.MAX_DISTINCT", 500)
     before, after = step_of_training(20_000, 1e-5)
     bound = Bound()
     bound.add(DTYPES["F64"], *(v.astype(np.float64).view(np.uint64) for v in (before, after)))

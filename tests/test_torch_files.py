@@ -23,8 +23,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from sparsediff import CorruptError, apply_patch, make_patch
-from sparsediff.files import InputFile
-from sparsediff.formats import Span, find_spans, opaque, torch_legacy, torch_zip
+from sparsediff.checkpoint.formats import Span, find_spans, opaque, torch_legacy, torch_zip
+from sparsediff.disk.inputs import InputFile
 from tests.conftest import Run
 from tests.pairs import RNG, step_of_training, tree
 from tests.test_refusals import EXIT, refused
@@ -345,8 +345,8 @@ def test_distributed_checkpoint(tmp_path: Path) -> None:
 
 
 def test_parts_of_a_tensor_are_named_by_where_they_begin(tmp_path: Path) -> None:
-    from sparsediff.formats import distcp
-    from sparsediff.formats.pickles import Call, Dict, Global
+    from sparsediff.checkpoint.formats import distcp
+    from sparsediff.checkpoint.formats.pickles import Call, Dict, Global
 
     size = Call(Global("torch.Size"), ((4, 0),))
     assert distcp._place(size) == "[4,0]"

@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save, save_file
 import sparsediff
 from sparsediff import CorruptError, UnsupportedError, UsageError, WrongBaseError
 from sparsediff import torch as live
+from sparsediff.checkpoint import open_checkpoint
+from sparsediff.checkpoint.memory import memory_checkpoint
 from tests.pairs import tree
 
 State = dict[str, torch.Tensor]
@@ -94,14 +96,11 @@ def test_a_state_dict_is_the_file_that_save_file_writes(
         # Metadata without tensors: what the library writes then is no JSON.
         for metadata in (None, {"format": "pt"}, {}) if state else (None,):
             save_file(state, tmp_path / "f.safetensors", metadata=metadata)
-            checkpoint = sparsediff.memory.memory_checkpoint(live.in_memory(state), metadata)
+            checkpoint = memory_checkpoint(live.in_memory(state), metadata)
             (file,) = checkpoint.files
             written = (tmp_path / "f.safetensors").read_bytes()
             assert file.source.read(0, file.source.size) == written
-            assert (
-                file.spans
-                == sparsediff.checkpoint.open_checkpoint(tmp_path / "f.safetensors").files[0].spans
-            )
+            assert file.spans == open_checkpoint(tmp_path / "f.safetensors").files[0].spans
 
 
 def test_a_patch_from_memory_is_the_patch_from_files(
@@ -453,7 +452,7 @@ def test_cast_and_snapshot() -> None:
 
 def test_a_tensor_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     state = {"x": torch.zeros(1000)}
-    checkpoint = sparsediff.memory.memory_checkpoint(live.in_memory(state))
+    checkpoint = memory_checkpoint(live.in_memory(state))
     state["x"] += 1
     with pytest.raises(sparsediff.UnavailableError, match="changed while"):
         sparsediff.make_patch(checkpoint, checkpoint, tmp_path / "p.sdiff")

@@ -28,8 +28,8 @@ from sparsediff import (
     removed_tensors,
 )
 from sparsediff.checkpoint import open_checkpoint
+from sparsediff.checkpoint.memory import MemoryTensor, memory_checkpoint
 from sparsediff.dtypes import DTYPES
-from sparsediff.memory import MemoryTensor, memory_checkpoint
 from tests.conftest import Run
 from tests.pairs import (
     Array,
@@ -359,7 +359,7 @@ def test_export_of_a_patch_that_miscounts(
 
 
 def test_int32_positions_have_an_end(base: Path, target: Path, tmp_path: Path) -> None:
-    from sparsediff.updates import Change
+    from sparsediff.updates.changes import Change
 
     change = Change(0, (1 << 31) + 5, np.array([0, 7], np.int32), np.zeros(2, np.uint16))
     assert change.indices(np.int64).tolist() == [(1 << 31) + 5, (1 << 31) + 12]

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
-from sparsediff.cli.common import EPILOG_CODES, examples
+from sparsediff.cli.common import EPILOG_CODES, examples, message
 from sparsediff.errors import SparsediffError, from_os_error
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
@@ -114,7 +114,7 @@ def run(args: list[str] | None = None) -> int:
     except click.Abort:
         return _InterruptedError.exit_code
     except SparsediffError as e:
-        return _fail(str(e), e.exit_code)
+        return _fail(message(e), e.exit_code)
     except OSError as e:
         error = from_os_error(e, "standard output")
         return _fail(str(error), error.exit_code)

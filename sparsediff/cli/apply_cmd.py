@@ -62,7 +62,7 @@ def command(
     """
     from sparsediff.apply import apply_patch
     from sparsediff.errors import UsageError
-    from sparsediff.patch import is_patch
+    from sparsediff.patch.container import is_patch
 
     if is_patch(base):
         raise UsageError("is a patch; apply takes BASE first, then PATCH", file=base)

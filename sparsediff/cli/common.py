@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sparsediff.errors import printable
+from sparsediff.errors import SparsediffError, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,6 +30,21 @@ _CODES = {
     14: "another run holds the lock",
     130: "interrupted",
 }
+
+
+_ARGUMENT = re.compile(r"`([a-z_]+)(?:=True)?`")
+_OPTIONS = {"state_directory": "--state"}  # those not called like their argument
+
+
+def in_options(text: str) -> str:
+    """A message of the library, which names arguments, in terms of the command line's options."""
+    return _ARGUMENT.sub(lambda m: _OPTIONS.get(m[1], f"--{m[1].replace('_', '-')}"), text)
+
+
+def message(error: SparsediffError) -> str:
+    """An error's line as the command line prints it."""
+    error.problem = in_options(error.problem)
+    return str(error)
 
 
 def examples(*lines: str) -> str:

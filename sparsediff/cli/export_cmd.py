@@ -67,7 +67,7 @@ def command(
     plain safetensors entries. New tensors are stored whole. Everything is
     verified against BASE first. - reads the patch from standard input.
     """
-    from sparsediff.export import export_patch
+    from sparsediff.updates import export_patch
 
     start = time.monotonic()
     with progress_bar("export", quiet=quiet) as progress:

@@ -45,7 +45,7 @@ def command(store: str, last: int | None, as_json: bool) -> None:
     The ratio compares the patch from the version before with a whole copy; the
     last line compares everything that was sent.
     """
-    from sparsediff.measures import share
+    from sparsediff.patch.measures import share
     from sparsediff.shipping.catalog import read_catalog, to_text
 
     with opened_store(store, None, 5, create=False) as opened:

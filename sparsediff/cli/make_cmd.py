@@ -68,7 +68,7 @@ def command(
     """
     from sparsediff.errors import UsageError
     from sparsediff.make import make_patch
-    from sparsediff.patch import SUFFIX, is_patch
+    from sparsediff.patch.container import SUFFIX, is_patch
 
     for path in (base, target):
         if is_patch(path):

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from sparsediff.cli.common import Bandwidth, bar_aside, options
+from sparsediff.cli.common import Bandwidth, bar_aside, in_options, message, options
 from sparsediff.errors import LockedError, SparsediffError
 
 _TRANSIENT = (10, 11, 13, 14)  # after these, --watch goes on
@@ -96,7 +96,7 @@ class Service:
     def note(self, text: str) -> None:
         """Say what an operator should know."""
         with bar_aside():
-            self._say("note", text, {}, err=True)
+            self._say("note", in_options(text), {}, err=True)
 
     def run(self, once: Callable[[Outcome], None], watch: float | None) -> int:
         """Call ``once``, which fills in an `Outcome`; returns the exit code."""
@@ -118,11 +118,11 @@ class Service:
             self._last_line = outcome.line
         except LockedError as e:
             if not self._quiet and sys.stderr is not None and sys.stderr.isatty():
-                self._say("note", str(e), {}, err=True)
+                self._say("note", message(e), {}, err=True)
             return e.exit_code
         except SparsediffError as e:
             code = e.exit_code
-            self._say("error", str(e), {"exit_code": code}, err=True)
+            self._say("error", message(e), {"exit_code": code}, err=True)
         if self._metrics_file is not None:
             from sparsediff.cli.metrics import write_metrics
 

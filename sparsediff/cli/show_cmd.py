@@ -22,7 +22,7 @@ from sparsediff.errors import printable
 from sparsediff.version import FORMAT_VERSION
 
 if TYPE_CHECKING:
-    from sparsediff.patch import Patch
+    from sparsediff.patch.container import Patch
 
 
 @click.command(
@@ -38,7 +38,7 @@ def command(patch: str, as_json: bool) -> None:
     Files, sizes and totals for people; with --json everything, down to each
     tensor's place and each bucket's checksums.
     """
-    from sparsediff.patch import open_patch
+    from sparsediff.patch.container import open_patch
     from sparsediff.stats import patch_stats
 
     with open_patch(patch) as opened:

@@ -57,9 +57,9 @@ def command(
     The result is the patch that make writes for BASE and the last target, byte
     for byte. - reads a patch from standard input.
     """
+    from sparsediff.apply import squash_patches
     from sparsediff.errors import UsageError
-    from sparsediff.patch import is_patch
-    from sparsediff.squash import squash_patches
+    from sparsediff.patch.container import is_patch
 
     if is_patch(base):
         raise UsageError("is a patch; squash takes BASE first, then PATCH", file=base)

@@ -27,8 +27,7 @@ from sparsediff.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from sparsediff.series import SeriesStep
-    from sparsediff.stats import CheckpointStats, Group
+    from sparsediff.stats import CheckpointStats, Group, SeriesStep
 
 _FIELDS = [
     "n_tensors",
@@ -123,7 +122,7 @@ def command(
     if as_json and as_csv:
         raise click.UsageError("give --json or --csv, not both")
     from sparsediff.errors import UsageError
-    from sparsediff.patch import is_patch
+    from sparsediff.patch.container import is_patch
 
     for path in paths[1:] and paths:
         if is_patch(path):
@@ -216,7 +215,7 @@ def _above(ratio: float) -> str:
 
 
 def _times(stats: CheckpointStats, bandwidth: float) -> list[tuple[str, int, float]]:
-    from sparsediff.measures import seconds
+    from sparsediff.patch.measures import seconds
 
     parts = [
         ("whole checkpoint", stats.target_bytes),
@@ -271,7 +270,7 @@ def _document(
 def _series(
     paths: tuple[str, ...], jobs: int | None, quiet: bool, as_json: bool, as_csv: bool
 ) -> None:
-    from sparsediff.series import series_stats
+    from sparsediff.stats import series_stats
 
     with progress_bar("stats", quiet=quiet) as progress:
         steps = series_stats(paths, jobs=jobs, progress=progress)

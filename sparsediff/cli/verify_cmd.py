@@ -45,7 +45,7 @@ def command(
     writing. With --target, every byte of that checkpoint is compared with what
     the patch says of its target.
     """
-    from sparsediff.verify import verify_patch
+    from sparsediff.apply import verify_patch
 
     result = verify_patch(patch, base=base, target=target, jobs=jobs)
     if as_json:

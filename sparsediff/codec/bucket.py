@@ -17,6 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 from sparsediff import kernels
+from sparsediff.checksum import Verified
 from sparsediff.codec import tables
 from sparsediff.codec.tables import Table
 from sparsediff.codec.tiers import choose_tiers
@@ -143,11 +144,11 @@ def _encode_tiers(tiers: list[TierCode], bounds: list[int]) -> bytes:
 class Decoder:
     """Rebuilds the words of a bucket from its payload, piece by piece."""
 
-    def __init__(self, payload: bytes, n_words: int, dtype: DType, *, has_base: bool) -> None:
+    def __init__(self, payload: Verified, n_words: int, dtype: DType, *, has_base: bool) -> None:
         """Read a payload.
 
         Args:
-            payload: what `encode` or `Choice.payload` returned.
+            payload: what `encode` or `Choice.payload` returned, with the digest it then had.
             n_words: words of the bucket.
             dtype: element type.
             has_base: whether the bucket has base words.

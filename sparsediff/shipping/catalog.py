@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sparsediff.checksum import checksum
+from sparsediff.disk.names import check_relative_name
 from sparsediff.errors import CorruptError, UnsupportedError
-from sparsediff.files import check_relative_name
-from sparsediff.measures import share
+from sparsediff.patch.measures import share
 from sparsediff.stores import Store
 
 POINTER = "latest.json"

@@ -9,16 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from sparsediff.errors import CorruptError, UnavailableError
-from sparsediff.make import Progress
-from sparsediff.parallel import ordered_map
-from sparsediff.shipping.catalog import (
-    POINTER,
-    PREFIX,
-    Catalog,
-    StoredPatch,
-    dump,
-    read_catalog,
-)
+from sparsediff.parallel import Progress, ordered_map
+from sparsediff.shipping.catalog import POINTER, PREFIX, Catalog, StoredPatch, dump, read_catalog
 from sparsediff.shipping.fetch import digest_object
 from sparsediff.shipping.recover import recover
 from sparsediff.stores import Store, Stored
@@ -154,5 +146,5 @@ def _read_or_recover(
     except CorruptError as e:
         if repair:
             return recover(store), store.tag(POINTER), True
-        e.problem += " (--repair makes a new pointer of what is there)"
+        e.problem += " (`repair=True` makes a new pointer from what is there)"
         raise

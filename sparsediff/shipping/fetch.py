@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from sparsediff.disk.outputs import create, write_at
 from sparsediff.errors import CorruptError, os_errors
-from sparsediff.outputs import create, write_at
-from sparsediff.parallel import ordered_map
+from sparsediff.parallel import Progress, ordered_map
 from sparsediff.shipping.catalog import StoredPatch
 from sparsediff.stores import Store
 
 CHUNK_BYTES = 1 << 23  # fetched, and noted as fetched, at a time
-
-Progress = Callable[[int, int], None]
 
 
 class BadObjectError(CorruptError):

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from sparsediff.disk.names import is_temp
+from sparsediff.disk.outputs import remove
 from sparsediff.errors import SparsediffError, UnavailableError, os_errors
-from sparsediff.files import is_temp
-from sparsediff.outputs import remove
-from sparsediff.patch import SUFFIX
+from sparsediff.patch.container import SUFFIX
 from sparsediff.shipping import snapshot, state
 from sparsediff.shipping.catalog import Catalog
 from sparsediff.stores import Store
@@ -55,14 +55,15 @@ class Kept:
         if catalog is None and old.get("id"):
             raise UnavailableError(
                 f"holds nothing, though versions were shipped to {old.get('store')}: is it "
-                f"mounted? For another store give another --state; to start anew, remove "
+                f"mounted? For another store give another `state_directory`; to start anew, remove "
                 f"{self._home / 'state.json'}",
                 file=self._store.name,
             )
         if catalog is not None and old.get("id") not in (None, catalog.id):
             note(
                 f"{self._home} was kept for {old.get('store')}, another store or its past; a "
-                "version will be stored whole for it (give each store a --state of its own)"
+                "version will be stored whole for it (give each store a `state_directory` of its "
+                "own)"
             )
         if catalog is not None and catalog.id == old.get("id"):
             identities = {int(v): i for v, i in old["kept"].items()}

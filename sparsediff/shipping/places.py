@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from sparsediff.apply import apply_patch
+from sparsediff.disk.locks import locked
+from sparsediff.disk.names import is_temp, temp_sibling
+from sparsediff.disk.outputs import publish, remove, sync
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, WrongBaseError, os_errors
-from sparsediff.files import is_temp, temp_sibling
-from sparsediff.make import Progress
-from sparsediff.outputs import locked, publish, remove, sync
+from sparsediff.parallel import Progress
 from sparsediff.shipping import state
 from sparsediff.shipping.catalog import Version
 
@@ -260,7 +261,7 @@ class InPlace(Place):
         there = self.dest.is_file() or (self.dest.is_dir() and any(self.dest.iterdir()))
         if there and not (self.home / "state.json").exists():
             raise UsageError(
-                "exists and was not made by pull --in-place; move it away to let pull make it",
+                "exists and was not made by a pull in place; move it away to let pull make it",
                 file=self.dest,
             )
 

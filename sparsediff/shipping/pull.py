@@ -23,7 +23,7 @@ from sparsediff.errors import (
     UsageError,
     WrongBaseError,
 )
-from sparsediff.make import Progress
+from sparsediff.parallel import Progress
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, read_catalog
 from sparsediff.shipping.fetch import BadObjectError, fetch
 from sparsediff.shipping.kept import Note

@@ -18,10 +18,10 @@ import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sparsediff.disk.locks import locked
 from sparsediff.errors import SparsediffError, UnavailableError, UsageError, os_errors
-from sparsediff.make import MakeResult, Progress, make_patch
-from sparsediff.outputs import locked
-from sparsediff.parallel import ordered_map
+from sparsediff.make import MakeResult, make_patch
+from sparsediff.parallel import Progress, ordered_map
 from sparsediff.shipping import snapshot, source
 from sparsediff.shipping.catalog import (
     POINTER,
@@ -195,7 +195,7 @@ class _Run:
         if changed and not waiting:
             self._note(
                 f"{self._path}: {', '.join(changed)} changed after {last.name} was shipped and "
-                "is left alone; if the training was taken back, ship once with --rewind"
+                "is left alone; if the training was taken back, ship once with `rewind=True`"
             )
         return waiting[-1:] if self._policy.newest else waiting
 

@@ -16,15 +16,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sparsediff.checksum import checksum
-from sparsediff.errors import (
-    CorruptError,
-    SparsediffError,
-    UnavailableError,
-    UsageError,
-    os_errors,
-)
-from sparsediff.files import InputFile, temp_sibling, walk
-from sparsediff.outputs import check_output, clone, create, staged_directory, staged_file, sync
+from sparsediff.disk.inputs import InputFile, walk
+from sparsediff.disk.names import temp_sibling
+from sparsediff.disk.outputs import check_output, clone, create, staged_directory, staged_file, sync
+from sparsediff.errors import CorruptError, SparsediffError, UnavailableError, UsageError, os_errors
 
 State = tuple[str, int, int, int]  # name inside the checkpoint, size, mtime in ns, inode
 
@@ -32,6 +27,7 @@ _WAYS = ("reflink", "link", "copy")  # the cheapest first
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP)
 _CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _STEP = 256 << 20  # bytes that one call copies: an interrupt waits no longer
+_PORTION = 1 << 20  # bytes that go through our memory at a time, where the kernel does not copy
 _CHANGED = "changed while it was read; try again"
 
 
@@ -218,15 +214,16 @@ def _copy(source: InputFile, dest: Path) -> None:
 
 def _copy_step(a: int, b: int, n_bytes: int, offset: int) -> int:
     """Copy some bytes between two descriptors, at the same offset; returns how many."""
-    try:
-        n = os.copy_file_range(a, b, n_bytes, offset, offset)
-    except OSError as e:
-        if e.errno not in _CANNOT_COPY:
-            raise
-        n = 0
+    n = 0
+    if hasattr(os, "copy_file_range"):  # Linux only
+        try:
+            n = os.copy_file_range(a, b, n_bytes, offset, offset)
+        except OSError as e:
+            if e.errno not in _CANNOT_COPY:
+                raise
     if n == 0:  # some file systems say so instead of an error
-        os.lseek(b, offset, os.SEEK_SET)
-        n = os.sendfile(b, a, offset, n_bytes)
+        data = os.pread(a, min(n_bytes, _PORTION), offset)
+        n = os.pwrite(b, data, offset) if data else 0
     return n
 
 

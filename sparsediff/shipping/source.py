@@ -45,6 +45,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsediff.checkpoint import open_checkpoint
+from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.names import check_relative_name, is_temp
 from sparsediff.errors import (
     CorruptError,
     SparsediffError,
@@ -53,7 +55,6 @@ from sparsediff.errors import (
     os_errors,
     printable,
 )
-from sparsediff.files import InputFile, check_relative_name, is_temp
 from sparsediff.shipping.snapshot import State, identity_of, states
 
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".distcp")
@@ -232,7 +233,7 @@ def _numbered(
             continue
         if number in found:
             raise UsageError(
-                f"two entries have number {number}; give --pattern to say which counts",
+                f"two entries have number {number}; give a `pattern` to say which counts",
                 file=source,
                 found=f"{found[number].name} and {entry.name}",
             )

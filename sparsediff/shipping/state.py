@@ -7,12 +7,11 @@ was. Nothing is lost with it but work: a damaged or missing one reads as empty.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from sparsediff.disk.outputs import staged_file
 from sparsediff.errors import os_errors
-from sparsediff.outputs import staged_file
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -31,5 +30,5 @@ def save(path: Path, document: dict[str, Any]) -> None:
         UnavailableError: the disk is full, or fails.
     """
     data = (json.dumps(document, indent=1) + "\n").encode()
-    with staged_file(path, force=True) as fd, os_errors(path), os.fdopen(os.dup(fd), "wb") as f:
-        f.write(data)
+    with staged_file(path, force=True) as stream, os_errors(path):
+        stream.write(data)

@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from urllib.parse import unquote
 
+from sparsediff.disk.names import check_relative_name
+from sparsediff.disk.outputs import sync
 from sparsediff.errors import CorruptError, UsageError, os_errors
-from sparsediff.files import check_relative_name
-from sparsediff.outputs import sync
 from sparsediff.stores.directory import DirectoryStore
 from sparsediff.stores.retry import Retrying
 from sparsediff.stores.store import Store, Stored

@@ -33,6 +33,8 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.names import check_relative_name
 from sparsediff.errors import (
     CorruptError,
     SparsediffError,
@@ -40,7 +42,6 @@ from sparsediff.errors import (
     UnsupportedError,
     UsageError,
 )
-from sparsediff.files import InputFile, check_relative_name
 from sparsediff.stores.retry import FIRST_DELAY, LONGEST_DELAY
 from sparsediff.stores.store import Stored, pieces
 from sparsediff.stores.throttle import Throttle

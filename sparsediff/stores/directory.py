@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsediff.checksum import digest
+from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.locks import locked
+from sparsediff.disk.names import check_relative_name, is_temp, temp_sibling
 from sparsediff.errors import CorruptError, LockedError, from_os_error, os_errors
-from sparsediff.files import InputFile, check_relative_name, is_temp, temp_sibling
-from sparsediff.outputs import locked
 from sparsediff.stores.store import Stored, pieces
 from sparsediff.stores.throttle import Throttle
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sparsediff.files import InputFile, OpenFiles
+from sparsediff.disk.inputs import InputFile, OpenFiles
 from sparsediff.stores.throttle import Throttle
 
 _PIECE = 1 << 20

@@ -17,9 +17,9 @@ import torch
 
 from sparsediff import make
 from sparsediff.checkpoint import Checkpoint
+from sparsediff.checkpoint.memory import memory_checkpoint
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make import MakeResult
-from sparsediff.memory import memory_checkpoint
 from sparsediff.torch.tensors import StateDict, checked, identity, in_memory, words_of
 
 Side = Path | str | StateDict | None

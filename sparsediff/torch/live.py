@@ -15,17 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sparsediff import words
-from sparsediff.chain import PatchSource
+from sparsediff.apply.rebuild import check_words
+from sparsediff.checkpoint.memory import MemoryTensor
 from sparsediff.errors import CorruptError, UnsupportedError, WrongBaseError
-from sparsediff.manifest import Manifest
-from sparsediff.memory import MemoryTensor
-from sparsediff.named import BaseTensors, check_names
 from sparsediff.parallel import default_jobs, ordered_map
-from sparsediff.patch import open_patch
-from sparsediff.rebuild import check_words
+from sparsediff.patch import words
+from sparsediff.patch.container import PatchSource, open_patch
+from sparsediff.patch.manifest import Manifest
 from sparsediff.torch.tensors import StateDict, checked, dtype_of, in_memory, shape_of, words_of
-from sparsediff.updates import Change, changes
+from sparsediff.updates.changes import Change, changes
+from sparsediff.updates.named import BaseTensors, check_names
 
 _SIGNED = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from sparsediff.checkpoint.memory import MemoryTensor, bytes_of, dtype_named
 from sparsediff.dtypes import DType
 from sparsediff.errors import UnsupportedError
-from sparsediff.memory import MemoryTensor, bytes_of, dtype_named
 
 StateDict = Mapping[str, Any]
 """Tensors by name; entries that are no tensors are refused where one is needed."""

@@ -1,0 +1,188 @@
+"""Patches in a row: each made from the target of the one before.
+
+Enters: sources of patches; a base and the opened chain. Leaves: the chain, shown to
+be one as far as its manifests tell, and the files of its last target at a place of
+the caller's. Publishes nothing: whoever calls stages, locks and cleans up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sparsediff.apply.rebuild import BaseFiles, is_copy, run, tasks
+from sparsediff.disk.outputs import clone, create, discard, write_at
+from sparsediff.errors import UsageError, WrongBaseError, os_errors
+from sparsediff.parallel import ordered_map
+from sparsediff.patch.container import Patch, PatchSource, open_patch
+from sparsediff.patch.manifest import BUCKET_BYTES, Manifest
+
+
+def listed(patches: PatchSource | Sequence[PatchSource]) -> list[PatchSource]:
+    """One patch, or several, as a list.
+
+    Raises:
+        UsageError: there is none, or standard input is named twice.
+    """
+    sources = (
+        list(patches)
+        if isinstance(patches, Sequence) and not isinstance(patches, str)
+        else [patches]
+    )
+    if not sources or sum(str(s) == "-" for s in sources) > 1:
+        raise UsageError("give at least one patch, and standard input once at most")
+    return sources
+
+
+@contextmanager
+def open_chain(sources: Sequence[PatchSource]) -> Iterator[list[Patch]]:
+    """Open patches and check that each continues the one before.
+
+    Raises:
+        WrongBaseError: one plainly does not.
+        SparsediffError: as `open_patch` does.
+    """
+    with ExitStack() as stack:
+        chain = [stack.enter_context(open_patch(s)) for s in sources]
+        for before, after in pairwise(chain):
+            _check_link(before, after)
+        yield chain
+
+
+def _check_link(before: Patch, after: Patch) -> None:
+    """Raise WrongBaseError if ``after`` plainly was not made from the target of ``before``."""
+    a, b = before.manifest, after.manifest
+    made = [(f.name, f.size, f.skeleton) for f in a.target_files]
+    needed = [(f.name, f.size, f.skeleton) for f in b.base_files]
+    same = made == needed
+    if same and cut_alike(a, b):
+        for x, y in zip(a.buckets, b.buckets, strict=True):
+            same = same and y.base == (x.target if x.target is not None else x.base)
+    if not same:
+        raise WrongBaseError(f"wrong base: patch does not continue {before.name}", file=after.name)
+
+
+def cut_alike(before: Manifest, after: Manifest) -> bool:
+    """Whether each bucket and skeleton of ``after`` has its namesake of ``before`` as its base.
+
+    So it is from step to step of training. It is not where tensors change their order,
+    for one: then what each patch says of its buckets cannot be compared.
+    """
+    names = [f.name for f in before.target_files]
+    return (
+        names == [f.name for f in after.base_files] == [f.name for f in after.target_files]
+        and all(f.dictionary in (None, i) for i, f in enumerate(after.target_files))
+        and (before.file_tensors, before.parts) == (after.file_tensors, after.parts)
+        and all(
+            (t.base_file, t.base_offset, t.n_based, t.dtype) == (file, s.offset, s.n_words, s.dtype)
+            for file, rows in enumerate(before.file_tensors)
+            for s, t in ((before.tensors[i], after.tensors[i]) for i in rows)
+            if s.n_words
+        )
+    )
+
+
+def _groups(chain: Sequence[Patch]) -> list[list[Patch]]:
+    """The chain in runs of patches that one pass over the words can take together.
+
+    They are cut alike, and what they store of any one bucket is no more than the bucket.
+    """
+    groups: list[list[Patch]] = []
+    held: Counter[str] = Counter()  # bytes by payload
+    for patch in chain:
+        held.update(patch.sizes)
+        if (
+            groups
+            and cut_alike(groups[-1][-1].manifest, patch.manifest)
+            and max(held.values(), default=0) <= BUCKET_BYTES
+        ):
+            groups[-1].append(patch)
+        else:
+            groups.append([patch])
+            held = Counter(patch.sizes)
+    return groups
+
+
+def rebuild_chain(
+    base: Path,
+    chain: Sequence[Patch],
+    dest: Path,
+    between: Callable[[int], Path],
+    jobs: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Write all files of the chain's target to ``dest``, a directory or the one file.
+
+    Args:
+        base: checkpoint the first patch was made from.
+        chain: what `open_chain` gave.
+        dest: where the target is built; created unless it is there.
+        between: places for targets on the way, by number, fewer than there are patches;
+            removed once they were used, and by the caller on an error.
+        jobs: threads.
+        advance: told of bytes rebuilt.
+
+    Raises:
+        WrongBaseError: ``base`` or a later patch does not continue the chain.
+        CorruptError: a patch is damaged.
+        UnavailableError: the disk is full, or the base changed meanwhile.
+    """
+    root = base
+    groups = _groups(chain)
+    for i, group in enumerate(groups):
+        place = dest if group is groups[-1] else between(i)
+        _rebuild(group, root, place, jobs, advance)
+        if root is not base:
+            discard(root)
+        root = place
+
+
+def rebuilt_bytes(chain: Sequence[Patch]) -> int:
+    """Bytes that `rebuild_chain` writes, and tells of."""
+    return sum(f.size for group in _groups(chain) for f in group[-1].manifest.target_files)
+
+
+def _rebuild(
+    group: Sequence[Patch], base: Path, dest: Path, jobs: int, advance: Callable[[int], None]
+) -> None:
+    """Write all target files of the last patch to ``dest``, a directory or the one file."""
+    target = group[-1].manifest
+    files = BaseFiles(base, group[0].manifest)
+    paths = [dest / f.name if f.name else dest for f in target.target_files]
+    for path, record in zip(paths, target.target_files, strict=True):
+        if path == dest and path.exists():
+            with os_errors(path):
+                os.truncate(path, record.size)
+        else:
+            create(path, record.size)
+
+    cloned = {i for i, path in enumerate(paths) if _clone_unchanged(group, files, i, path)}
+
+    def write(file: int, offset: int, data: Any) -> None:
+        if file not in cloned:
+            write_at(paths[file], offset, data)
+
+    for n in ordered_map(lambda task: run(group, files, task, write), tasks(group), jobs):
+        advance(n)
+
+
+def _clone_unchanged(group: Sequence[Patch], base: BaseFiles, file: int, path: Path) -> bool:
+    """Whether ``path`` could be made a clone of the base file that it equals.
+
+    The base's words are still read and checked like any others.
+    """
+    first, *later = (patch.manifest for patch in group)
+    same = first.target_files[file].dictionary  # where the skeleton of a copy comes from
+    if (
+        same is None
+        or not first.target_files[file].size
+        or not is_copy(first, file, same)
+        or not all(is_copy(m, file, file) for m in later)
+    ):
+        return False
+    return clone(base.open(same), path)

@@ -1,0 +1,350 @@
+"""Rebuilding a target's words and skeletons from its base and a patch, or several in a row.
+
+Enters: open patches, the base's files. Leaves: target bytes, handed to a
+writer piece by piece, while they are in the cache; of several patches those of
+the last target, bucket by bucket, with nothing written in between. Shared by
+`apply`, which writes them, and `verify`, which does not. Only when `run` returns
+are the base words and every patch's result verified: until then nothing may be
+published.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sparsediff import checksum
+from sparsediff.checksum import PartChecksums
+from sparsediff.codec import bucket as codec
+from sparsediff.codec.zstd import decompress
+from sparsediff.disk.inputs import InputFile, OpenFiles
+from sparsediff.errors import CorruptError, SparsediffError, UsageError, WrongBaseError, os_errors
+from sparsediff.patch import words
+from sparsediff.patch.container import Patch, StoredPayload
+from sparsediff.patch.manifest import Manifest
+from sparsediff.patch.words import Piece, Writer
+
+
+def check_kind(root: Path, is_directory: bool, error: SparsediffError) -> None:
+    """Raise ``error``, completed, if ``root`` is a file instead of a directory or the reverse."""
+    if root.is_dir() != is_directory:
+        kinds = ("a file", "a directory")
+        error.expected, error.found = kinds[is_directory], kinds[not is_directory]
+        raise error
+
+
+class Base(Protocol):
+    """Where `run` gets base words from; `BaseFiles` for a checkpoint on disk."""
+
+    def path(self, index: int) -> object:
+        """What messages call a base file."""
+
+    def source(self, files: OpenFiles) -> words.Source:
+        """Base words of buckets, read through ``files``."""
+
+    def check(self, bucket: int) -> None:
+        """Raise WrongBaseError if the base words of a bucket are not the patch's."""
+
+    def skeleton(self, index: int) -> bytes:
+        """Skeleton of a base file, checked."""
+
+
+class BaseFiles:
+    """The base's files as a manifest names them, opened when first needed."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        """Check that the base is of the right kind.
+
+        Raises:
+            UsageError: there is nothing at ``root``.
+            WrongBaseError: it is a file instead of a directory, or the reverse.
+        """
+        self.root, self._manifest = root, manifest
+        with os_errors(root):
+            os.stat(root)
+        check_kind(root, manifest.base_is_directory, WrongBaseError("wrong base", file=root))
+        self._files: dict[int, InputFile] = {}
+
+    def path(self, index: int) -> Path:
+        """Path of a base file."""
+        name = self._manifest.base_files[index].name
+        return self.root / name if name else self.root
+
+    def open(self, index: int) -> InputFile:
+        """Base file, pinned at first use.
+
+        Raises:
+            WrongBaseError: it is missing or has another size.
+        """
+        file = self._files.get(index)
+        if file is None:
+            record = self._manifest.base_files[index]
+            try:
+                file = InputFile.of(self.path(index))
+            except UsageError as e:
+                raise WrongBaseError(f"wrong base: {e.problem}", file=e.file) from e
+            if file.size != record.size:
+                raise WrongBaseError(
+                    "wrong base",
+                    file=file.path,
+                    expected=f"{record.size} bytes",
+                    found=f"{file.size} bytes",
+                )
+            self._files[index] = file
+        return file
+
+    def source(self, files: OpenFiles) -> words.Source:
+        """Base words of buckets, read through ``files``."""
+        return words.base_source(
+            self._manifest, lambda index, at, buffer: files.read(self.open(index), at, buffer)
+        )
+
+    def check(self, bucket: int) -> None:
+        """Compare the base words of a bucket with what the patch says of them.
+
+        Raises:
+            WrongBaseError: they differ; names the tensor.
+        """
+        with OpenFiles() as files:
+            sums = words.checksums(self._manifest, bucket, self.source(files))
+        words.check_base(self._manifest, bucket, sums, self.path)
+
+    def skeleton(self, index: int) -> bytes:
+        """Skeleton of a base file.
+
+        Raises:
+            WrongBaseError: it is not the one the patch was made from.
+        """
+        file, record = self.open(index), self._manifest.base_files[index]
+        data = b"".join(file.read(a, b - a) for a, b in record.skeleton_ranges())
+        found = checksum.checksum(data)
+        if found != record.skeleton:
+            raise WrongBaseError(
+                "wrong base: header or contents differ",
+                file=file.path,
+                expected=f"checksum {record.skeleton}",
+                found=found,
+            )
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One skeleton (``bucket`` is None) or bucket of target file ``file``.
+
+    ``payloads`` holds what each patch of the group stores of it, None where that is nothing.
+    """
+
+    file: int
+    bucket: int | None
+    payloads: list[StoredPayload | None]
+
+
+def tasks(group: Sequence[Patch]) -> Iterator[Task]:
+    """Everything there is to rebuild, in stored order; reads the patches as it goes.
+
+    Payloads are as they were read: `run` verifies them, after the base, so that damage and a
+    wrong base together are always reported as the wrong base.
+
+    Args:
+        group: a patch, or several of which each has the words of the one before as its base,
+            bucket by bucket and skeleton by skeleton.
+
+    Raises:
+        CorruptError: a patch is damaged.
+    """
+    manifests = [patch.manifest for patch in group]
+    streams = [patch.stored() for patch in group]
+
+    def read(digests: Iterable[str | None]) -> list[StoredPayload | None]:
+        return [None if d is None else next(s) for d, s in zip(digests, streams, strict=True)]
+
+    for i, buckets in enumerate(manifests[0].file_buckets):
+        yield Task(i, None, read(m.target_files[i].skeleton_digest for m in manifests))
+        for b in buckets:
+            yield Task(i, b, read(m.buckets[b].digest for m in manifests))
+    for patch, stream in zip(group, streams, strict=True):
+        for payload in stream:  # also checks that the patch ends here
+            raise CorruptError("payload belongs to nothing", file=patch.name, found=payload.name)
+
+
+def run(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
+    """Rebuild one skeleton or bucket; returns its size in bytes.
+
+    Args:
+        group: as given to `tasks`.
+        base: the first patch's base.
+        task: one of `tasks`.
+        write: given the bytes of the last patch's target.
+
+    Raises:
+        WrongBaseError: the base is not the first patch's; names the tensor.
+        CorruptError: a payload does not decode to what its patch promises.
+    """
+    if task.bucket is None:
+        return _run_skeleton(group, base, task, write)
+    manifest = group[-1].manifest
+    has_base = group[0].manifest.buckets[task.bucket].base is not None
+    try:
+        with OpenFiles() as files:
+            source = base.source(files) if has_base else words.NOTHING
+            room = words.room(manifest, task.bucket, 1) if len(group) > 1 else None
+            pieces = words.pieces(manifest, task.bucket, [source], into=room)
+            if has_base:
+                pieces = _checked(group[0], base, task.bucket, pieces)
+            for patch, payload in zip(group, task.payloads, strict=True):
+                if payload is not None:
+                    pieces = _patched(patch, task.bucket, payload, pieces)
+                if patch is not group[-1]:
+                    pieces = iter(list(pieces))  # what is decoded is held for one patch at a time
+            for piece in pieces:
+                write(task.file, piece.offset, piece.words[0])
+    except CorruptError:
+        if has_base:  # whose fault is it?
+            base.check(task.bucket)
+        raise
+    return words.n_bytes(manifest, task.bucket)
+
+
+@contextmanager
+def _named(patch: Patch, payload: str) -> Iterator[None]:
+    """Let errors say which payload of which patch they are about."""
+    try:
+        yield
+    except CorruptError as e:
+        if e.file is None:
+            e.file = f"{patch.name}, {payload}"
+        raise
+
+
+def _checked(patch: Patch, base: Base, bucket: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """Base words of a bucket as they pass by; after the last it is known whether they are right."""
+    sums = PartChecksums()
+    for piece in pieces:
+        sums.update(piece.part, piece.words[0])
+        yield piece
+    words.check_base(patch.manifest, bucket, sums.hex(), base.path)
+
+
+def _patched(
+    patch: Patch, bucket: int, payload: StoredPayload, pieces: Iterator[Piece]
+) -> Iterator[Piece]:
+    """Words of a bucket turned, in place, into those of the patch's target, as they pass by.
+
+    After the last it is known whether they are.
+    """
+    manifest = patch.manifest
+    record = manifest.buckets[bucket]
+    dtype = words.bucket_dtype(manifest, bucket)
+    sums = PartChecksums()
+    with _named(patch, f"bucket.{bucket}"):
+        verified = payload.verified()
+        decoder = codec.Decoder(verified, record.n_words, dtype, has_base=record.base is not None)
+        for piece in pieces:
+            (new,) = piece.words
+            decoder.feed(new)
+            sums.update(piece.part, new)
+            yield piece
+        decoder.finish()
+        check_words(manifest, bucket, sums.hex(), None)
+
+
+def check_words(manifest: Manifest, bucket: int, sums: list[str], path: object) -> None:
+    """Compare the checksums of a bucket's parts with what the patch says of its target.
+
+    Raises:
+        CorruptError: they differ; names the bucket's first tensor.
+    """
+    record = manifest.buckets[bucket]
+    expected = record.target if record.target is not None else record.base
+    found = checksum.combine(sums)
+    if found != expected:
+        first = manifest.tensors[manifest.parts[bucket][0].tensor]
+        raise CorruptError(
+            "words differ from the target's",
+            file=path,
+            tensor=first.name or None,
+            expected=f"checksum {expected}",
+            found=found,
+        )
+
+
+def _run_skeleton(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
+    first = group[0].manifest.target_files[task.file].dictionary
+    data = b"" if first is None else base.skeleton(first)
+    for patch, payload in zip(group, task.payloads, strict=True):
+        manifest = patch.manifest
+        with _named(patch, "skeleton"):
+            if payload is not None:
+                has_dictionary = manifest.target_files[task.file].dictionary is not None
+                size = manifest.skeleton_size(task.file)
+                data = decompress(payload.verified(), size, data if has_dictionary else b"")
+            _check_skeleton(manifest, task.file, data, None)
+    at = 0
+    for begin, end in group[-1].manifest.skeleton_ranges(task.file):
+        write(task.file, begin, data[at : at + end - begin])
+        at += end - begin
+    return at
+
+
+def _check_skeleton(manifest: Manifest, file: int, data: bytes, path: object) -> None:
+    expected, found = manifest.target_files[file].skeleton, checksum.checksum(data)
+    if found != expected or len(data) != manifest.skeleton_size(file):
+        raise CorruptError(
+            "header or contents differ from the target's",
+            file=path,
+            expected=f"checksum {expected}",
+            found=found,
+        )
+
+
+def is_copy(manifest: Manifest, file: int, base_file: int) -> bool:
+    """Whether a target file has the bytes of a base file, and applying checks all of those."""
+    a, b = manifest.target_files[file], manifest.base_files[base_file]
+    tensors = [manifest.tensors[i] for i in manifest.file_tensors[file]]
+    return (
+        (a.size, a.skeleton) == (b.size, b.skeleton)
+        and (a.dictionary, a.skeleton_digest) == (base_file, None)
+        and all(
+            (t.base_file, t.base_offset, t.n_based) == (base_file, t.offset, t.n_words)
+            for t in tensors
+            if t.n_words
+        )
+        and not any(manifest.buckets[k].digest for k in manifest.file_buckets[file])
+    )
+
+
+def check_target(
+    manifest: Manifest, file: int, path: Path, map_buckets: Callable[..., Iterator[Any]]
+) -> None:
+    """Compare a file on disk with what the manifest says of target file ``file``.
+
+    Args:
+        manifest: of the patch.
+        file: index of the target file.
+        path: the file to check.
+        map_buckets: `map`, or a parallel stand-in for it.
+
+    Raises:
+        CorruptError: it differs; names the tensor.
+    """
+    record = manifest.target_files[file]
+    source = InputFile.of(path)
+    if source.size != record.size:
+        raise CorruptError(
+            "size differs from the target's", file=path, expected=record.size, found=source.size
+        )
+    ranges = manifest.skeleton_ranges(file)
+    _check_skeleton(manifest, file, b"".join(source.read(a, b - a) for a, b in ranges), path)
+
+    def check(bucket: int) -> None:
+        with OpenFiles() as files:
+            target = words.target_source(manifest, file, lambda _, o, b: files.read(source, o, b))
+            check_words(manifest, bucket, words.checksums(manifest, bucket, target), path)
+
+    for _ in map_buckets(check, manifest.file_buckets[file]):
+        pass

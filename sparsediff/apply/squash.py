@@ -1,0 +1,88 @@
+"""squash: a chain of patches to one patch.
+
+Enters: a base and the patches that lead from it to a target. Leaves: the patch that
+`make_patch` writes for base and target, byte for byte; it appears whole or not at all.
+The target is rebuilt and verified next to the output and removed again, whatever
+happens; what a killed run left of it, by the next one. Never keeps the chain's
+payloads: what changed twice is coded once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from sparsediff.apply.chain import listed, open_chain, rebuild_chain, rebuilt_bytes
+from sparsediff.checkpoint import open_checkpoint
+from sparsediff.disk.names import temp_sibling
+from sparsediff.disk.outputs import check_output, discard, staged_file
+from sparsediff.errors import UsageError, os_errors
+from sparsediff.make import MakeResult, make_patch
+from sparsediff.parallel import Progress, default_jobs
+from sparsediff.patch.container import PatchSource, paths
+
+
+def squash_patches(
+    base: Path | str,
+    patches: PatchSource | Sequence[PatchSource],
+    output: Path | str,
+    *,
+    jobs: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> MakeResult:
+    """Write one patch that does what a chain of patches does.
+
+    Args:
+        base: checkpoint file or directory the first patch was made from.
+        patches: each made from the target of the one before: paths, ``-`` for standard
+            input, or binary streams.
+        output: path of the patch. Next to it there must be room for the target.
+        jobs: threads; default all processors. Does not change the patch.
+        force: replace an existing output.
+        progress: told of bytes rebuilt and read.
+
+    Raises:
+        UsageError: a path is unusable, or the output exists.
+        WrongBaseError: ``base`` or a later patch does not continue the chain.
+        CorruptError: a patch is damaged, or a checkpoint file violates its format.
+        UnsupportedError: a file name, or the number of tensors, fits no patch.
+        UnavailableError: the disk is full, or the base changed meanwhile.
+        LockedError: another run writes the same output.
+    """
+    sources = listed(patches)
+    if str(output) in ("", "-"):
+        raise UsageError("the output must be a file: the target is rebuilt next to it")
+    output, jobs = Path(os.path.abspath(output)), jobs or default_jobs()
+    check_output(output, force=force, inputs=[base, *paths(sources)])
+    with ExitStack() as stack:
+        chain = stack.enter_context(open_chain(sources))
+        pinned = open_checkpoint(base, allow_empty=True)
+        to_read = sum(f.size for f in chain[-1].manifest.target_files)
+        to_rebuild, rebuilt = rebuilt_bytes(chain), 0
+
+        def tell(done: int) -> None:
+            if progress is not None:
+                progress(done, to_rebuild + to_read)
+
+        def advance(n: int) -> None:
+            nonlocal rebuilt
+            rebuilt += n
+            tell(rebuilt)
+
+        out = stack.enter_context(staged_file(output, force=force))
+        work = temp_sibling(output, 0)  # whoever holds the lock on the output owns this too
+        stack.callback(discard, work)
+        discard(work)
+        target, patch = work / "target", work / "patch"
+        rebuild_chain(pinned.path, chain, target, lambda i: work / str(i), jobs, advance)
+        # Still pinned, so it is also noticed if the base changed between the two.
+        result = make_patch(
+            pinned, target, patch, jobs=jobs, progress=lambda done, _: tell(to_rebuild + done)
+        )
+        with os_errors(output), open(patch, "rb") as made:
+            shutil.copyfileobj(made, out, 1 << 20)
+        return result

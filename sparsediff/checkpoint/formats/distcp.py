@@ -1,0 +1,78 @@
+"""Distributed checkpoints of torch: which tensor begins where in a ``.distcp`` file.
+
+Enters: such a file, with ``.metadata`` beside it. Leaves: names by offset. The
+file itself is archives of torch in a row, one for each tensor or part of one,
+and says nothing of names. ``.metadata`` is a pickle and is read as inert data;
+if it is missing, changing or strange, there are no names.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeGuard
+
+from sparsediff.checkpoint.formats import pickles
+from sparsediff.checkpoint.formats.pickles import Call, Dict
+from sparsediff.disk.inputs import InputFile
+from sparsediff.errors import SparsediffError
+
+_SUFFIX = ".distcp"
+
+
+def claims(file: InputFile) -> bool:
+    """Whether ``file`` is called like a part of a distributed checkpoint."""
+    return file.path.name.endswith(_SUFFIX)
+
+
+def names_by_offset(file: InputFile) -> dict[int, str]:
+    """Names of what begins at which byte of ``file``; empty if nothing says so."""
+    try:
+        beside = InputFile.of(file.path.parent / ".metadata")
+        if not claims(file) or beside.size > pickles.MAX_BYTES:
+            return {}
+        return _read(beside).get(file.path.name, {})
+    except SparsediffError:
+        return {}
+
+
+@lru_cache(maxsize=1)  # read once for all parts of a checkpoint; the key knows its identity
+def _read(metadata: InputFile) -> dict[str, dict[int, str]]:
+    """Names by offset, by file name."""
+    try:
+        root, _ = pickles.load(metadata.read(0, metadata.size))
+    except pickles.PickleError:
+        return {}
+    found: dict[str, dict[int, str]] = {}
+    table = _attributes(root).get("storage_data")
+    for index, info in table.pairs if isinstance(table, Dict) else ():
+        tensor, place = _attributes(index), _attributes(info)
+        name, path, offset = tensor.get("fqn"), place.get("relative_path"), place.get("offset")
+        if _is_name(name) and _is_name(path) and type(offset) is int:
+            found.setdefault(path, {})[offset] = name + _place(tensor.get("offset"))
+    return found
+
+
+def _is_name(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) < 1000
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    """The first few attributes of an object; more of them are shared to cost time."""
+    found: dict[str, Any] = {}
+    for state in node.state[:2] if isinstance(node, Call) else ():
+        for part in state[:2] if isinstance(state, tuple) else (state,):
+            for key, value in part.pairs[:16] if isinstance(part, Dict) else ():
+                if isinstance(key, str):
+                    found[key] = value
+    return found
+
+
+def _place(offset: Any) -> str:
+    """Where in the whole tensor a part begins, empty at its first element."""
+    if isinstance(offset, Call) and isinstance(offset.arguments, tuple) and offset.arguments:
+        offset = offset.arguments[0]  # of torch.Size
+    if not isinstance(offset, tuple) or not 0 < len(offset) < 64:
+        return ""
+    if not all(type(n) is int and 0 <= n < 1 << 60 for n in offset) or not any(offset):
+        return ""
+    return str(list(offset)).replace(" ", "")

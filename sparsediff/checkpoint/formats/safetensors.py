@@ -1,0 +1,180 @@
+"""safetensors: 8 bytes of header length, a JSON header, tensor data without holes.
+
+Enters: a file; or what shall be in one. Leaves: its spans; or its header, the very
+bytes that the format's own library writes. Checks what the format's own library checks
+(header length, JSON object, shapes against offsets, no hole, no overlap, no
+byte left over) before any offset is used. A dtype the format gains later is
+read as bytes, so that such a file still travels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sparsediff.checkpoint.formats.span import MalformedError, Span
+from sparsediff.disk.inputs import InputFile
+from sparsediff.dtypes import DTYPES, DType
+
+SUFFIXES: tuple[str, ...] = (".safetensors",)
+MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
+_MAX_SIDE = 1 << 53
+
+# The format's library stores the most aligned first, then by name.
+# fmt: off
+_ORDER = (
+    "U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16",
+    "F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8", "F6_E3M2",
+    "F6_E2M3", "F4", "BOOL",
+)
+# fmt: on
+_RANK = {name: i for i, name in enumerate(_ORDER)}
+
+Described = tuple[str, DType, tuple[int, ...]]
+"""Name, element type and shape of a tensor."""
+
+
+def compose(
+    tensors: Iterable[Described], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, list[Span]]:
+    """What a file of these tensors starts with, and where they lie in it, by offset.
+
+    The bytes are those of the format's own library, save that it writes more than one
+    entry of ``metadata`` in an order of chance; here they are sorted.
+    """
+    ordered = sorted(tensors, key=lambda t: (_RANK[t[1].name], t[0]))
+    header: dict[str, Any] = {}
+    if metadata is not None:
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    ends: list[int] = []
+    for name, dtype, shape in ordered:
+        begin = ends[-1] if ends else 0
+        ends.append(begin + (dtype.n_bytes(shape) or 0))
+        header[name] = {
+            "dtype": dtype.name,
+            "shape": list(shape),
+            "data_offsets": [begin, ends[-1]],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    data = 8 + len(text)
+    spans = [
+        Span(name, dtype, shape, data + end - (size := dtype.n_bytes(shape) or 0), size)
+        for (name, dtype, shape), end in zip(ordered, ends, strict=True)
+    ]
+    return len(text).to_bytes(8, "little") + text, spans
+
+
+def looks_like(file: InputFile) -> bool:
+    """Whether the first bytes could open a safetensors file."""
+    if file.size < 10:
+        return False
+    start = file.read(0, 9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= file.size - 8
+
+
+def find_spans(file: InputFile) -> list[Span]:
+    """Spans of ``file``, ordered by offset.
+
+    Raises:
+        MalformedError: naming the tensor and offset of the first violation.
+    """
+    if file.size < 8:
+        raise MalformedError(
+            "malformed safetensors: no header",
+            file=file.path,
+            expected="8 bytes",
+            found=f"{file.size} bytes",
+        )
+    length = int.from_bytes(file.read(0, 8), "little")
+    if length > min(MAX_HEADER, file.size - 8):
+        raise MalformedError(
+            "malformed safetensors: header exceeds the file",
+            file=file.path,
+            offset=0,
+            expected=f"at most {min(MAX_HEADER, file.size - 8)} bytes",
+            found=f"{length} bytes",
+        )
+    header = _parse(file, file.read(8, length))
+    data = 8 + length
+    spans = [
+        _span(file, name, entry, data) for name, entry in header.items() if name != "__metadata__"
+    ]
+    # Empty tensors share their offset with a neighbour: order them first.
+    spans.sort(key=lambda s: (s.offset, s.nbytes))
+    end = data
+    for span in spans:
+        if span.offset != end:
+            raise MalformedError(
+                "malformed safetensors: hole or overlap between tensors",
+                file=file.path,
+                tensor=span.name,
+                offset=span.offset,
+                expected=f"offset {end}",
+            )
+        end += span.nbytes
+    if end != file.size:
+        raise MalformedError(
+            "malformed safetensors: data ends elsewhere than the file",
+            file=file.path,
+            expected=f"{end} bytes",
+            found=f"{file.size} bytes",
+        )
+    return spans
+
+
+def _parse(file: InputFile, raw: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            raise ValueError("duplicate name")
+        return table
+
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        if not raw.startswith(b"{"):
+            raise ValueError("does not start with '{'")
+    except (ValueError, RecursionError) as e:
+        reason = str(e).split("\n")[0]
+        raise MalformedError(
+            f"malformed safetensors: header is not a JSON object ({reason})",
+            file=file.path,
+            offset=8,
+        ) from None
+    assert isinstance(header, dict)  # starts with '{' and parsed
+    return header
+
+
+def _span(file: InputFile, name: str, entry: Any, data: int) -> Span:
+    def bad(what: str, found: object) -> MalformedError:
+        return MalformedError(
+            f"malformed safetensors: {what}", file=file.path, tensor=name, found=found
+        )
+
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        raise bad("name is not valid Unicode", repr(name))
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
+        raise bad("entry must have dtype, shape and data_offsets", entry)
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not isinstance(entry["dtype"], str):
+        raise bad("dtype must be a string", entry["dtype"])
+    if not isinstance(shape, list) or not all(_is_size(s) for s in shape):
+        raise bad("shape must be a list of sizes", shape)
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(o) for o in offsets):
+        raise bad("data_offsets must be two offsets", offsets)
+    begin, end = offsets
+    if not begin <= end <= file.size - data:
+        raise bad(f"data_offsets outside the {file.size - data} bytes of data", offsets)
+    dtype = DTYPES.get(entry["dtype"])
+    if dtype is None:
+        return Span(name, DTYPES["U8"], (end - begin,), data + begin, end - begin)
+    if dtype.n_bytes(tuple(shape)) != end - begin:
+        raise bad(f"data_offsets do not fit {dtype.name}{shape}", offsets)
+    if max(shape, default=0) > _MAX_SIDE:  # of an empty tensor; no manifest holds such a number
+        shape = [0]
+    return Span(name, dtype, tuple(shape), data + begin, end - begin)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62

@@ -1,0 +1,122 @@
+"""A checkpoint: its files, their spans and skeletons.
+
+Enters: the path of a file or a directory. Leaves: a `Checkpoint` that knows
+where every byte is, pinned to the files' state at that moment. Reads headers
+only; tensor data is read later, piece by piece, by whoever needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsediff.checkpoint.formats import Span, find_spans
+from sparsediff.disk.inputs import InputFile, Readable, walk
+from sparsediff.disk.names import check_relative_name
+from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFile:
+    """One file of a checkpoint.
+
+    Attributes:
+        name: path relative to the checkpoint, ``/`` separated; empty if the
+            checkpoint is this one file.
+        source: the pinned file.
+        spans: tensors, by offset.
+    """
+
+    name: str
+    source: Readable
+    spans: list[Span]
+
+    def layout(self) -> list[int]:
+        """Lengths in bytes, by turns of skeleton and of tensors, the first of skeleton."""
+        lengths = [0]
+        end = 0
+        for span in self.spans:
+            if span.offset > end:
+                if len(lengths) % 2 == 0:
+                    lengths.append(0)
+                lengths[-1] += span.offset - end
+            if span.nbytes:
+                if len(lengths) % 2 == 1:
+                    lengths.append(0)
+                lengths[-1] += span.nbytes
+            end = span.offset + span.nbytes
+        if self.source.size > end:
+            if len(lengths) % 2 == 0:
+                lengths.append(0)
+            lengths[-1] += self.source.size - end
+        return lengths
+
+    def skeleton(self) -> bytes:
+        """All bytes that no span covers, in file order."""
+        parts, end = [], 0
+        for i, length in enumerate(self.layout()):
+            if i % 2 == 0:
+                parts.append(self.source.read(end, length))
+            end += length
+        return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint: a file, or a directory of files.
+
+    Attributes:
+        path: where it is.
+        is_directory: which of the two.
+        files: sorted by name.
+    """
+
+    path: Path
+    is_directory: bool
+    files: list[CheckpointFile]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(f.source.size for f in self.files)
+
+    def check_unchanged(self) -> None:
+        """Raise UnavailableError if a file changed since `open_checkpoint`."""
+        for file in self.files:
+            file.source.check_unchanged()
+
+
+def open_checkpoint(path: Path | str, *, allow_empty: bool = False) -> Checkpoint:
+    """Find the files and spans of the checkpoint at ``path``.
+
+    Args:
+        path: a file or a directory.
+        allow_empty: accept a directory without files, as the base of a patch from nothing.
+
+    Raises:
+        UsageError: there is nothing usable at ``path``.
+        CorruptError: a file violates its format.
+        UnsupportedError: a file name cannot be carried to another machine.
+    """
+    path = Path(path)
+    with os_errors(path):
+        is_directory = path.is_dir()
+    if not is_directory:
+        return Checkpoint(path, False, [_open_file("", path)])
+    files = []
+    for name, file in walk(path):
+        try:
+            check_relative_name(name)
+        except CorruptError:
+            raise UnsupportedError(
+                "file name cannot be carried in a patch", file=repr(name)
+            ) from None
+        files.append(_open_file(name, file))
+    if not files and not allow_empty:
+        raise UsageError("directory holds no files", file=path)
+    return Checkpoint(path, True, files)
+
+
+def _open_file(name: str, path: Path) -> CheckpointFile:
+    source = InputFile.of(path)
+    return CheckpointFile(name, source, find_spans(source))

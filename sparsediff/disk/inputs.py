@@ -1,0 +1,195 @@
+"""Pinned reads: of a file that changes under its reader nothing is believed.
+
+Enters: paths. Leaves: bytes of files as they were when first seen, or the error that
+says one changed; all the files below a directory, by relative name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from sparsediff.disk.names import is_temp
+from sparsediff.errors import UnavailableError, UsageError, from_os_error, os_errors
+
+_MAX_OPEN = 64  # files that one bucket may hold open
+
+
+class Readable(Protocol):
+    """What is read of a checkpoint's file, which may be memory (`memory.MemoryFile`)."""
+
+    @property
+    def path(self) -> Path:
+        """What messages call it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill ``buffer`` (a writable byte buffer) from ``offset``."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``offset``."""
+
+    def check_unchanged(self) -> None:
+        """Raise UnavailableError if it is no longer what it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file being read, pinned to the state it had when it was first seen.
+
+    Attributes:
+        path: where it is, links resolved or not.
+        size: bytes.
+        identity: device, inode and mtime in ns.
+        ctime: in ns.
+        n_links: how many names it has.
+    """
+
+    path: Path
+    size: int
+    identity: tuple[int, int, int]
+    ctime: int
+    n_links: int
+
+    @classmethod
+    def of(cls, path: Path) -> InputFile:
+        """Pin ``path``, following links.
+
+        Raises:
+            UsageError: it is missing or not a regular file.
+        """
+        with os_errors(path):
+            status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError("not a regular file", file=path)
+        size, ctime, n_links = status.st_size, status.st_ctime_ns, status.st_nlink
+        return cls(path, size, _identity(status), ctime, n_links)
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill ``buffer`` (a writable byte buffer) from ``offset``.
+
+        Raises:
+            UnavailableError: the file changed since it was pinned.
+        """
+        with OpenFiles() as files:
+            files.read(self, offset, buffer)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``offset``; see `read_into`."""
+        buffer = bytearray(size)
+        self.read_into(offset, buffer)
+        return bytes(buffer)
+
+    def open(self) -> int:
+        """Descriptor for reading; see `read_into`."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise self.changed() from None
+        try:
+            self._check(os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def check_unchanged(self) -> None:
+        """Raise UnavailableError if the file is no longer what was pinned."""
+        try:
+            status = os.stat(self.path)
+        except OSError as e:
+            raise self.changed() from e
+        self._check(status)
+
+    def _check(self, status: os.stat_result) -> None:
+        if status.st_size != self.size or _identity(status) != self.identity:
+            raise self.changed()
+        # A write whose mtime was set back; but a name that comes or goes changes it as well,
+        # as when a trainer deletes a checkpoint of which others hold hard links.
+        if status.st_ctime_ns != self.ctime and max(self.n_links, status.st_nlink) == 1:
+            raise self.changed()
+
+    def changed(self) -> UnavailableError:
+        """The error that says so."""
+        return UnavailableError("file changed while it was read; try again", file=self.path)
+
+
+class OpenFiles:
+    """Reads from pinned files; each is opened at its first read and closed with this."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def reader(self, files: Sequence[Readable]) -> Callable[[int, int, Any], None]:
+        """`read` of one of ``files``, by its index."""
+        return lambda index, offset, buffer: self.read(files[index], offset, buffer)
+
+    def read(self, file: Readable, offset: int, buffer: Any) -> None:
+        """Fill ``buffer`` from ``offset``; see `InputFile.read_into`."""
+        if not isinstance(file, InputFile):
+            file.read_into(offset, buffer)
+            return
+        fd = self._descriptors.get(file.path)
+        if fd is None:
+            if len(self._descriptors) == _MAX_OPEN:
+                self.__exit__()
+            with os_errors(file.path):
+                fd = self._descriptors[file.path] = file.open()
+        view = memoryview(buffer).cast("B")
+        while len(view):
+            try:
+                n = os.preadv(fd, [view], offset)
+            except OSError as e:
+                raise from_os_error(e, file.path) from e
+            if n == 0:
+                raise file.changed()
+            view, offset = view[n:], offset + n
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """Relative name and path of each file below ``root``, sorted, links followed.
+
+    Raises:
+        UsageError: a link leads back to a directory above itself, or
+            something is neither file nor directory.
+    """
+
+    def visit(
+        directory: Path, prefix: str, above: frozenset[tuple[int, int]]
+    ) -> Iterator[tuple[str, Path]]:
+        with os_errors(directory):
+            status = os.stat(directory)
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                raise UsageError("link loops back to a directory above it", file=directory)
+            entries = sorted(os.scandir(directory), key=lambda e: e.name)
+            for entry in entries:
+                path = directory / entry.name
+                if is_temp(entry.name):
+                    continue  # what a killed run left behind is no part of a checkpoint
+                if entry.is_dir():
+                    yield from visit(path, f"{prefix}{entry.name}/", above | {here})
+                elif entry.is_file():
+                    yield f"{prefix}{entry.name}", path
+                else:
+                    raise UsageError("neither a file nor a directory (broken link?)", file=path)
+
+    yield from visit(root, "", frozenset())

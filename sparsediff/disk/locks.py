@@ -1,0 +1,48 @@
+"""Locks that keep two runs apart.
+
+Enters: the path of what only one run at a time may touch. Leaves: its descriptor,
+locked until the run lets go of it or ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sparsediff.errors import LockedError, os_errors
+
+
+@contextmanager
+def locked(path: Path, flags: int) -> Iterator[int]:
+    """Open ``path`` and hold an exclusive lock on it; yields the descriptor.
+
+    Raises:
+        LockedError: another run holds it.
+    """
+    while True:
+        with os_errors(path):
+            try:
+                fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            except FileNotFoundError:
+                if not path.parent.is_dir():
+                    raise
+                # It was there a moment ago: another run has just renamed it into place.
+                raise LockedError("another run is writing here", file=path) from None
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError("another run is writing here", file=path) from None
+            # Another run may have renamed it into place between open and lock.
+            try:
+                same = os.path.samestat(os.lstat(path), os.fstat(fd))
+            except FileNotFoundError:
+                same = False
+            if same:
+                yield fd
+                return
+        finally:
+            os.close(fd)

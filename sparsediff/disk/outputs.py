@@ -1,0 +1,228 @@
+"""Outputs that appear whole, by rename, or not at all.
+
+Enters: paths and bytes. Leaves: files and directories that are synced before anybody
+sees them. Never follows a link to write.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.locks import locked
+from sparsediff.disk.names import TEMP_SUFFIX, temp_sibling
+from sparsediff.errors import UsageError, os_errors
+
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+_FICLONE = 0x40049409  # Linux
+
+
+def check_output(path: Path, *, force: bool, inputs: Iterable[Path | str] = ()) -> None:
+    """Raise UsageError if ``path`` may not be written.
+
+    It may not if it exists (unless ``force``), is neither file nor directory,
+    has no parent, or is, contains or lies in one of ``inputs``.
+    """
+    with os_errors(path):
+        if os.path.lexists(path):
+            if not force:
+                raise UsageError("output exists (`force=True` replaces it)", file=path)
+            if not (path.is_file() or path.is_dir() or path.is_symlink()):
+                raise UsageError("output is neither a file nor a directory", file=path)
+        if not path.parent.is_dir():
+            raise UsageError("directory of the output does not exist", file=path)
+        real = path.resolve()
+        there = [Path(i).resolve() for i in inputs if os.path.exists(i)]
+    for other in there:
+        if real == other or (other.is_dir() and other in real.parents):
+            raise UsageError("output is, or lies in, one of the inputs", file=path, found=other)
+        if real in other.parents:
+            raise UsageError("output would replace one of the inputs", file=path, found=other)
+
+
+@contextmanager
+def staged_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """Build the file ``path`` in a temporary sibling; yields it, empty and open for writing.
+
+    On success the sibling is synced and renamed over ``path``; on any error it
+    is removed and ``path`` is as it was.
+    """
+    check_output(path, force=force)
+    if path.is_dir() and not path.is_symlink():
+        raise UsageError("output is a directory, but shall become a file", file=path)
+    temp = temp_sibling(path)
+    if temp.is_dir() and not temp.is_symlink():  # left by a killed run
+        with locked(temp, os.O_RDONLY | os.O_DIRECTORY):
+            remove(temp)
+    with locked(temp, os.O_RDWR | os.O_CREAT) as fd:
+        try:
+            with os_errors(path):
+                os.ftruncate(fd, 0)
+                stream = os.fdopen(os.dup(fd), "wb")
+            try:
+                yield stream
+                with os_errors(path):
+                    stream.flush()
+            finally:
+                with suppress(OSError):  # what an error left in its buffer is nobody's any more
+                    stream.close()
+            with os_errors(path):
+                os.fsync(fd)
+                check_output(path, force=force)
+                os.rename(temp, path)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        with os_errors(path):
+            sync(path.parent)
+
+
+@contextmanager
+def staged_directory(path: Path, *, force: bool) -> Iterator[Path]:
+    """Build the directory ``path`` in a temporary sibling; yields the sibling.
+
+    On success all of it is synced and it takes the place of ``path`` in one
+    rename (an exchange where ``path`` exists, atomic where the system has one);
+    on any error it is removed and ``path`` is as it was.
+    """
+    check_output(path, force=force)
+    temp = temp_sibling(path)
+    if os.path.lexists(temp) and (temp.is_symlink() or not temp.is_dir()):  # left by a killed run
+        with locked(temp, os.O_RDWR):
+            remove(temp)
+    with os_errors(path):
+        temp.mkdir(exist_ok=True)
+    with locked(temp, os.O_RDONLY | os.O_DIRECTORY):
+        try:
+            with os_errors(path):
+                for left in temp.iterdir():  # of a run that was killed
+                    remove(left)
+            yield temp
+            with os_errors(path):
+                for directory, _, names in os.walk(temp):
+                    for name in names:
+                        sync(Path(directory, name))
+                    sync(Path(directory))
+                check_output(path, force=force)
+                publish(temp, path)
+        except BaseException:
+            shutil.rmtree(temp, ignore_errors=True)
+            raise
+        with os_errors(path):
+            if os.path.lexists(temp):
+                remove(temp)
+            sync(path.parent)
+
+
+def publish(temp: Path, path: Path) -> None:
+    """Give ``temp`` the name ``path``; what had it before is then called ``temp``."""
+    if not os.path.lexists(path):
+        os.rename(temp, path)
+    elif path.is_dir() and not path.is_symlink():
+        with locked(path, os.O_RDONLY | os.O_DIRECTORY):  # not while it is updated in place
+            _exchange(temp, path)
+    else:
+        _exchange(temp, path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a directory with everything in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a directory if it is there."""
+    if os.path.lexists(path):
+        with os_errors(path):
+            remove(path)
+
+
+def _exchange(a: Path, b: Path) -> None:
+    """Swap two names atomically; where the system cannot, rename one after the other."""
+    rename2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename2 is not None:
+        args = (_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
+        if rename2(*args) == 0:
+            return
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(b))
+    aside = b.parent / f".{b.name}.aside{TEMP_SUFFIX}"
+    os.rename(b, aside)
+    try:
+        os.rename(a, b)
+    except BaseException:
+        os.rename(aside, b)
+        raise
+    os.rename(aside, a)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a directory to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_at(path: Path, offset: int, data: Any) -> None:
+    """Write all of ``data`` at ``offset`` of the existing file ``path``."""
+    with os_errors(path):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            write_all(fd, offset, data)
+        finally:
+            os.close(fd)
+
+
+def write_all(fd: int, offset: int, data: Any) -> None:
+    """Write all of ``data`` at ``offset`` of an open file."""
+    view = memoryview(data).cast("B")
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], offset + done)
+
+
+def clone(source: InputFile, path: Path) -> bool:
+    """Let the existing file ``path`` share the blocks of ``source``, where the system can.
+
+    Only a true clone is asked for: a copy would read what has been read already.
+
+    Raises:
+        UnavailableError: ``source`` changed since it was pinned.
+    """
+    with ExitStack() as stack:
+        with os_errors(source.path):
+            a = source.open()
+            stack.callback(os.close, a)
+        with os_errors(path):
+            b = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            stack.callback(os.close, b)
+        try:
+            fcntl.ioctl(b, _FICLONE, a)
+        except OSError:
+            return False
+    return True
+
+
+def create(path: Path, size: int) -> None:
+    """Create ``path`` with ``size`` zero bytes, and the directories above it."""
+    with os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)

@@ -1,0 +1,202 @@
+"""Buckets and skeletons of a target to payloads.
+
+Enters: a planned manifest, a bucket's index, and where its words are. Leaves: the
+payload, and what the manifest will say of the bucket: checksums and steps of its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsediff import checksum, kernels
+from sparsediff.checkpoint import Checkpoint
+from sparsediff.checksum import PartChecksums
+from sparsediff.codec import bucket as codec
+from sparsediff.codec.zstd import compress
+from sparsediff.dtypes import DType
+from sparsediff.errors import UnsupportedError
+from sparsediff.kernels import Words
+from sparsediff.patch import words
+from sparsediff.patch.manifest import MAX_SKELETON_BYTES, Manifest
+from sparsediff.patch.measures import Counts
+from sparsediff.patch.words import Piece, Source
+
+_WHOLE_BYTES = 1 << 22  # buckets up to here are held in memory and surveyed completely,
+_SMALL_BYTES = 1 << 25  # and all those of checkpoints up to here, which takes milliseconds
+
+Observer = Callable[[DType, Words, Words], None]
+"""Called, from worker threads, with the base and target words of each based part."""
+
+_Measure = Callable[[Words, Words, Counts], int]
+"""Adds the steps from base to target words to the counts; returns the largest."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartSteps:
+    """Steps from base to target in one part of a bucket.
+
+    Attributes:
+        by_class: how many, by class of |step| - 1, without the zeros at the end.
+        largest: the largest |step|; 0 if nothing changed.
+    """
+
+    by_class: Counts
+    largest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One encoded bucket.
+
+    Attributes:
+        payload: empty if the bucket did not change.
+        base: checksum of each part's base words; None if there are none.
+        target: checksum of each part's target words.
+        steps: of each part; empty if nothing changed, or nothing was compared.
+    """
+
+    payload: bytes
+    base: list[str] | None
+    target: list[str]
+    steps: list[PartSteps]
+
+
+def encode_bucket(
+    manifest: Manifest,
+    bucket: int,
+    base: Source,
+    target: Source,
+    target_bytes: int,
+    observer: Observer | None,
+) -> Encoded:
+    """Encode one bucket of target words, against base words if it has any.
+
+    Small and dense ones are held whole, so that every way to code them can be tried; of
+    the others a sample decides how they are coded while they are read.
+
+    Args:
+        manifest: as planned.
+        bucket: index of the bucket.
+        base: where its base words are; not asked if it has none.
+        target: where its target words are.
+        target_bytes: size of the whole target.
+        observer: shown each pair of words compared.
+    """
+    if manifest.buckets[bucket].base is None:
+        return _encode_new(manifest, bucket, target)
+    n_bytes = words.n_bytes(manifest, bucket)
+    if n_bytes > (_WHOLE_BYTES if target_bytes > _SMALL_BYTES else _SMALL_BYTES):
+        choice = _choose_by_sample(manifest, bucket, base, target)
+        if choice is not None:
+            return _encode_passing(manifest, bucket, base, target, choice, observer)
+    return _encode_held(manifest, bucket, base, target, observer)
+
+
+def _encode_new(manifest: Manifest, bucket: int, target: Source) -> Encoded:
+    """Encode a bucket that has no base words."""
+    sums = PartChecksums()
+    (held,) = words.room(manifest, bucket, 1)
+    for piece in words.pieces(manifest, bucket, [target], into=[held]):
+        sums.update(piece.part, piece.words[0])
+    payload = codec.encode(None, held, words.bucket_dtype(manifest, bucket), None)
+    return Encoded(payload, None, sums.hex(), [])
+
+
+def _choose_by_sample(
+    manifest: Manifest, bucket: int, base: Source, target: Source
+) -> codec.Choice | None:
+    """How to code a large bucket while it passes by; None if it should rather be held."""
+    b, t = words.sample(manifest, bucket, [base, target])
+    found = kernels.survey(b, t, words.bucket_dtype(manifest, bucket))
+    choice = codec.choose(found, manifest.buckets[bucket].n_words)
+    n_bytes = words.n_bytes(manifest, bucket)
+    if found.changed.any() and codec.planes_may_win(b, t, choice, n_bytes):
+        return None
+    return choice
+
+
+def _encode_passing(
+    manifest: Manifest,
+    bucket: int,
+    base: Source,
+    target: Source,
+    choice: codec.Choice,
+    observer: Observer | None,
+) -> Encoded:
+    """Encode a bucket as tiers, holding no more than a piece of it."""
+    dtype = words.bucket_dtype(manifest, bucket)
+    differ = choice.differ(dtype)
+    pieces = words.pieces(manifest, bucket, [base, target])
+    before, after, steps = _taken_in(pieces, dtype, differ.feed, observer)
+    if before == after:
+        return Encoded(b"", before, after, [])
+    return Encoded(choice.payload(differ), before, after, steps)
+
+
+def _encode_held(
+    manifest: Manifest, bucket: int, base: Source, target: Source, observer: Observer | None
+) -> Encoded:
+    """Encode a bucket the smallest way there is, holding all its words."""
+    dtype = words.bucket_dtype(manifest, bucket)
+
+    def measure(b: Words, t: Words, counts: Counts) -> int:
+        found = kernels.survey(b, t, dtype, by_class=False)
+        counts += found.steps[0]
+        return found.largest
+
+    held = words.room(manifest, bucket, 2)
+    pieces = words.pieces(manifest, bucket, [base, target], into=held)
+    before, after, steps = _taken_in(pieces, dtype, measure, observer)
+    if before == after:
+        return Encoded(b"", before, after, [])
+    b, t = held
+    return Encoded(codec.encode(b, t, dtype, kernels.survey(b, t, dtype)), before, after, steps)
+
+
+def _taken_in(
+    pieces: Iterator[Piece], dtype: DType, measure: _Measure, observer: Observer | None
+) -> tuple[list[str], list[str], list[PartSteps]]:
+    """Checksums of base and target, and steps, per part, of pieces that are read just once."""
+    base_sums, target_sums = PartChecksums(), PartChecksums()
+    steps: list[PartSteps] = []
+    counts, largest = np.zeros(256, np.int64), 0  # of a part
+    for piece in pieces:
+        b, t = piece.words
+        target_sums.update(piece.part, t)
+        base_sums.update(piece.part, b)
+        if observer is not None:
+            observer(dtype, b, t)
+        largest = max(largest, measure(b, t, counts))
+        if piece.is_last_of_part:
+            by_class = counts.reshape(128, 2).sum(axis=1)  # (128,): signs do not matter here
+            steps.append(PartSteps(np.trim_zeros(by_class, "b"), largest))
+            counts[:], largest = 0, 0
+    return base_sums.hex(), target_sums.hex(), steps
+
+
+def encode_skeleton(
+    manifest: Manifest, index: int, base: Checkpoint, target: Checkpoint
+) -> bytes | None:
+    """Compressed skeleton of a target file, None if it is that of its dictionary.
+
+    Raises:
+        UnsupportedError: it is too large for a patch.
+    """
+    record = manifest.target_files[index]
+    if manifest.skeleton_size(index) > MAX_SKELETON_BYTES:
+        raise UnsupportedError("header is too large", file=target.files[index].source.path)
+    skeleton = target.files[index].skeleton()
+    record.skeleton = checksum.checksum(skeleton)
+    dictionary = b""
+    if record.dictionary is not None:
+        if manifest.base_files[record.dictionary].skeleton == record.skeleton:
+            return None
+        dictionary = base.files[record.dictionary].skeleton()
+    # The slow levels are for headers and tokenizers, not for megabytes.
+    level = 19 if len(skeleton) + len(dictionary) <= 1 << 20 else 9
+    payload = compress(skeleton, level, dictionary)
+    record.skeleton_digest = checksum.digest(payload)
+    return payload

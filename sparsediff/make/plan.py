@@ -1,0 +1,186 @@
+"""What is compared with what: base tensors for target tensors, words into buckets.
+
+Enters: two open checkpoints. Leaves: a `Manifest` whose sizes, names, matches
+and buckets are filled in, and nothing that needs tensor data. A target tensor
+is matched by name (same file first), else by content: a few short runs of its
+bytes are looked up among those of the base tensors of the same dtype and shape.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from sparsediff.checkpoint import Checkpoint, CheckpointFile
+from sparsediff.checkpoint.formats import Span
+from sparsediff.checksum import checksum
+from sparsediff.patch.manifest import (
+    BUCKET_BYTES,
+    MAX_BUCKET_WORDS,
+    BaseFile,
+    Bucket,
+    Manifest,
+    TargetFile,
+    Tensor,
+)
+
+_PROBES = 32  # runs of bytes looked up per tensor
+_PROBE_BYTES = 16  # at 2 % density a run of 8 bf16 words is unchanged 85 % of the time
+
+Match = tuple[int, Span]  # base file index, span
+
+
+def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = MAX_BUCKET_WORDS) -> Manifest:
+    """Match tensors and cut buckets.
+
+    Args:
+        base: the base.
+        target: the target.
+        bucket_words: most words per bucket; `BUCKET_BYTES` limits it too.
+    """
+    manifest = Manifest(base.is_directory, [], target.is_directory, [], [], [])
+    manifest.base_files = [
+        BaseFile(f.name, f.source.size, f.layout(), checksum(f.skeleton())) for f in base.files
+    ]
+    matches = _match(base, target)
+    namesake = {f.name: i for i, f in enumerate(base.files)}
+    # Two single files have no names to go by; in directories the namesake decides.
+    only = 0 if len(base.files) == 1 and not (base.is_directory and target.is_directory) else None
+    for file in target.files:
+        first = len(manifest.tensors)
+        for span in file.spans:
+            tensor = Tensor(span.name, span.dtype, span.shape, span.offset)
+            match = matches.get((file.name, span.name))
+            if match is not None:
+                tensor.base_file, tensor.base_offset = match[0], match[1].offset
+                tensor.n_based = min(span.n_words, match[1].n_words)
+            manifest.tensors.append(tensor)
+        manifest.target_files.append(
+            TargetFile(
+                file.name,
+                file.source.size,
+                len(file.spans),
+                skeleton="",
+                dictionary=namesake.get(file.name, _likeliest(manifest.tensors[first:], only)),
+                skeleton_digest=None,
+            )
+        )
+        manifest.buckets += _cut(
+            manifest.tensors, range(first, len(manifest.tensors)), bucket_words
+        )
+    manifest.complete()
+    return manifest
+
+
+def _likeliest(tensors: list[Tensor], default: int | None) -> int | None:
+    """Base file that most tensors of a file come from: its header is the best dictionary."""
+    votes = Counter(t.base_file for t in tensors if t.base_file is not None)
+    return min(votes, key=lambda f: (-votes[f], f)) if votes else default
+
+
+def _match(base: Checkpoint, target: Checkpoint) -> dict[tuple[str, str], Match]:
+    """Base span for each target tensor that has one, by file and tensor name."""
+    by_file_and_name: dict[tuple[str, str], Match] = {}
+    by_name: dict[str, Match] = {}
+    for i, file in enumerate(base.files):
+        for span in file.spans:
+            by_file_and_name[file.name, span.name] = (i, span)
+            if span.name:
+                by_name.setdefault(span.name, (i, span))
+    # An array is named after its file; between two files of one each, names say nothing.
+    only = None
+    if all(not c.is_directory and len(c.files[0].spans) == 1 for c in (base, target)):
+        only = (0, base.files[0].spans[0])
+    found: dict[tuple[str, str], Match] = {}
+    strays: list[tuple[CheckpointFile, Span]] = []
+    for file in target.files:
+        for span in file.spans:
+            match = by_file_and_name.get((file.name, span.name)) or by_name.get(span.name) or only
+            if match is not None and _comparable(span, match[1]):
+                found[file.name, span.name] = match
+            elif span.n_words:
+                strays.append((file, span))
+    if strays:
+        found.update(_match_by_content(base, strays))
+    return found
+
+
+def _comparable(target: Span, base: Span) -> bool:
+    """Whether a common part exists: same dtype, and rows of the same size or as many words."""
+    return (
+        target.dtype == base.dtype
+        and min(target.n_words, base.n_words) > 0
+        and (target.n_words == base.n_words or target.shape[1:] == base.shape[1:])
+    )
+
+
+def _match_by_content(
+    base: Checkpoint, strays: list[tuple[CheckpointFile, Span]]
+) -> dict[tuple[str, str], Match]:
+    """Match renamed and duplicated tensors: same dtype and shape, most probes alike."""
+    wanted = {(span.dtype.name, span.shape) for _, span in strays}
+    seen: dict[tuple[str, tuple[int, ...], int, bytes], list[Match]] = defaultdict(list)
+    for i, file in enumerate(base.files):
+        for span in file.spans:
+            if (span.dtype.name, span.shape) in wanted and span.name:
+                for k, probe in enumerate(_probes(file, span)):
+                    holders = seen[span.dtype.name, span.shape, k, probe]
+                    if len(holders) < 64:  # a run this common (zeros, ones) tells nothing
+                        holders.append((i, span))
+    found: dict[tuple[str, str], Match] = {}
+    for file, span in strays:
+        votes: Counter[tuple[int, str]] = Counter()
+        spans: dict[tuple[int, str], Match] = {}
+        for k, probe in enumerate(_probes(file, span)):
+            for match in seen.get((span.dtype.name, span.shape, k, probe), ()):
+                key = (match[0], match[1].name)
+                votes[key] += 1
+                spans[key] = match
+        if votes:
+            best = min(votes, key=lambda v: (-votes[v], v))
+            if 4 * votes[best] >= _PROBES:
+                found[file.name, span.name] = spans[best]
+    return found
+
+
+def _probes(file: CheckpointFile, span: Span) -> list[bytes]:
+    """`_PROBES` runs of bytes at evenly spread places of a tensor."""
+    size = min(_PROBE_BYTES, span.nbytes)
+    places = [(span.nbytes - size) * k // (_PROBES - 1) for k in range(_PROBES)]
+    if span.nbytes <= 1 << 16:
+        whole = file.source.read(span.offset, span.nbytes)
+        return [whole[p : p + size] for p in places]
+    return [file.source.read(span.offset + p, size) for p in places]
+
+
+def _cut(tensors: list[Tensor], indices: range, bucket_words: int) -> list[Bucket]:
+    """Buckets for the tensors of one file, by dtype and by whether there is a base.
+
+    A tensor of half a bucket or more starts and ends its own buckets, so that
+    an embedding of mostly untouched rows shares no statistics with a layer.
+    """
+    runs: dict[tuple[str, bool], list[tuple[int, int]]] = defaultdict(list)
+    for i in indices:
+        tensor = tensors[i]
+        if tensor.n_based:
+            runs[tensor.dtype.name, True].append((i, tensor.n_based))
+        if tensor.n_words > tensor.n_based:
+            runs[tensor.dtype.name, False].append((i, tensor.n_words - tensor.n_based))
+    buckets: list[Bucket] = []
+    for (_, based), run in runs.items():
+        limit = min(bucket_words, BUCKET_BYTES // tensors[run[0][0]].dtype.word_bytes)
+        bucket: Bucket | None = None
+        for index, n_words in run:
+            large = 2 * n_words >= limit
+            if large:
+                bucket = None
+            while n_words:
+                if bucket is None or bucket.n_words == limit:
+                    bucket = Bucket([], 0, base="" if based else None)
+                    buckets.append(bucket)
+                n = min(n_words, limit - bucket.n_words)
+                bucket.tensors.append(index)
+                bucket.n_words += n
+                n_words -= n
+            if large:
+                bucket = None
+    return sorted(buckets, key=lambda b: (b.tensors[0], b.base is None))

@@ -1,0 +1,318 @@
+"""The manifest as canonical JSON in columns, validated before anything uses it.
+
+Enters: JSON from a patch, or a `Manifest` to store. Leaves: a `Manifest` in
+which every index, size and name has been checked against every other, so that
+later code can trust it (format.md, "Manifest").
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from sparsediff.checksum import LOCATOR_DIGITS
+from sparsediff.disk.names import check_relative_name
+from sparsediff.dtypes import DTYPES
+from sparsediff.errors import CorruptError, UnsupportedError
+from sparsediff.patch.manifest import (
+    MAX_SKELETON_BYTES,
+    BaseFile,
+    Bucket,
+    Manifest,
+    TargetFile,
+    Tensor,
+)
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_MAX_SIZE = 1 << 53  # bytes; integers above are not safe in JSON
+
+
+def dump(manifest: Manifest) -> bytes:
+    """Canonical JSON of a manifest."""
+    return json.dumps(_columns(manifest), sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def _columns(manifest: Manifest) -> dict[str, Any]:
+    tensors = manifest.tensors
+    skip, base_skip = [], []
+    cursor: dict[int, int] = {}
+    for indices in manifest.file_tensors:
+        end = 0
+        for t in (tensors[i] for i in indices):
+            skip.append(t.offset - end)
+            end = t.offset + t.n_bytes
+    for t in tensors:
+        if t.base_file is None:
+            base_skip.append(0)
+        else:
+            base_skip.append(t.base_offset - cursor.get(t.base_file, 0))
+            cursor[t.base_file] = t.base_offset + t.n_based * t.dtype.word_bytes
+    return {
+        "base": {
+            "directory": manifest.base_is_directory,
+            "name": [f.name for f in manifest.base_files],
+            "size": [f.size for f in manifest.base_files],
+            "layout": [f.layout for f in manifest.base_files],
+            "skeleton": [f.skeleton for f in manifest.base_files],
+        },
+        "target": {
+            "directory": manifest.target_is_directory,
+            "name": [f.name for f in manifest.target_files],
+            "size": [f.size for f in manifest.target_files],
+            "tensors": [f.n_tensors for f in manifest.target_files],
+            "skeleton": [f.skeleton for f in manifest.target_files],
+            "dictionary": [f.dictionary for f in manifest.target_files],
+            "sha256": [f.skeleton_digest for f in manifest.target_files],
+        },
+        "tensors": {
+            "name": [t.name for t in tensors],
+            "dtype": [t.dtype.name for t in tensors],
+            "shape": [list(t.shape) for t in tensors],
+            "skip": skip,
+            "base": [t.base_file for t in tensors],
+            "base_skip": base_skip,
+            "new": [t.n_words - t.n_based for t in tensors],
+            "changed": [t.n_stepped for t in tensors],
+            "wider": [t.n_stepped - t.n_ones for t in tensors],
+            "median": [t.median for t in tensors],
+            "largest": [t.largest for t in tensors],
+        },
+        "buckets": {
+            "tensors": [_runs(b.tensors) for b in manifest.buckets],
+            "words": [b.n_words for b in manifest.buckets],
+            "base": [b.base for b in manifest.buckets],
+            "locators": [b.locators for b in manifest.buckets],
+            "target": [b.target for b in manifest.buckets],
+            "sha256": [b.digest for b in manifest.buckets],
+        },
+    }
+
+
+def parse(raw: bytes) -> Manifest:
+    """Parse and validate a manifest.
+
+    Raises:
+        CorruptError: it breaks a rule of format.md.
+        UnsupportedError: it needs a dtype this version does not know.
+    """
+    # Every list belongs to a file, tensor or bucket, which has at least one string.
+    # Unfolded, more lists than that are memory a patch has no claim to.
+    outside, n_strings = _STRING.subn(b"", raw)
+    if outside.count(b"[") + outside.count(b"{") > 64 + n_strings:
+        raise CorruptError("malformed manifest (too many lists)")
+    try:
+        table = json.loads(raw)
+        if json.dumps(table, sort_keys=True, separators=(",", ":")).encode("ascii") != raw:
+            raise CorruptError("manifest is not canonical JSON")
+        manifest = _from_columns(table)
+    except (ValueError, RecursionError, KeyError, TypeError) as e:
+        raise CorruptError(f"malformed manifest ({type(e).__name__}: {str(e)[:80]})") from None
+    _check_names(manifest)
+    manifest.complete()
+    return manifest
+
+
+def _int(low: int, high: int = _MAX_SIZE) -> Callable[[Any], bool]:
+    return lambda v: type(v) is int and low <= v <= high
+
+
+def _hex(digits: int) -> Callable[[Any], bool]:
+    pattern = re.compile(f"[0-9a-f]{{{digits}}}")
+    return lambda v: isinstance(v, str) and pattern.fullmatch(v) is not None
+
+
+def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda v: v is None or check(v)
+
+
+def _list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, list) and all(check(x) for x in v)
+
+
+def _text(v: Any) -> bool:
+    return isinstance(v, str) and not any("\ud800" <= c <= "\udfff" for c in v)
+
+
+def _rows(table: Any, **checks: Callable[[Any], bool]) -> list[tuple[Any, ...]]:
+    """Columns to rows; each value checked, all columns equally long, none missing or extra."""
+    if not isinstance(table, dict) or set(table) != set(checks):
+        raise ValueError(f"columns must be {', '.join(sorted(checks))}")
+    for name, check in checks.items():
+        if not isinstance(table[name], list):
+            raise ValueError(f"{name} must be a list")
+        for value in table[name]:
+            if not check(value):
+                raise ValueError(f"bad {name} {value!r}")
+    return list(zip(*(table[name] for name in checks), strict=True))
+
+
+def _from_columns(table: Any) -> Manifest:
+    if not isinstance(table, dict) or set(table) != {"base", "target", "tensors", "buckets"}:
+        raise ValueError("sections must be base, buckets, target and tensors")
+    if not all(isinstance(section, dict) for section in table.values()):
+        raise ValueError("sections must be objects")
+    is_directory = [table[side].pop("directory") for side in ("base", "target")]
+    if not all(type(v) is bool for v in is_directory):
+        raise ValueError("directory must be true or false")
+    base_files = [
+        BaseFile(*row)
+        for row in _rows(
+            table["base"],
+            name=_text,
+            size=_int(0),
+            layout=_list_of(_int(0)),
+            skeleton=_hex(32),
+        )
+    ]
+    if any(sum(f.layout) != f.size or not f.layout or not all(f.layout[1:]) for f in base_files):
+        raise ValueError("layout of a base file does not add up to its size")
+    if any(sum(f.layout[::2]) > MAX_SKELETON_BYTES for f in base_files):
+        raise ValueError("skeleton of a base file is too large")
+    index = _int(0, len(base_files) - 1)
+    target_files = [
+        TargetFile(*row)
+        for row in _rows(
+            table["target"],
+            name=_text,
+            size=_int(0),
+            tensors=_int(0),
+            skeleton=_hex(32),
+            dictionary=_or_none(index),
+            sha256=_or_none(_hex(64)),
+        )
+    ]
+    rows = _rows(
+        table["tensors"],
+        name=_text,
+        dtype=_text,
+        shape=_list_of(_int(0)),
+        skip=_int(0),
+        base=_or_none(index),
+        base_skip=_int(-_MAX_SIZE),
+        new=_int(0),
+        changed=_int(0),
+        wider=_int(0),
+        median=_int(0, 1 << 63),
+        largest=_int(0, 1 << 63),
+    )
+    if sum(f.n_tensors for f in target_files) != len(rows):
+        raise ValueError("tensors do not add up to the files")
+    buckets = [
+        Bucket(*row)
+        for row in _rows(
+            table["buckets"],
+            tensors=_list_of(_int(0, len(rows))),
+            words=_int(1),
+            base=_or_none(_hex(32)),
+            locators=lambda v: isinstance(v, str),
+            target=_or_none(_hex(32)),
+            sha256=_or_none(_hex(64)),
+        )
+    ]
+    # A tensor is in a second bucket only where a first one ended inside it, or
+    # for its new words: more indices than this are a lie, and not worth the memory.
+    if sum(sum(b.tensors[1::2]) for b in buckets) > 2 * len(rows) + len(buckets):
+        raise ValueError("buckets have too many tensors")
+    for bucket in buckets:
+        bucket.tensors = _indices(bucket.tensors, len(rows))
+        if bucket.base is None and (
+            bucket.target is None or bucket.digest is None or bucket.locators
+        ):
+            raise ValueError("bucket without a base must have a payload and no locators")
+        if bucket.target is not None and bucket.target == bucket.base:
+            raise ValueError("bucket has a payload but no change")
+        if (bucket.target is None) != (bucket.digest is None):
+            raise ValueError("bucket must have both target and sha256 or neither")
+        if bucket.base is not None and not _hex(LOCATOR_DIGITS * len(bucket.tensors))(
+            bucket.locators
+        ):
+            raise ValueError("bucket must have one locator per tensor")
+    tensors = _tensors(rows, target_files, base_files)
+    return Manifest(is_directory[0], base_files, is_directory[1], target_files, tensors, buckets)
+
+
+def _runs(indices: list[int]) -> list[int]:
+    """Increasing indices as first, length, first, length, … of their runs."""
+    runs: list[int] = []
+    for i in indices:
+        if runs and runs[-2] + runs[-1] == i:
+            runs[-1] += 1
+        else:
+            runs += [i, 1]
+    return runs
+
+
+def _indices(runs: list[int], n: int) -> list[int]:
+    """Inverse of `_runs`, for indices below ``n``."""
+    indices: list[int] = []
+    for first, length in zip(runs[::2], runs[1::2], strict=True):
+        if length == 0 or first + length > n or (indices and first <= indices[-1]):
+            raise ValueError("bad tensors of a bucket")
+        indices += range(first, first + length)
+    if _runs(indices) != runs or not indices:
+        raise ValueError("bad tensors of a bucket")
+    return indices
+
+
+def _tensors(
+    rows: list[tuple[Any, ...]], target_files: list[TargetFile], base_files: list[BaseFile]
+) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    cursor = [0] * len(base_files)
+    remaining = iter(rows)
+    for file in target_files:
+        end = 0
+        for _ in range(file.n_tensors):
+            name, dtype_name, shape, skip, base, base_skip, new, *steps = next(remaining)
+            if dtype_name not in DTYPES:
+                raise UnsupportedError("unknown dtype", tensor=name, found=dtype_name)
+            tensor = Tensor(name, DTYPES[dtype_name], tuple(shape), end + skip, base)
+            if tensor.dtype.n_bytes(tensor.shape) is None or tensor.n_bytes > _MAX_SIZE:
+                raise ValueError(f"bad shape {shape}")
+            end = tensor.offset + tensor.n_bytes
+            tensor.n_based = tensor.n_words - new
+            tensor.n_stepped, wider, tensor.median, tensor.largest = steps
+            tensor.n_ones = tensor.n_stepped - wider
+            if base is None:
+                if tensor.n_based or base_skip:
+                    raise ValueError("tensor without a base file has a base")
+            else:
+                tensor.base_offset = cursor[base] + base_skip
+                cursor[base] = tensor.base_offset + tensor.n_based * tensor.dtype.word_bytes
+                if not 0 <= tensor.base_offset < cursor[base] <= base_files[base].size:
+                    raise ValueError(f"base of {name!r} lies outside its file")
+            if not 0 <= tensor.n_ones <= tensor.n_stepped <= tensor.n_based:
+                raise ValueError(f"bad counts for {name!r}")
+            tensors.append(tensor)
+        if (
+            end > file.size
+            or file.size - sum(t.n_bytes for t in tensors[len(tensors) - file.n_tensors :])
+            > MAX_SKELETON_BYTES
+        ):
+            raise ValueError(f"tensors do not fit {file.name!r}")
+        if file.skeleton_digest is None and (
+            file.dictionary is None or base_files[file.dictionary].skeleton != file.skeleton
+        ):
+            raise ValueError(f"skeleton of {file.name!r} is missing")
+    return tensors
+
+
+def _check_names(manifest: Manifest) -> None:
+    for is_directory, names in (
+        (manifest.base_is_directory, [f.name for f in manifest.base_files]),
+        (manifest.target_is_directory, [f.name for f in manifest.target_files]),
+    ):
+        if not is_directory:
+            if names != [""]:
+                raise CorruptError("a single file must have no name", found=names[:3])
+            continue
+        for name in names:
+            check_relative_name(name)
+        taken = set(names)
+        if len(taken) != len(names):
+            raise CorruptError("two files have the same name")
+        for name in names:
+            if any(name[:i] in taken for i, c in enumerate(name) if c == "/"):
+                raise CorruptError("a file has the name of a directory", found=name)

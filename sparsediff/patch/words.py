@@ -1,0 +1,208 @@
+"""The words of one bucket, piece by piece from files and piece by piece to files.
+
+Enters: a manifest, a bucket's index, and where its files are. Leaves: arrays
+of a few hundred kilobytes, which stay in the cache while they are hashed,
+compared and coded. The only module that joins buckets to file offsets.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from sparsediff import checksum
+from sparsediff.dtypes import DType
+from sparsediff.errors import WrongBaseError
+from sparsediff.kernels import Words
+from sparsediff.patch.manifest import Manifest
+
+PIECE_BYTES = 1 << 20  # few enough calls, and base and target stay in the cache
+SAMPLE_BYTES = 1 << 15  # one run of a sample
+SAMPLE_STRIDE = 1 << 20  # from one run to the next
+
+Reader = Callable[[int, int, Any], None]  # file index, offset in bytes, buffer to fill
+Writer = Callable[[int, int, Any], None]  # file index, offset in bytes, data
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One side of a bucket.
+
+    Attributes:
+        place: file index and offset in bytes of a tensor, by its row.
+        read: fills a buffer from such a file.
+    """
+
+    place: Callable[[int], tuple[int, int]]
+    read: Reader
+
+
+NOTHING = Source(lambda _: (0, 0), lambda *_: None)
+"""The side that a bucket without base words has there: memory to be filled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A few words of one part of a bucket.
+
+    Attributes:
+        part: index of the part in the bucket.
+        offset: where the words lie in the target file, in bytes.
+        n_words: how many.
+        words: the words of each source that was read, (n_words,) each.
+        is_last_of_part: whether the next piece, if any, is of the next part.
+    """
+
+    part: int
+    offset: int
+    n_words: int
+    words: list[Words]
+    is_last_of_part: bool
+
+
+def base_source(manifest: Manifest, read: Reader) -> Source:
+    """Where the base words of buckets are."""
+
+    def place(index: int) -> tuple[int, int]:
+        tensor = manifest.tensors[index]
+        assert tensor.base_file is not None  # only buckets with a base come here
+        return tensor.base_file, tensor.base_offset
+
+    return Source(place, read)
+
+
+def target_source(manifest: Manifest, file: int, read: Reader) -> Source:
+    """Where the target words of the buckets of target file ``file`` are."""
+    return Source(lambda index: (file, manifest.tensors[index].offset), read)
+
+
+def bucket_dtype(manifest: Manifest, bucket: int) -> DType:
+    """Element type of a bucket."""
+    return manifest.tensors[manifest.buckets[bucket].tensors[0]].dtype
+
+
+def n_bytes(manifest: Manifest, bucket: int) -> int:
+    """Size of a bucket's words."""
+    return manifest.buckets[bucket].n_words * bucket_dtype(manifest, bucket).word_bytes
+
+
+def pieces(
+    manifest: Manifest,
+    bucket: int,
+    sources: Sequence[Source],
+    *,
+    into: Sequence[Words] | None = None,
+) -> Iterator[Piece]:
+    """The words of a bucket in order, a piece at a time, no piece across parts.
+
+    Args:
+        manifest: of the patch.
+        bucket: index of the bucket.
+        sources: sides to read.
+        into: memory for each source, as `room` gives; it holds all words of the bucket
+            in the end. Without it, a piece is overwritten by the next.
+    """
+    dtype = bucket_dtype(manifest, bucket)
+    limit = piece_words(dtype)
+    n_words = min(manifest.buckets[bucket].n_words, limit)
+    memory = into or [np.empty(n_words, dtype.numpy) for _ in sources]
+    at = 0
+    for index, part in enumerate(manifest.parts[bucket]):
+        places = [s.place(part.tensor) for s in sources]
+        for start in range(0, part.n_words, limit):
+            n = min(limit, part.n_words - start)
+            skip = (part.start + start) * dtype.word_bytes
+            views = [m[at : at + n] for m in memory]
+            for source, (file, begin), view in zip(sources, places, views, strict=True):
+                source.read(file, begin + skip, view)
+            offset = manifest.tensors[part.tensor].offset + skip
+            yield Piece(index, offset, n, views, start + n == part.n_words)
+            if into is not None:
+                at += n
+
+
+def piece_words(dtype: DType) -> int:
+    """Most words of a piece."""
+    return PIECE_BYTES // dtype.word_bytes
+
+
+def room(manifest: Manifest, bucket: int, n: int) -> list[Words]:
+    """Memory for all words of a bucket, ``n`` times: arrays of (n_words,), not yet filled."""
+    dtype, n_words = bucket_dtype(manifest, bucket), manifest.buckets[bucket].n_words
+    return [np.empty(n_words, dtype.numpy) for _ in range(n)]
+
+
+def sample(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> list[Words]:
+    """One in 32 of a bucket's words, in runs spread evenly over it."""
+    dtype = bucket_dtype(manifest, bucket)
+    parts = manifest.parts[bucket]
+    n_words = manifest.buckets[bucket].n_words
+    ends = list(accumulate(p.n_words for p in parts))
+    stride, length = SAMPLE_STRIDE // dtype.word_bytes, SAMPLE_BYTES // dtype.word_bytes
+    starts = range(0, n_words, stride)
+    total = sum(min(length, n_words - s) for s in starts)
+    memory = [np.empty(total, dtype.numpy) for _ in sources]
+    at = 0
+    for start in starts:
+        end = min(start + length, n_words)
+        while start < end:
+            index = bisect_right(ends, start)
+            part = parts[index]
+            n = min(end, ends[index]) - start
+            skip = part.start + start - (ends[index] - part.n_words)
+            for source, m in zip(sources, memory, strict=True):
+                file, offset = source.place(part.tensor)
+                source.read(file, offset + skip * dtype.word_bytes, m[at : at + n])
+            at += n
+            start += n
+    return memory
+
+
+def checksums(manifest: Manifest, bucket: int, source: Source) -> list[str]:
+    """Checksum of each part of a bucket's words on one side."""
+    sums = checksum.PartChecksums()
+    for piece in pieces(manifest, bucket, [source]):
+        sums.update(piece.part, piece.words[0])
+    return sums.hex()
+
+
+def check_base(
+    manifest: Manifest, bucket: int, sums: list[str], name_of: Callable[[int], object]
+) -> None:
+    """Compare the base words' checksums with those of the patch.
+
+    Args:
+        manifest: of the patch.
+        bucket: index of the bucket.
+        sums: checksum of each part, as read.
+        name_of: path of a base file, by its index, for the message.
+
+    Raises:
+        WrongBaseError: naming the first tensor that differs.
+    """
+    record = manifest.buckets[bucket]
+    found = checksum.combine(sums)
+    if found == record.base:
+        return
+    parts = manifest.parts[bucket]
+    k = checksum.LOCATOR_DIGITS
+    stored = [record.locators[k * i : k * i + k] for i in range(len(parts))]
+    differs = [i for i, s in enumerate(sums) if checksum.locator(s) != stored[i]]
+    first = parts[differs[0] if differs else 0]
+    tensor = manifest.tensors[first.tensor]
+    assert tensor.base_file is not None
+    raise WrongBaseError(
+        "wrong base: these words are already the target's"
+        if found == record.target
+        else "wrong base: these are not the words the patch was made from",
+        file=name_of(tensor.base_file),
+        tensor=tensor.name or None,
+        offset=tensor.base_offset + first.start * tensor.dtype.word_bytes,
+        expected=f"checksum {record.base}",
+        found=found,
+    )
