@@ -16,8 +16,8 @@ class SparsediffError(Exception):
     """Base of every error sparsediff raises on purpose.
 
     Args:
-        problem: what is wrong, in a few words. An argument that would help is named in
-            backticks, with its value if it has one to be given; the command line names its option instead.
+        problem: what is wrong, in a few words. An argument that would help stands in
+            backticks, with ``=True`` if it is a flag; the command line says its option instead.
         file: path of the file it was found in.
         tensor: name of the tensor concerned.
         offset: byte offset, counted from the start of ``file``.

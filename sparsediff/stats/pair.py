@@ -180,18 +180,18 @@ class CheckpointStats:
 def _group(key: str, tensors: list[TensorStats], patch_bytes: float) -> Group:
     stepped = [t.n_changed - t.n_new for t in tensors]
     return Group(
-        key,
-        len(tensors),
-        sum(t.n_changed == 0 for t in tensors),
-        sum(t.n_elements for t in tensors),
-        sum(t.n_changed for t in tensors),
-        sum(t.n_new for t in tensors),
-        sum(t.n_ones for t in tensors),
-        measures.weighted_median([t.median for t in tensors], stepped),
-        max((t.largest for t in tensors), default=0),
-        sum(t.raw_bytes for t in tensors),
-        sum(t.changed_bytes for t in tensors),
-        patch_bytes,
+        key=key,
+        n_tensors=len(tensors),
+        n_untouched=sum(t.n_changed == 0 for t in tensors),
+        n_elements=sum(t.n_elements for t in tensors),
+        n_changed=sum(t.n_changed for t in tensors),
+        n_new=sum(t.n_new for t in tensors),
+        n_ones=sum(t.n_ones for t in tensors),
+        median=measures.weighted_median([t.median for t in tensors], stepped),
+        largest=max((t.largest for t in tensors), default=0),
+        raw_bytes=sum(t.raw_bytes for t in tensors),
+        changed_bytes=sum(t.changed_bytes for t in tensors),
+        patch_bytes=patch_bytes,
     )
 
 
@@ -254,20 +254,20 @@ def _stats(
             t = manifest.tensors[i]
             tensors.append(
                 TensorStats(
-                    t.name,
-                    t.n_bytes == file.size,
-                    file.name,
-                    t.dtype.name,
-                    t.shape,
-                    t.n_words,
-                    t.n_changed,
-                    t.n_words - t.n_based,
-                    t.n_ones,
-                    t.median,
-                    t.largest,
-                    t.n_bytes,
-                    t.n_changed * t.dtype.word_bytes,
-                    attributed[i],
+                    name=t.name,
+                    opaque=t.n_bytes == file.size,
+                    file=file.name,
+                    dtype=t.dtype.name,
+                    shape=t.shape,
+                    n_elements=t.n_words,
+                    n_changed=t.n_changed,
+                    n_new=t.n_words - t.n_based,
+                    n_ones=t.n_ones,
+                    median=t.median,
+                    largest=t.largest,
+                    raw_bytes=t.n_bytes,
+                    changed_bytes=t.n_changed * t.dtype.word_bytes,
+                    patch_bytes=attributed[i],
                 )
             )
     coded = sum(
