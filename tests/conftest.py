@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from sparsediff.cli import run
-from tests.pairs import model_directory
-from tests.seaweed import seaweed as seaweed
+from tests.support.pairs import model_directory
+from tests.support.seaweed import seaweed as seaweed
 
 settings.register_profile(
     "default",

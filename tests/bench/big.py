@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.pairs import bf16, step_of_training
+from tests.support.pairs import bf16, step_of_training
 
 ROW = 4096  # elements
 ROWS = 4096  # so a tensor has 32 MiB

@@ -77,7 +77,7 @@ def _casts() -> dict[str, Callable[[Any], Any]]:
     """From float32 masters to the words that are stored."""
     import numpy as np
 
-    from tests.pairs import bf16
+    from tests.support.pairs import bf16
 
     def fp8(values: Any) -> Any:
         half = (values * 2.0**-7 / (7 * SIGMA)).astype(np.float16).view(np.uint16)
@@ -89,7 +89,7 @@ def _casts() -> dict[str, Callable[[Any], Any]]:
 def _weights(kind: Kind, name: str, mib: float) -> tuple[dict[str, Any], dict[str, Any]]:
     import numpy as np
 
-    from tests.pairs import step_of_training, words
+    from tests.support.pairs import step_of_training, words
 
     base, target = {}, {}
     casts = _casts()
@@ -111,7 +111,7 @@ def _weights(kind: Kind, name: str, mib: float) -> tuple[dict[str, Any], dict[st
 def _adam(mib: float) -> tuple[dict[str, Any], dict[str, Any]]:
     import numpy as np
 
-    from tests.pairs import words
+    from tests.support.pairs import words
 
     base, target = {}, {}
     for seed, (tensor, shape) in enumerate(shapes(int(mib * 2**20) // 8)):
@@ -157,7 +157,7 @@ def place(directory: Path) -> tuple[Path, Path]:
 
 def write(name: str, directory: Path, mib: float) -> None:
     """Write the pair of a kind into ``directory``; a real one has the size it has."""
-    from tests.pairs import write_safetensors
+    from tests.support.pairs import write_safetensors
 
     kind = KINDS[name]
     if name == "real":

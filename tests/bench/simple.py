@@ -64,7 +64,7 @@ def _changes(base: Path, target: Path) -> Iterator[tuple[str, Array, Array]]:
 
 
 def _safetensors(path: Path, arrays: dict[str, Array]) -> None:
-    from tests.pairs import write_safetensors
+    from tests.support.pairs import write_safetensors
 
     names = {"u1": "U8", "u2": "U16", "u4": "U32", "u8": "U64", "i4": "I32"}
     stored = {k: (names[a.dtype.str[1:]], a.shape, a.tobytes()) for k, a in arrays.items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sparsediff import make_patch
-from tests.pairs import (
+from tests.support.pairs import (
     RNG,
     Stored,
     bf16,
