@@ -263,11 +263,10 @@ def check_words(manifest: Manifest, bucket: int, sums: list[str], path: object) 
     expected = record.target if record.target is not None else record.base
     found = checksum.combine(sums)
     if found != expected:
-        first = manifest.tensors[manifest.parts[bucket][0].tensor]
         raise CorruptError(
             "words differ from the target's",
             file=path,
-            tensor=first.name or None,
+            tensor=manifest.names[manifest.parts[bucket][0].tensor],
             expected=f"checksum {expected}",
             found=found,
         )

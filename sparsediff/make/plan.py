@@ -84,7 +84,7 @@ def _match(base: Checkpoint, target: Checkpoint) -> dict[tuple[str, str], Match]
     for i, file in enumerate(base.files):
         for span in file.spans:
             by_file_and_name[file.name, span.name] = (i, span)
-            if span.name:
+            if not span.is_all_of(file.source.size):
                 by_name.setdefault(span.name, (i, span))
     # An array is named after its file; between two files of one each, names say nothing.
     only = None
@@ -94,7 +94,10 @@ def _match(base: Checkpoint, target: Checkpoint) -> dict[tuple[str, str], Match]
     strays: list[tuple[CheckpointFile, Span]] = []
     for file in target.files:
         for span in file.spans:
-            match = by_file_and_name.get((file.name, span.name)) or by_name.get(span.name) or only
+            match = by_file_and_name.get((file.name, span.name))
+            if match is None and not span.is_all_of(file.source.size):
+                match = by_name.get(span.name)
+            match = match or only
             if match is not None and _comparable(span, match[1]):
                 found[file.name, span.name] = match
             elif span.n_words:
@@ -121,7 +124,8 @@ def _match_by_content(
     seen: dict[tuple[str, tuple[int, ...], int, bytes], list[Match]] = defaultdict(list)
     for i, file in enumerate(base.files):
         for span in file.spans:
-            if (span.dtype.name, span.shape) in wanted and span.name:
+            whole = span.is_all_of(file.source.size)
+            if (span.dtype.name, span.shape) in wanted and not whole:
                 for k, probe in enumerate(_probes(file, span)):
                     holders = seen[span.dtype.name, span.shape, k, probe]
                     if len(holders) < 64:  # a run this common (zeros, ones) tells nothing

@@ -70,7 +70,7 @@ class Tensor:
     """A tensor of the target and where its base lies.
 
     Attributes:
-        name: its name; empty for the bytes of an opaque file.
+        name: its name; empty too for the bytes of an opaque file (`Manifest.names`).
         dtype: element type.
         shape: sizes, C order.
         offset: first byte in its target file.
@@ -160,6 +160,8 @@ class Manifest:
     """Per target file, the indices of its tensors."""
     file_buckets: list[list[int]] = field(default_factory=list)
     """Per target file, the indices of its buckets."""
+    names: list[str | None] = field(default_factory=list)
+    """Per tensor its name, which may be empty; None for the bytes of a file of no known format."""
 
     def skeleton_size(self, file: int) -> int:
         """Bytes of a target file that lie outside its tensors."""
@@ -199,6 +201,11 @@ class Manifest:
             range(e - f.n_tensors, e) for e, f in zip(ends, self.target_files, strict=True)
         ]
         file_of = [i for i, f in enumerate(self.target_files) for _ in range(f.n_tensors)]
+        # A format that knows names has a header to keep them in, so no tensor is all of a file.
+        self.names = [
+            t.name if t.name or t.n_bytes < self.target_files[i].size else None
+            for t, i in zip(self.tensors, file_of, strict=True)
+        ]
         files = [file_of[b.tensors[0]] for b in self.buckets]
         if files != sorted(files):
             raise CorruptError("buckets are not in the order of the files")

@@ -201,7 +201,7 @@ def check_base(
         if found == record.target
         else "wrong base: these are not the words the patch was made from",
         file=name_of(tensor.base_file),
-        tensor=tensor.name or None,
+        tensor=manifest.names[first.tensor],
         offset=tensor.base_offset + first.start * tensor.dtype.word_bytes,
         expected=f"checksum {record.base}",
         found=found,

@@ -64,7 +64,7 @@ class TensorStats:
     @property
     def label(self) -> str:
         """Name to show."""
-        return f"<{self.file or 'file'}>" if self.opaque else self.name
+        return f"<{self.file or 'file'}>" if self.opaque else self.name or '""'
 
     @property
     def layer(self) -> str:
@@ -255,7 +255,7 @@ def _stats(
             tensors.append(
                 TensorStats(
                     name=t.name,
-                    opaque=t.n_bytes == file.size,
+                    opaque=manifest.names[i] is None,
                     file=file.name,
                     dtype=t.dtype.name,
                     shape=t.shape,

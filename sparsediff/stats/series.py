@@ -113,8 +113,8 @@ def _by_name(checkpoint: Checkpoint) -> dict[tuple[str, str], Located]:
     table: dict[tuple[str, str], Located] = {}
     for file in checkpoint.files:
         for span in file.spans:
-            if span.nbytes == file.source.size:
-                continue  # the bytes of a large file of no known format
+            if span.is_all_of(file.source.size):
+                continue
             key = ("", span.name)
             table[key if key not in table else (file.name, span.name)] = (file, span)
     return table

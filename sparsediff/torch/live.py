@@ -140,7 +140,7 @@ def _find(
     keys: dict[int, str] = {}
     live: dict[int, torch.Tensor] = {}
     for i, record in enumerate(manifest.tensors):
-        if not record.name:
+        if manifest.names[i] is None:
             continue
         key = rename(record.name)
         if record.n_based < record.n_words:
@@ -259,12 +259,9 @@ def _check_result(
 ) -> None:
     """Raise CorruptError if buckets with words of these rows are not the target's."""
     named = _named(manifest, live)
-    tensors = [named.get(t.name) for t in manifest.tensors]
 
     def read(row: int, offset: int, buffer: object) -> None:
-        tensor = tensors[row]
-        assert tensor is not None  # only rows of `live` are asked for
-        tensor.read(offset, buffer)
+        named[manifest.tensors[row].name].read(offset, buffer)
 
     source = words.Source(lambda row: (row, 0), read)
 

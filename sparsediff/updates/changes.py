@@ -97,7 +97,7 @@ def changes(
 
 def _is_named(manifest: Manifest, bucket: int) -> bool:
     """Whether a bucket holds words of tensors, not bytes of a file without any."""
-    return bool(manifest.tensors[manifest.buckets[bucket].tensors[0]].name)
+    return manifest.names[manifest.buckets[bucket].tensors[0]] is not None
 
 
 def _avoids(manifest: Manifest, bucket: int, rows: Collection[int]) -> bool:

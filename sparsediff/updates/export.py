@@ -104,7 +104,9 @@ def export_patch(
         source = open_base(base, manifest)
         gone = removed(manifest, source)
         renamed = renamed_rows(manifest, source)
-        named = {row: t for row, t in enumerate(manifest.tensors) if t.name}
+        named = {
+            row: t for row, t in enumerate(manifest.tensors) if manifest.names[row] is not None
+        }
         whole = {r: t for r, t in named.items() if t.n_words and (r in renamed or not t.n_based)}
         sparse = {r: t for r, t in named.items() if t.n_changed and r not in whole}
         expected = dict.fromkeys(named, 0) | {r: t.n_changed for r, t in sparse.items()}

@@ -94,9 +94,9 @@ def iter_updates(
             for f, r in zip(manifest.target_files, manifest.file_tensors, strict=True)
             for _ in r
         ]
-        for tensor in manifest.tensors:
-            if tensor.name and tensor.n_words > np.iinfo(kind).max:
-                raise UnsupportedError("too many words for int32 positions", tensor=tensor.name)
+        for name, tensor in zip(manifest.names, manifest.tensors, strict=True):
+            if name is not None and tensor.n_words > np.iinfo(kind).max:
+                raise UnsupportedError("too many words for int32 positions", tensor=name)
         source = open_base(base, manifest)
         renamed = renamed_rows(manifest, source)
         for change in changes(opened, source, jobs or default_jobs(), whole=renamed):

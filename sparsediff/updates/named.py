@@ -36,7 +36,7 @@ class BaseTensors:
         self._tensors: dict[int, MemoryTensor] = {}
         check_names(manifest)
         for i, record in enumerate(manifest.tensors):
-            if not record.n_based or not record.name:
+            if not record.n_based or manifest.names[i] is None:
                 continue
             tensor = tensors.get(record.name)
             if tensor is None:
@@ -81,8 +81,8 @@ def _itself(index: int) -> tuple[int, int]:
 
 def check_names(manifest: Manifest) -> None:
     """Raise UnsupportedError if two files of the target hold tensors of one name."""
-    for name, n in Counter(t.name for t in manifest.tensors if t.name).items():
-        if n > 1:
+    for name, n in Counter(manifest.names).items():
+        if n > 1 and name is not None:
             raise UnsupportedError(
                 "several files of the target hold a tensor of this name", tensor=name
             )
@@ -121,7 +121,7 @@ def renamed_rows(manifest: Manifest, base: Base) -> set[int]:
     for file, rows in enumerate(manifest.file_tensors):
         for row in rows:
             tensor = manifest.tensors[row]
-            if tensor.base_file is not None and tensor.name:
+            if tensor.base_file is not None and manifest.names[row] is not None:
                 same_file = (
                     manifest.base_files[tensor.base_file].name == manifest.target_files[file].name
                 )
@@ -138,12 +138,12 @@ def removed(manifest: Manifest, base: Base) -> list[str]:
     else:
         assert isinstance(base, BaseFiles)
         spans = (span for _, found in _base_spans(manifest, base) for span in found)
-        names = {span.name for span in spans if span.name}
-    return sorted(names - {t.name for t in manifest.tensors})
+        names = {span.name for span in spans}
+    return sorted(names - set(manifest.names))
 
 
 def _base_spans(manifest: Manifest, base: BaseFiles) -> Iterator[tuple[int, list[Span]]]:
-    """Index and spans of each base file that has tensors; what else lies there is not touched."""
+    """Index and tensors of each base file that has some; what else lies there is not touched."""
     for i, record in enumerate(manifest.base_files):
         if len(record.layout) > 1:
-            yield i, find_spans(base.open(i))
+            yield i, [s for s in find_spans(base.open(i)) if not s.is_all_of(record.size)]

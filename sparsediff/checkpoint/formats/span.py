@@ -17,7 +17,7 @@ class Span:
     """Where one tensor's bytes lie inside a file.
 
     Attributes:
-        name: tensor name; empty for the bytes of an opaque file.
+        name: tensor name; empty too for the bytes of an opaque file (`is_all_of`).
         dtype: element type.
         shape: sizes, C order; empty for a scalar.
         offset: bytes from the start of the file.
@@ -34,3 +34,10 @@ class Span:
     def n_words(self) -> int:
         """Length in words."""
         return self.nbytes // self.dtype.word_bytes
+
+    def is_all_of(self, size: int) -> bool:
+        """Whether this is the bytes of a file of ``size``, of no known format, and no tensor.
+
+        A format that knows tensors has a header, so none of them is all of a file.
+        """
+        return not self.name and self.nbytes == size
