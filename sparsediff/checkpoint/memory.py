@@ -102,7 +102,12 @@ Tensors = Mapping[str, "MemoryTensor | npt.NDArray[Any]"]
 
 
 def in_memory(tensors: Tensors) -> dict[str, MemoryTensor]:
-    """All of ``tensors`` as `MemoryTensor`."""
+    """All of ``tensors`` as `MemoryTensor`.
+
+    Raises:
+        UnsupportedError: safetensors has no place for a dtype or a name.
+    """
+    safetensors.check_names(tensors)
     return {
         name: t if isinstance(t, MemoryTensor) else from_array(name, t)
         for name, t in tensors.items()
@@ -165,7 +170,7 @@ def memory_checkpoint(
         name: what messages call it.
 
     Raises:
-        UnsupportedError: a dtype has no place in safetensors.
+        UnsupportedError: safetensors has no place for a dtype, a name or the metadata.
     """
     file = MemoryFile(in_memory(tensors), Path(name), metadata)
     return Checkpoint(file.path, False, [CheckpointFile("", file, file.spans)])

@@ -9,15 +9,19 @@ the last one is. Never replaces a tensor or its storage.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import sys
+import warnings
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
 from sparsediff.apply.rebuild import check_words
 from sparsediff.checkpoint.memory import MemoryTensor
-from sparsediff.errors import CorruptError, UnsupportedError, WrongBaseError
+from sparsediff.errors import CorruptError, UnsupportedError, WrongBaseError, printable
 from sparsediff.parallel import default_jobs, ordered_map
 from sparsediff.patch import words
 from sparsediff.patch.container import PatchSource, open_patch
@@ -31,6 +35,9 @@ _SIGNED = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
 Rename = Callable[[str], str]
 """From a tensor's name in the patch to its key in the state dict."""
 
+Unreached = Literal["warn", "refuse", "report"]
+"""What to do where a tensor of ours would stay as it is: say so, refuse, or only list it."""
+
 
 @dataclass(frozen=True, slots=True)
 class LiveResult:
@@ -39,10 +46,14 @@ class LiveResult:
     Attributes:
         n_changed: words written; where most of a run changed, all of it.
         changed: keys of the tensors that changed, in the patch's order.
+        unreached: names of tensors that no tensor of the patch's target, changed or not,
+            gives its words to, neither by name nor by sharing memory: whatever they were made
+            from, they stay what they are. Empty if the patch speaks of all there is.
     """
 
     n_changed: int
     changed: list[str]
+    unreached: list[str]
 
 
 def apply_to_module(
@@ -52,21 +63,20 @@ def apply_to_module(
     verify_base: bool = True,
     verify_result: bool = False,
     rename: Rename | None = None,
+    unreached: Unreached = "warn",
     jobs: int | None = None,
 ) -> LiveResult:
     """`apply_to_state_dict` to the parameters and buffers of a module.
 
+    What must be reached are the parameters and persistent buffers that the module really
+    has, by the names they have in it; a state dict that hooks rename or copy makes no
+    difference.
+
     Raises:
         SparsediffError: as `apply_to_state_dict` does; then the module is as it was.
     """
-    return apply_to_state_dict(
-        patch,
-        module.state_dict(keep_vars=True),
-        verify_base=verify_base,
-        verify_result=verify_result,
-        rename=rename,
-        jobs=jobs,
-    )
+    state = module.state_dict(keep_vars=True)
+    return _apply(patch, state, _held(module), verify_base, verify_result, rename, unreached, jobs)
 
 
 def apply_to_state_dict(
@@ -76,13 +86,15 @@ def apply_to_state_dict(
     verify_base: bool = True,
     verify_result: bool = False,
     rename: Rename | None = None,
+    unreached: Unreached = "warn",
     jobs: int | None = None,
 ) -> LiveResult:
     """Change tensors in place from a patch's base to its target, bit for bit.
 
     Tensors are found by name, in whatever files the patch says they lie; checksums decide
     whether they are the base. All of the patch's tensors must be there, with the dtypes and
-    shapes that the target has; others in ``state_dict`` are left alone. What is no tensor
+    shapes that the target has; others in ``state_dict`` are left alone, and ``unreached``
+    says what is made of that. What is no tensor
     (``config.json``, headers, tokenizers) is verified in the patch and otherwise not
     concerned.
 
@@ -99,20 +111,42 @@ def apply_to_state_dict(
             checked, before and after.
         verify_result: read everything once more after writing.
         rename: from a tensor's name in the patch to its key in ``state_dict``.
+        unreached: what to do if the target has nothing for a tensor that is here (a copy of
+            a tied weight, a head of one's own): ``"warn"`` with `warnings.warn`,
+            ``"refuse"`` before anything is written, or only ``"report"`` it in the result.
         jobs: threads; default all processors.
 
     Raises:
         UsageError: the patch is missing.
-        WrongBaseError: the tensors are not the patch's base, or one is missing.
+        WrongBaseError: the tensors are not the patch's base, one is missing, or one too many
+            is there and ``unreached`` is ``"refuse"``.
         CorruptError: the patch is damaged.
         UnsupportedError: a tensor is new, or grew, or is of a kind that cannot be changed
             in place: distributed, quantised, sparse, on ``meta``; or names that share
             memory would need different words.
     """
+    held = [(k, t) for k, t in state_dict.items() if isinstance(t, torch.Tensor)]
+    return _apply(patch, state_dict, held, verify_base, verify_result, rename, unreached, jobs)
+
+
+def _apply(
+    patch: PatchSource,
+    state_dict: StateDict,
+    held: Iterable[tuple[str, torch.Tensor]],
+    verify_base: bool,
+    verify_result: bool,
+    rename: Rename | None,
+    unreached: Unreached,
+    jobs: int | None,
+) -> LiveResult:
+    """See `apply_to_state_dict`; all of ``held`` should be reached."""
     jobs = jobs or default_jobs()
     with open_patch(patch) as opened:
         manifest = opened.manifest
         keys, live = _find(manifest, state_dict, rename or str)
+        left = _left(held, live)
+        if left and unreached == "refuse":
+            raise WrongBaseError(f"wrong base: no tensor of the patch reaches {_listed(left)}")
         base = BaseTensors(_named(manifest, live), manifest)
         found = list(changes(opened, base, jobs, whole_runs=True, skip_unchanged=not verify_base))
     shared = _sharing(live)
@@ -129,7 +163,11 @@ def apply_to_state_dict(
                     "names that share memory would need different words", tensor=e.tensor
                 ) from e
     changed = dict.fromkeys(keys[c.tensor] for c in found)
-    return LiveResult(sum(c.values.size for c in found), list(changed))
+    if left and unreached == "warn":
+        warnings.warn(
+            f"no tensor of the patch reaches {_listed(left)}: left as it was", stacklevel=3
+        )
+    return LiveResult(sum(c.values.size for c in found), list(changed), left)
 
 
 def _find(
@@ -139,6 +177,7 @@ def _find(
     check_names(manifest)
     keys: dict[int, str] = {}
     live: dict[int, torch.Tensor] = {}
+    missing: list[str] = []
     for i, record in enumerate(manifest.tensors):
         if manifest.names[i] is None:
             continue
@@ -149,7 +188,8 @@ def _find(
                 tensor=record.name,
             )
         if key not in state_dict:
-            raise WrongBaseError("wrong base: tensor is missing", tensor=key)
+            missing.append(key)
+            continue
         tensor = checked(key, state_dict[key])
         there = dtype_of(key, tensor).name, shape_of(tensor)
         if there != (record.dtype.name, record.shape):
@@ -164,6 +204,10 @@ def _find(
                 "cannot be changed in place: several of its elements share memory", tensor=key
             )
         keys[i], live[i] = key, tensor
+    if len(missing) == 1:
+        raise WrongBaseError("wrong base: tensor is missing", tensor=missing[0])
+    if missing:
+        raise WrongBaseError(f"wrong base: tensors are missing: {_listed(missing)}")
     return keys, live
 
 
@@ -183,13 +227,7 @@ def _overlaps_itself(tensor: torch.Tensor) -> bool:
 
 def _sharing(live: dict[int, torch.Tensor]) -> set[int]:
     """Rows of tensors whose memory, from first to last byte, overlaps with another's."""
-    extents = []
-    for row, t in live.items():
-        if t.numel():
-            last = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-            begin = t.data_ptr()
-            extents.append((str(t.device), begin, begin + (last + 1) * t.element_size(), row))
-    extents.sort()
+    extents = sorted((*_extent(t), row) for row, t in live.items() if t.numel())
     found: set[int] = set()
     reach = ("", 0, -1)  # device, end and row of what reaches furthest so far
     for device, begin, end, row in extents:
@@ -198,6 +236,51 @@ def _sharing(live: dict[int, torch.Tensor]) -> set[int]:
         if device != reach[0] or end > reach[1]:
             reach = (device, end, row)
     return found
+
+
+def _extent(tensor: torch.Tensor) -> tuple[str, int, int]:
+    """Device of a tensor, its first byte there, and the end of its last."""
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    begin = tensor.data_ptr()
+    return str(tensor.device), begin, begin + (last + 1) * tensor.element_size()
+
+
+def _held(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and persistent buffers of a module, each under all of its names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    for prefix, part in module.named_modules(remove_duplicate=False):
+        for name, buffer in part.named_buffers(recurse=False, remove_duplicate=False):
+            if name not in part._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, buffer
+
+
+def _left(held: Iterable[tuple[str, torch.Tensor]], live: dict[int, torch.Tensor]) -> list[str]:
+    """Names of those that hold memory which tensors of ``live`` do not cover, together."""
+    runs: list[tuple[str, int, int]] = []  # of memory that is covered, apart from each other
+    for device, begin, end in sorted(_extent(t) for t in live.values() if t.numel()):
+        if runs and device == runs[-1][0] and begin <= runs[-1][2]:
+            runs[-1] = device, runs[-1][1], max(end, runs[-1][2])
+        else:
+            runs.append((device, begin, end))
+    found = []
+    for name, tensor in held:
+        if not tensor.numel():
+            continue
+        try:
+            device, begin, end = _extent(checked(name, tensor))
+        except UnsupportedError:  # not the memory of any that was found fit to be changed
+            found.append(name)
+            continue
+        at = bisect_right(runs, (device, begin, sys.maxsize)) - 1
+        if at < 0 or runs[at][0] != device or runs[at][2] < end:
+            found.append(name)
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    """The first few of ``names``, and how many there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"'{printable(name)}'" for name in names[:5]) + more
 
 
 @contextlib.contextmanager

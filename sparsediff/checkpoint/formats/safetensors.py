@@ -10,16 +10,19 @@ read as bytes, so that such a file still travels.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsediff.checkpoint.formats.span import MalformedError, Span
 from sparsediff.disk.inputs import InputFile
 from sparsediff.dtypes import DTYPES, DType
+from sparsediff.errors import UnsupportedError
 
 SUFFIXES: tuple[str, ...] = (".safetensors",)
 MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
 _MAX_SIDE = 1 << 53
+_METADATA = "__metadata__"  # the entry of the header that is no tensor
 
 # The format's library stores the most aligned first, then by name.
 # fmt: off
@@ -42,11 +45,23 @@ def compose(
 
     The bytes are those of the format's own library, save that it writes more than one
     entry of ``metadata`` in an order of chance; here they are sorted.
+
+    Raises:
+        UnsupportedError: nobody could read such a file: a name is no valid text, reserved or
+            given twice, the metadata is no text, or the header is too long.
     """
+    tensors = list(tensors)
+    names = check_names(name for name, _, _ in tensors)
+    for entry in (metadata or {}).items():
+        if not all(map(_is_text, entry)):
+            raise UnsupportedError("metadata of safetensors must be text", found=repr(entry))
+    if len(set(names)) < len(names):
+        twice = next(name for name, n in Counter(names).items() if n > 1)
+        raise UnsupportedError("two tensors of this name in one file", tensor=twice)
     ordered = sorted(tensors, key=lambda t: (_RANK[t[1].name], t[0]))
     header: dict[str, Any] = {}
     if metadata is not None:
-        header["__metadata__"] = dict(sorted(metadata.items()))
+        header[_METADATA] = dict(sorted(metadata.items()))
     ends: list[int] = []
     for name, dtype, shape in ordered:
         begin = ends[-1] if ends else 0
@@ -58,12 +73,36 @@ def compose(
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise UnsupportedError(
+            "header exceeds what safetensors allows",
+            expected=f"at most {MAX_HEADER} bytes",
+            found=f"{len(text)} bytes",
+        )
     data = 8 + len(text)
     spans = [
         Span(name, dtype, shape, data + end - (size := dtype.n_bytes(shape) or 0), size)
         for (name, dtype, shape), end in zip(ordered, ends, strict=True)
     ]
     return len(text).to_bytes(8, "little") + text, spans
+
+
+def check_names(names: Iterable[object]) -> list[str]:
+    """Return ``names`` if tensors may be called so.
+
+    Raises:
+        UnsupportedError: one is no text, no valid Unicode, or reserved by the format.
+    """
+    found = []
+    for name in names:
+        if not isinstance(name, str):
+            raise UnsupportedError("name of a tensor must be text", found=repr(name))
+        if not _is_text(name):
+            raise UnsupportedError("name of a tensor is not valid Unicode", tensor=name)
+        if name == _METADATA:
+            raise UnsupportedError("name is reserved in safetensors for metadata", tensor=name)
+        found.append(name)
+    return found
 
 
 def looks_like(file: InputFile) -> bool:
@@ -98,9 +137,7 @@ def find_spans(file: InputFile) -> list[Span]:
         )
     header = _parse(file, file.read(8, length))
     data = 8 + length
-    spans = [
-        _span(file, name, entry, data) for name, entry in header.items() if name != "__metadata__"
-    ]
+    spans = [_span(file, name, entry, data) for name, entry in header.items() if name != _METADATA]
     # Empty tensors share their offset with a neighbour: order them first.
     spans.sort(key=lambda s: (s.offset, s.nbytes))
     end = data
@@ -152,7 +189,7 @@ def _span(file: InputFile, name: str, entry: Any, data: int) -> Span:
             f"malformed safetensors: {what}", file=file.path, tensor=name, found=found
         )
 
-    if any("\ud800" <= c <= "\udfff" for c in name):
+    if not _is_text(name):
         raise bad("name is not valid Unicode", repr(name))
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise bad("entry must have dtype, shape and data_offsets", entry)
@@ -174,6 +211,11 @@ def _span(file: InputFile, name: str, entry: Any, data: int) -> Span:
     if max(shape, default=0) > _MAX_SIDE:  # of an empty tensor; no manifest holds such a number
         shape = [0]
     return Span(name, dtype, tuple(shape), data + begin, end - begin)
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can encode: one without lone surrogates."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _is_size(value: object) -> bool:
