@@ -98,19 +98,35 @@ def need(ok: object, why: str) -> None:
         raise Refused(why)
 
 
+def frame_sizes(data: bytes) -> tuple[int, int]:
+    """Return the content size that a zstd frame states, and the window it needs."""
+    src = Source(data)
+    need(src.take(4) == b"\x28\xb5\x2f\xfd", "not a zstd frame")
+    descriptor = src.take(1)[0]
+    single = bool(descriptor & 0x20)
+    exponent, mantissa = divmod(0 if single else src.take(1)[0], 8)
+    window = (8 + mantissa) << (exponent + 7)
+    need(not any(src.take((0, 1, 2, 4)[descriptor & 3])), "zstd: names a dictionary")
+    field = src.take((int(single), 2, 4, 8)[descriptor >> 6])
+    need(field, "zstd: states no size")
+    size = int.from_bytes(field, "little") + (256 if len(field) == 2 else 0)
+    return size, size if single else window
+
+
 def frame(data: bytes, low: int, high: int, dictionary: bytes = b"") -> bytes:
     """Decompress exactly one zstd frame that states a size from low to high."""
-    need(data[:4] == b"\x28\xb5\x2f\xfd", "not a zstd frame")
+    size, window = frame_sizes(data)
+    need(low <= size <= high, "zstd: stated size")
+    need(window <= 2**27, "zstd: window")
+    raw = zstandard.DICT_TYPE_RAWCONTENT
+    known = zstandard.ZstdCompressionDict(dictionary, raw) if dictionary else None
+    decoder = zstandard.ZstdDecompressor(known).decompressobj()
     try:
-        need(low <= zstandard.frame_content_size(data) <= high, "zstd: stated size")
-        raw = zstandard.DICT_TYPE_RAWCONTENT
-        known = zstandard.ZstdCompressionDict(dictionary, raw) if dictionary else None
-        decoder = zstandard.ZstdDecompressor(known, max_window_size=2**27).decompressobj()
         out = decoder.decompress(data)
     except zstandard.ZstdError as error:
         raise Refused(f"zstd: {error}") from error
     need(decoder.eof and not decoder.unused_data, "zstd: cut off, or something after the frame")
-    need(low <= len(out) <= high, "zstd: size")
+    need(len(out) == size, "zstd: size")
     return out
 
 
@@ -138,6 +154,10 @@ def container(patch: bytes) -> tuple[bytes, dict[str, bytes]]:
     need(list(rebuilt)[1] == "manifest", "header: manifest is not first")
     need(text + b" " * (-len(text) % 8) == patch[8 : 8 + n], "header is not canonical")
     need(8 + n + end == len(patch), "bytes after the last entry")
+    need(len(manifest) <= 2**25, "manifest: size")
+    for name, payload in entries.items():
+        limit = 2**27 if name.startswith("skeleton.") else 2**26
+        need(len(payload) <= limit + 2**20, f"{name}: size")
     return frame(manifest, 0, 2**25), entries
 
 
@@ -151,7 +171,7 @@ def fits(value: Any, kind: str) -> bool:
         low = -(2**53) if kind == "signed" else 0
         return type(value) is int and low <= value <= (2**63 if kind == "step" else 2**53)
     if kind == "text":
-        return type(value) is str
+        return type(value) is str and not any("\ud800" <= c <= "\udfff" for c in value)
     return type(value) is str and bool(re.fullmatch(f"[0-9a-f]{{{kind[3:]}}}", value))
 
 
@@ -160,13 +180,9 @@ def check_names(names: list[str], directory: bool) -> None:
     need(directory or names == [""], "a single file's name")
     for name in names if directory else []:
         parts = name.split("/")
-        try:
-            sizes = [len(part.encode()) for part in parts]
-        except UnicodeEncodeError as error:
-            raise Refused("name: surrogate") from error
-        need(all(p not in ("", ".", "..") for p in parts) and max(sizes) <= 255, "name")
+        need(all(p not in ("", ".", "..") and len(p.encode()) <= 255 for p in parts), "name")
         need(len(name.encode()) <= 4095 and len(parts) <= 100, "name: length")
-        temp = r"\..*\.sparsediff-tmp(\.[0-9]*)?"
+        temp = r"(\..*)?\.sparsediff-tmp(\.[0-9]+)?"
         need(not any(re.fullmatch(temp, p, re.DOTALL) for p in parts), "name: temporary")
         need("\\" not in name and "\0" not in name, "name: character")
         need(all(p[1:2] != ":" for p in parts), "name: drive")
@@ -219,6 +235,8 @@ def place_tensors(manifest: dict[str, dict[str, Any]]) -> list[Tensor]:
             bits, width = DTYPES[dtype][0] * prod(rows["shape"][row]), DTYPES[dtype][1]
             words = bits // 8 // width
             need(bits % (8 * width) == 0 and new <= words, "tensor: size")
+            changed, wider = rows["changed"][row], rows["wider"][row]
+            need(wider <= changed <= words - new, "tensor: changed and wider")
             at += rows["skip"][row]
             skeleton += rows["skip"][row]
             start = rows["base_skip"][row]
@@ -260,6 +278,8 @@ def place_buckets(buckets: dict[str, Any], tensors: list[Tensor]) -> list[list[l
             t.cursors[side] += count
             words -= count
         need(words == 0 and head.file >= last, "bucket: words, or not in the files' order")
+        form = f"[0-9a-f]{{{2 * len(rows) if base else 0}}}"
+        need(re.fullmatch(form, buckets["locators"][k]), "bucket: locators")
         total = buckets["words"][k]
         need(total <= 2**24 and total * DTYPES[head.dtype][1] <= 2**26, "bucket: size")
         last = head.file
@@ -426,11 +446,11 @@ def decode_bucket(payload: bytes, base: bytes | None, size: int, dtype: str) -> 
     return bytes(out)
 
 
-def checksum(data: bytes, sizes: list[int]) -> tuple[str, str]:
-    """Return the checksum of a bucket's words and the locators of its parts."""
+def checksum(data: bytes, sizes: list[int]) -> str:
+    """Return the checksum of a bucket's words, whose parts are so long."""
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     sums = [xxhash.xxh3_128_digest(data[e - n : e]) for e, n in zip(ends, sizes, strict=True)]
-    return xxhash.xxh3_128_hexdigest(b"".join(sums)), "".join(c.hex()[:2] for c in sums)
+    return xxhash.xxh3_128_hexdigest(b"".join(sums))
 
 
 def base_file(base: dict[str, bytes], files: dict[str, Any], row: int) -> bytes:
@@ -448,6 +468,28 @@ def base_skeleton(base: dict[str, bytes], files: dict[str, Any], row: int) -> by
         at += length
     need(xxhash.xxh3_128_hexdigest(out) == files["skeleton"][row], "wrong base: skeleton")
     return out
+
+
+def part_sizes(tensors: list[Tensor], parts: list[list[int]]) -> list[int]:
+    """Return the size of each part of a bucket in bytes."""
+    return [words * DTYPES[tensors[row].dtype][1] for row, _, words in parts]
+
+
+def base_words(
+    base: dict[str, bytes], files: dict[str, Any], tensors: list[Tensor], parts: list[list[int]]
+) -> bytes:
+    """Gather the base words of a bucket."""
+    out = b""
+    for (row, first, _), size in zip(parts, part_sizes(tensors, parts), strict=True):
+        start = tensors[row].base_offset + first * DTYPES[tensors[row].dtype][1]
+        out += base_file(base, files, tensors[row].base or 0)[start : start + size]
+    return out
+
+
+def skeleton_length(target: dict[str, Any], tensors: list[Tensor], file: int) -> int:
+    """Return the length of a target file's skeleton."""
+    lengths = [t.ends[1] * DTYPES[t.dtype][1] for t in tensors if t.file == file]
+    return int(target["size"][file]) - sum(lengths)
 
 
 def apply(base: dict[str, bytes], patch: bytes) -> dict[str, bytes]:
@@ -471,7 +513,7 @@ def apply(base: dict[str, bytes], patch: bytes) -> dict[str, bytes]:
     for i, size in enumerate(new["size"]):
         here, row = [t for t in tensors if t.file == i], new["dictionary"][i]
         need(row is None or row < len(old["name"]), "dictionary")
-        length = size - sum(t.ends[1] * DTYPES[t.dtype][1] for t in here)
+        length = skeleton_length(new, tensors, i)
         skeleton = b"" if row is None else base_skeleton(base, old, row)
         if new["sha256"][i]:
             skeleton = frame(payloads[f"skeleton.{i}"], length, length, skeleton)
@@ -489,26 +531,17 @@ def apply(base: dict[str, bytes], patch: bytes) -> dict[str, bytes]:
 
     for k, parts in enumerate(placed):
         head = tensors[parts[0][0]]
-        width = DTYPES[head.dtype][1]
-        sizes = [words * width for _, _, words in parts]
-        before: bytes | None = None
-        if buckets["base"][k]:
-            before = b""
-            for (r, first, _), size in zip(parts, sizes, strict=True):
-                start = tensors[r].base_offset + first * width
-                before += base_file(base, old, tensors[r].base or 0)[start : start + size]
-        locators = buckets["locators"][k]
-        if before is None:
-            need(locators == "", "locators without base")
-        else:
-            need(checksum(before, sizes) == (buckets["base"][k], locators), "wrong base: words")
+        sizes = part_sizes(tensors, parts)
+        before = base_words(base, old, tensors, parts) if buckets["base"][k] else None
+        if before is not None:
+            need(checksum(before, sizes) == buckets["base"][k], "wrong base: words")
         result = before or b""
         if buckets["target"][k]:
             result = decode_bucket(payloads[f"bucket.{k}"], before, sum(sizes), head.dtype)
-            need(checksum(result, sizes)[0] == buckets["target"][k], "target's checksum")
+            need(checksum(result, sizes) == buckets["target"][k], "target's checksum")
         at = 0
         for (r, first, _), size in zip(parts, sizes, strict=True):
-            start = tensors[r].offset + first * width
+            start = tensors[r].offset + first * DTYPES[head.dtype][1]
             files[head.file][start : start + size] = result[at : at + size]
             at += size
     return dict(zip(new["name"], map(bytes, files), strict=True))

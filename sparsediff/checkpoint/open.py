@@ -86,25 +86,31 @@ class Checkpoint:
             file.source.check_unchanged()
 
 
-def open_checkpoint(path: Path | str, *, allow_empty: bool = False) -> Checkpoint:
+def open_checkpoint(
+    path: Path | str, *, allow_empty: bool = False, whole: bool = False
+) -> Checkpoint:
     """Find the files and spans of the checkpoint at ``path``.
 
     Args:
         path: a file or a directory.
         allow_empty: accept a directory without files, as the base of a patch from nothing.
+        whole: refuse a directory that holds what a killed run left behind, instead of passing
+            over it: nothing is left out of what travels without a word.
 
     Raises:
         UsageError: there is nothing usable at ``path``.
         CorruptError: a file violates its format.
-        UnsupportedError: a file name cannot be carried to another machine.
+        UnsupportedError: a file name cannot be carried to another machine, or ``whole`` is
+            asked for and something would be left out.
     """
     path = Path(path)
     with os_errors(path):
         is_directory = path.is_dir()
     if not is_directory:
         return Checkpoint(path, False, [_open_file("", path)])
-    files = []
-    for name, file in walk(path):
+    files: list[CheckpointFile] = []
+    passed_over: list[Path] = []
+    for name, file in walk(path, passed_over=passed_over):
         try:
             check_relative_name(name)
         except CorruptError:
@@ -112,6 +118,12 @@ def open_checkpoint(path: Path | str, *, allow_empty: bool = False) -> Checkpoin
                 "file name cannot be carried in a patch", file=repr(name)
             ) from None
         files.append(_open_file(name, file))
+    if whole and passed_over:
+        raise UnsupportedError(
+            "no patch can carry a file of this name, which is that of something a killed run left"
+            " behind; remove or rename it",
+            file=passed_over[0],
+        )
     if not files and not allow_empty:
         raise UsageError("directory holds no files", file=path)
     return Checkpoint(path, True, files)

@@ -79,6 +79,8 @@ def stated_size(frame: bytes) -> int:
         raise CorruptError(f"damaged zstd frame ({e})") from None
     if parameters.content_size >= 1 << 63:  # the library's marks for "unknown" and "error"
         raise CorruptError("zstd frame does not state its size")
+    if parameters.dict_id:
+        raise CorruptError("zstd frame names a dictionary", found=parameters.dict_id)
     if parameters.window_size > MAX_WINDOW:
         raise CorruptError("zstd frame needs too large a window", found=parameters.window_size)
     return parameters.content_size

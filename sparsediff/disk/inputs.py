@@ -164,8 +164,14 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
-def walk(root: Path) -> Iterator[tuple[str, Path]]:
+def walk(root: Path, *, passed_over: list[Path] | None = None) -> Iterator[tuple[str, Path]]:
     """Relative name and path of each file below ``root``, sorted, links followed.
+
+    What a killed run left behind (`is_temp`) is passed over: it is no part of a checkpoint.
+
+    Args:
+        root: a directory.
+        passed_over: if given, what was passed over is added to it.
 
     Raises:
         UsageError: a link leads back to a directory above itself, or
@@ -184,7 +190,9 @@ def walk(root: Path) -> Iterator[tuple[str, Path]]:
             for entry in entries:
                 path = directory / entry.name
                 if is_temp(entry.name):
-                    continue  # what a killed run left behind is no part of a checkpoint
+                    if passed_over is not None:
+                        passed_over.append(path)
+                    continue
                 if entry.is_dir():
                     yield from visit(path, f"{prefix}{entry.name}/", above | {here})
                 elif entry.is_file():

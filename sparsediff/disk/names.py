@@ -7,12 +7,14 @@ appears. Never touches the disk.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from sparsediff.checksum import checksum
 from sparsediff.errors import CorruptError
 
 TEMP_SUFFIX = ".sparsediff-tmp"
+_TEMP = re.compile(rf"(\..*)?{re.escape(TEMP_SUFFIX)}(\.[0-9]+)?", re.DOTALL)
 
 
 def check_relative_name(name: str, *, file: object = None) -> str:
@@ -51,5 +53,8 @@ def temp_sibling(path: Path, part: int | None = None) -> Path:
 
 
 def is_temp(name: str) -> bool:
-    """Whether a file of this name is one that `temp_sibling` named."""
-    return name.startswith(".") and name.rstrip("0123456789").rstrip(".").endswith(TEMP_SUFFIX)
+    """Whether a file of this name is one that `temp_sibling` named.
+
+    No file of a checkpoint can have such a name (format.md, "Manifest").
+    """
+    return _TEMP.fullmatch(name) is not None

@@ -87,7 +87,8 @@ def make_patch(
     Raises:
         UsageError: a path is unusable or the output exists.
         CorruptError: a checkpoint file violates its format.
-        UnsupportedError: a file name, or the number of tensors, fits no patch.
+        UnsupportedError: a file name, or the number of tensors, fits no patch; or the target
+            holds a file named like what a killed run leaves behind.
         UnavailableError: a file changed while it was read, or the disk is full.
         LockedError: another run writes the same output.
     """
@@ -102,7 +103,7 @@ def make_patch(
         check_output(place, force=force, inputs=named)
     sides = (
         base if isinstance(base, Checkpoint) else open_checkpoint(base, allow_empty=True),
-        target if isinstance(target, Checkpoint) else open_checkpoint(target),
+        target if isinstance(target, Checkpoint) else open_checkpoint(target, whole=True),
     )
     manifest = plan(*sides, bucket_words)
     with _spool(place) as spool, os_errors(place or "temporary file"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sparsediff.checksum import LOCATOR_DIGITS
@@ -135,8 +135,8 @@ def _text(v: Any) -> bool:
     return isinstance(v, str) and not any("\ud800" <= c <= "\udfff" for c in v)
 
 
-def _rows(table: Any, **checks: Callable[[Any], bool]) -> list[tuple[Any, ...]]:
-    """Columns to rows; each value checked, all columns equally long, none missing or extra."""
+def _rows(table: Any, **checks: Callable[[Any], bool]) -> Iterator[dict[str, Any]]:
+    """Columns to rows, one at a time; all is checked before the first, and nothing may be missing."""
     if not isinstance(table, dict) or set(table) != set(checks):
         raise ValueError(f"columns must be {', '.join(sorted(checks))}")
     for name, check in checks.items():
@@ -145,7 +145,10 @@ def _rows(table: Any, **checks: Callable[[Any], bool]) -> list[tuple[Any, ...]]:
         for value in table[name]:
             if not check(value):
                 raise ValueError(f"bad {name} {value!r}")
-    return list(zip(*(table[name] for name in checks), strict=True))
+    if len({len(column) for column in table.values()}) > 1:
+        raise ValueError("columns must be equally long")
+    columns = zip(*(table[name] for name in checks), strict=True)
+    return (dict(zip(checks, row, strict=True)) for row in columns)
 
 
 def _from_columns(table: Any) -> Manifest:
@@ -157,7 +160,7 @@ def _from_columns(table: Any) -> Manifest:
     if not all(type(v) is bool for v in is_directory):
         raise ValueError("directory must be true or false")
     base_files = [
-        BaseFile(*row)
+        BaseFile(**row)
         for row in _rows(
             table["base"],
             name=_text,
@@ -172,7 +175,14 @@ def _from_columns(table: Any) -> Manifest:
         raise ValueError("skeleton of a base file is too large")
     index = _int(0, len(base_files) - 1)
     target_files = [
-        TargetFile(*row)
+        TargetFile(
+            name=row["name"],
+            size=row["size"],
+            n_tensors=row["tensors"],
+            skeleton=row["skeleton"],
+            dictionary=row["dictionary"],
+            skeleton_digest=row["sha256"],
+        )
         for row in _rows(
             table["target"],
             name=_text,
@@ -197,13 +207,21 @@ def _from_columns(table: Any) -> Manifest:
         median=_int(0, 1 << 63),
         largest=_int(0, 1 << 63),
     )
-    if sum(f.n_tensors for f in target_files) != len(rows):
+    n_tensors = len(table["tensors"]["name"])
+    if sum(f.n_tensors for f in target_files) != n_tensors:
         raise ValueError("tensors do not add up to the files")
     buckets = [
-        Bucket(*row)
+        Bucket(
+            tensors=row["tensors"],
+            n_words=row["words"],
+            base=row["base"],
+            locators=row["locators"],
+            target=row["target"],
+            digest=row["sha256"],
+        )
         for row in _rows(
             table["buckets"],
-            tensors=_list_of(_int(0, len(rows))),
+            tensors=_list_of(_int(0, n_tensors)),
             words=_int(1),
             base=_or_none(_hex(32)),
             locators=lambda v: isinstance(v, str),
@@ -213,10 +231,10 @@ def _from_columns(table: Any) -> Manifest:
     ]
     # A tensor is in a second bucket only where a first one ended inside it, or
     # for its new words: more indices than this are a lie, and not worth the memory.
-    if sum(sum(b.tensors[1::2]) for b in buckets) > 2 * len(rows) + len(buckets):
+    if sum(sum(b.tensors[1::2]) for b in buckets) > 2 * n_tensors + len(buckets):
         raise ValueError("buckets have too many tensors")
     for bucket in buckets:
-        bucket.tensors = _indices(bucket.tensors, len(rows))
+        bucket.tensors = _indices(bucket.tensors, n_tensors)
         if bucket.base is None and (
             bucket.target is None or bucket.digest is None or bucket.locators
         ):
@@ -257,24 +275,32 @@ def _indices(runs: list[int], n: int) -> list[int]:
 
 
 def _tensors(
-    rows: list[tuple[Any, ...]], target_files: list[TargetFile], base_files: list[BaseFile]
+    rows: Iterator[dict[str, Any]], target_files: list[TargetFile], base_files: list[BaseFile]
 ) -> list[Tensor]:
     tensors: list[Tensor] = []
     cursor = [0] * len(base_files)
-    remaining = iter(rows)
     for file in target_files:
         end = 0
         for _ in range(file.n_tensors):
-            name, dtype_name, shape, skip, base, base_skip, new, *steps = next(remaining)
-            if dtype_name not in DTYPES:
-                raise UnsupportedError("unknown dtype", tensor=name, found=dtype_name)
-            tensor = Tensor(name, DTYPES[dtype_name], tuple(shape), end + skip, base)
+            row = next(rows)
+            name, base, base_skip = row["name"], row["base"], row["base_skip"]
+            if row["dtype"] not in DTYPES:
+                raise UnsupportedError("unknown dtype", tensor=name, found=row["dtype"])
+            tensor = Tensor(
+                name=name,
+                dtype=DTYPES[row["dtype"]],
+                shape=tuple(row["shape"]),
+                offset=end + row["skip"],
+                base_file=base,
+                n_stepped=row["changed"],
+                n_ones=row["changed"] - row["wider"],
+                median=row["median"],
+                largest=row["largest"],
+            )
             if tensor.dtype.n_bytes(tensor.shape) is None or tensor.n_bytes > _MAX_SIZE:
-                raise ValueError(f"bad shape {shape}")
+                raise ValueError(f"bad shape {row['shape']}")
             end = tensor.offset + tensor.n_bytes
-            tensor.n_based = tensor.n_words - new
-            tensor.n_stepped, wider, tensor.median, tensor.largest = steps
-            tensor.n_ones = tensor.n_stepped - wider
+            tensor.n_based = tensor.n_words - row["new"]
             if base is None:
                 if tensor.n_based or base_skip:
                     raise ValueError("tensor without a base file has a base")

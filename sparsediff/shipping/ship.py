@@ -297,6 +297,8 @@ class _Run:
             place.parent.mkdir(parents=True, exist_ok=True)
         # Trainers write a numbered checkpoint once; an overwritten one may change under a link.
         snapshot.keep(candidate.path, place, linkable=candidate.number is not None)
+        for left_out in snapshot.leftovers(candidate.path):
+            self._note(f"{left_out}: is not shipped, it is named like what a killed run leaves")
         if snapshot.identity(candidate.path) != candidate.fingerprint:
             raise UnavailableError("changed while it was read; try again", file=candidate.path)
 

@@ -49,6 +49,15 @@ def states(path: Path) -> list[State]:
     return sorted((name, f.size, f.identity[2], f.identity[1]) for name, f in pinned)
 
 
+def leftovers(path: Path) -> list[Path]:
+    """What killed runs left in a checkpoint: `keep` leaves it out."""
+    found: list[Path] = []
+    if path.is_dir():
+        for _ in walk(path, passed_over=found):
+            pass
+    return found
+
+
 def identity_of(seen: list[State]) -> str:
     """Hash of `states`: differs when any file's name, size, mtime or inode does."""
     lines = [
