@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from sparsediff.disk.inputs import InputFile
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import TEMP_SUFFIX, temp_sibling
-from sparsediff.errors import UsageError, os_errors
+from sparsediff.errors import LockedError, UsageError, os_errors
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -99,28 +99,35 @@ def staged_directory(path: Path, *, force: bool) -> Iterator[Path]:
     if os.path.lexists(temp) and (temp.is_symlink() or not temp.is_dir()):  # left by a killed run
         with locked(temp, os.O_RDWR):
             remove(temp)
-    with os_errors(path):
-        temp.mkdir(exist_ok=True)
-    with locked(temp, os.O_RDONLY | os.O_DIRECTORY):
-        try:
-            with os_errors(path):
-                for left in temp.iterdir():  # of a run that was killed
-                    remove(left)
-            yield temp
-            with os_errors(path):
-                for directory, _, names in os.walk(temp):
-                    for name in names:
-                        sync(Path(directory, name))
-                    sync(Path(directory))
-                check_output(path, force=force)
-                publish(temp, path)
-        except BaseException:
-            shutil.rmtree(temp, ignore_errors=True)
-            raise
+    try:
         with os_errors(path):
-            if os.path.lexists(temp):
-                remove(temp)
-            sync(path.parent)
+            temp.mkdir(exist_ok=True)
+        with locked(temp, os.O_RDONLY | os.O_DIRECTORY):
+            try:
+                with os_errors(path):
+                    for left in temp.iterdir():  # of a run that was killed
+                        remove(left)
+                yield temp
+                with os_errors(path):
+                    for directory, _, names in os.walk(temp):
+                        for name in names:
+                            sync(Path(directory, name))
+                        sync(Path(directory))
+                    check_output(path, force=force)
+                    publish(temp, path)
+            except BaseException:
+                shutil.rmtree(temp, ignore_errors=True)
+                raise
+            with os_errors(path):
+                if os.path.lexists(temp):
+                    remove(temp)
+                sync(path.parent)
+    except LockedError:
+        raise
+    except BaseException:
+        with suppress(OSError):
+            temp.rmdir()  # if it was made, and nothing more
+        raise
 
 
 def publish(temp: Path, path: Path) -> None:
@@ -135,7 +142,16 @@ def publish(temp: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link, or a directory with everything in it."""
+    """Remove a file, a link, or a directory with everything in it, even if interrupted once."""
+    try:
+        _remove(path)
+    except KeyboardInterrupt:
+        with suppress(FileNotFoundError):
+            _remove(path)
+        raise
+
+
+def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -136,7 +136,7 @@ def _text(v: Any) -> bool:
 
 
 def _rows(table: Any, **checks: Callable[[Any], bool]) -> Iterator[dict[str, Any]]:
-    """Columns to rows, one at a time; all is checked before the first, and nothing may be missing."""
+    """Columns to rows, one at a time; all values are checked before the first leaves."""
     if not isinstance(table, dict) or set(table) != set(checks):
         raise ValueError(f"columns must be {', '.join(sorted(checks))}")
     for name, check in checks.items():

@@ -1,4 +1,4 @@
-"""Killing a function at each point where it touches a disk or a store, in turn."""
+"""Killing or interrupting a function at each point where it touches a disk or a store, in turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsediff.apply import chain, in_place, rebuild, write
-from sparsediff.cli import run
+from sparsediff.cli import _interrupt, run
 from sparsediff.disk import outputs
 from sparsediff.shipping import fetch
 from sparsediff.stores.cloud import CloudStore
@@ -80,6 +80,36 @@ def killed_at_each_point(
         yield log.read_text()
 
 
+def interrupted_at_each_point(
+    prepare: Callable[[], None], arguments: tuple[object, ...], log: Path, signum: int
+) -> Iterator[tuple[str, int]]:
+    """Run a command line in child processes that signal themselves, each a point later.
+
+    Yields:
+        Name of the point, and the exit code. Ends when a child got to its end without a signal.
+    """
+    n = 0
+    while True:
+        n += 1
+        prepare()
+        log.write_text("")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGTERM, _interrupt)
+                _arm(n, log, signum)
+                code = run([str(a) for a in arguments])
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        if not log.read_text():
+            assert os.waitstatus_to_exitcode(status) == 0
+            return
+        yield log.read_text(), os.waitstatus_to_exitcode(status)
+
+
 def command_killed_at_each_point(
     prepare: Callable[[], None], arguments: tuple[object, ...], log: Path
 ) -> Iterator[str]:
@@ -100,8 +130,8 @@ def command_killed_at_each_point(
         yield log.read_text()
 
 
-def _arm(n: int, log: Path) -> None:
-    """Replace everything in `TOUCHES` by what counts, and kills at the ``n``-th point."""
+def _arm(n: int, log: Path, signum: int = signal.SIGKILL) -> None:
+    """Replace everything in `TOUCHES` by what counts, and signals at the ``n``-th point."""
     count = 0
 
     def point(what: str) -> None:
@@ -110,7 +140,7 @@ def _arm(n: int, log: Path) -> None:
         if count == n:
             with open(log, "w") as f:
                 f.write(what)
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signum)
 
     def wrap(owner: Any, name: str) -> Callable[..., Any]:
         function = getattr(owner, name)
