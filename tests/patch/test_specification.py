@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import xxhash
 import zstandard
 
 from sparsediff import UnsupportedError, apply_patch, make_patch
+from sparsediff.codec.varint import varint
+from sparsediff.kernels import rans
 from tests.patch.mutants import mutants
 from tests.patch.rewriting import Parts, by_oracle, by_reader, container, dumped, edited
-from tests.support.pairs import model_directory, tree
+from tests.support.pairs import model_directory, tree, write_safetensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -130,40 +134,83 @@ def test_a_dictionary_may_begin_with_the_magic_number_of_trained_ones(tmp_path: 
     assert judged(tmp_path / "base", patch, tmp_path)
 
 
-def test_limits_of_payloads_are_constants(made: tuple[Path, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flip", "accepted"), [(0, True), (1, False)])
+def test_a_content_checksum_is_allowed_and_must_be_right(
+    flip: int, accepted: bool, made: tuple[Path, bytes], tmp_path: Path
+) -> None:
     base, patch = made
-
-    def padded(parts: Parts) -> None:
-        name = next(n for n in parts.payloads if n.startswith("skeleton."))
-        size = zstandard.frame_content_size(parts.payloads[name])
-        known = zstandard.ZstdCompressionDict(skeleton, zstandard.DICT_TYPE_RAWCONTENT)
-        data = zstandard.ZstdDecompressor(known).decompress(parts.payloads[name])
-        # The same skeleton, and blocks of nothing: far longer than what it decodes to.
-        frame = ZSTD + b"\xa0" + size.to_bytes(4, "little") + b"\0\0\0" * 5000
-        parts.payloads[name] = frame + (size << 3 | 1).to_bytes(3, "little") + data
-
-    first = next(n for n in Parts.of(patch).payloads if n.startswith("skeleton."))
-    manifest = Parts.of(patch).manifest
-    row = manifest["target"]["dictionary"][int(first.split(".")[1])]
-    content = (base / manifest["base"]["name"][row]).read_bytes()
-    skeleton, at = b"", 0
-    for i, n in enumerate(manifest["base"]["layout"][row]):
-        skeleton += b"" if i % 2 else content[at : at + n]
-        at += n
-    assert judged(base, edited(patch, padded), tmp_path)
+    parts = Parts.of(patch)
+    compressor = zstandard.ZstdCompressor(write_checksum=True, write_content_size=True)
+    frame = bytearray(compressor.compress(dumped(parts.manifest)))
+    frame[-1] ^= flip
+    assert judged(base, parts.patch(frame=bytes(frame)), tmp_path) == accepted
 
 
-# Tables
+@pytest.mark.parametrize(("over", "accepted"), [(0, True), (1, False)])
+def test_the_limit_of_a_payload_is_a_constant(
+    over: int, accepted: bool, few: tuple[Path, bytes], tmp_path: Path
+) -> None:
+    """A valid frame of nearly nothing but blocks of nothing, as long as a bucket's may be."""
+    base, patch = few
+    limit = 2**26 + 2**20 + over
+    parts = Parts.of(patch)
+    words = bytes(STEPPED)
+    last = (len(words) << 3 | 1).to_bytes(3, "little") + words
+    # Of the three lengths of a dictionary number, one leaves blocks of three bytes to fill.
+    flag, number = next(
+        (f, b"\0" * n)
+        for f, n in ((0, 0), (1, 1), (2, 2))
+        if (limit - 1 - 9 - n - len(last)) % 3 == 0
+    )
+    head = b"\2" + ZSTD + bytes([0xA0 | flag]) + number + len(words).to_bytes(4, "little")
+    parts.payloads["bucket.0"] = head + bytes(limit - len(head) - len(last)) + last
+    assert len(parts.payloads["bucket.0"]) == limit
+    assert judged(base, parts.patch(), tmp_path) == accepted
 
 
-def test_unused_symbols_may_have_frequencies() -> None:
-    from sparsediff.codec import tables
-    from sparsediff.codec.varint import Reader
+# Bucket payloads
 
-    stored = bytes([0, 200]) + b"\x01" + b"\x00" * 150 + b"\x01" + b"\x00" * 48
-    table = tables.load(Reader(stored))
-    assert int(table.sum()) == 1 << 14
-    assert table[151] == 4
+STEPPED = [value + (i in (3, 50)) for i, value in enumerate(range(100))]  # what `few` makes
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A base of 100 bytes in one tensor, two of which change by one step."""
+    root = tmp_path_factory.mktemp("few")
+    for name, values in (("base", range(100)), ("target", STEPPED)):
+        write_safetensors(root / name, {"a": ("U8", (100,), bytes(values))})
+    make_patch(root / "base", root / "target", root / "p")
+    return root / "base", (root / "p").read_bytes()
+
+
+def tiers(gap_symbols: list[int], n: bytes = b"\x64") -> bytes:
+    """The payload of `few` as one tier, with a gap table that has symbols up to 130."""
+    gaps, steps = np.zeros((2, 256), np.uint32)
+    gaps[3], gaps[10], gaps[130], steps[0] = 8000, 8000, 384, 1 << 14
+    stored = b"".join(varint(int(f) // 4) for f in gaps[:130])
+    coded = rans.encode([bytes(gap_symbols), bytes(2)], np.stack([gaps, steps]), 1)
+    tables = bytes([0, 130]) + stored + bytes([0, 0])
+    extra = bytes([50 - 3 - 1 - 32])  # of the gap 46, whose class 10 begins with 32
+    return b"\1\1" + n + b"\2\1" + tables + b"\0" + bytes([len(coded)]) + coded + extra
+
+
+@pytest.mark.parametrize(
+    ("payload", "accepted"),
+    [
+        pytest.param(tiers([3, 10]), True, id="table"),
+        pytest.param(tiers([3, 130]), False, id="symbol"),
+        pytest.param(tiers([3, 10], b"\xe4\x00"), True, id="longer number"),
+        pytest.param(tiers([3, 10], b"\xe4" + b"\x80" * 7 + b"\0"), True, id="9 bytes"),
+        pytest.param(tiers([3, 10], b"\xe4" + b"\x80" * 8 + b"\0"), False, id="10 bytes"),
+    ],
+)
+def test_unused_gap_symbols_may_have_frequencies_and_numbers_superfluous_bytes(
+    payload: bytes, accepted: bool, few: tuple[Path, bytes], tmp_path: Path
+) -> None:
+    base, patch = few
+    parts = Parts.of(patch)
+    parts.payloads["bucket.0"] = payload
+    assert judged(base, parts.patch(), tmp_path) == accepted
 
 
 # Names
@@ -216,7 +263,24 @@ def test_the_layout_of_an_empty_file_is_a_single_zero(
     base, patch = made
     row = Parts.of(patch).manifest["base"]["name"].index("empty")
     assert Parts.of(patch).manifest["base"]["layout"][row] == [0]
-    assert not judged(base, edited(patch, set_column("base", "layout", [], row)), tmp_path)
+    for layout in ([], [0, 0]):
+        assert not judged(base, edited(patch, set_column("base", "layout", layout, row)), tmp_path)
+
+
+def test_a_layout_says_nothing_of_where_tensors_have_their_base(
+    few: tuple[Path, bytes], tmp_path: Path
+) -> None:
+    base, patch = few
+    parts, content = Parts.of(patch), base.read_bytes()
+    parts.manifest["base"] |= {
+        "layout": [[len(content)]],
+        "skeleton": [xxhash.xxh3_128_hexdigest(content)],
+    }
+    parts.manifest["target"]["dictionary"] = [None]
+    skeleton = content[:-100]
+    payloads = {"skeleton.0": zstandard.compress(skeleton)} | parts.payloads
+    parts.manifest["target"]["skeleton"] = [xxhash.xxh3_128_hexdigest(skeleton)]
+    assert judged(base, Parts(parts.manifest, payloads).patch(), tmp_path)
 
 
 def test_a_tensor_of_no_words_has_no_base(tmp_path: Path) -> None:
