@@ -190,7 +190,7 @@ def test_empty_pattern_says_single_checkpoint(tmp_path: Path) -> None:
         small(pipeline / part)
     (pipeline / "model_index.json").write_text("{}")
     aged(pipeline)
-    with pytest.raises(UsageError, match="--pattern"):
+    with pytest.raises(UsageError, match="`pattern`"):
         find(pipeline, DEFAULT)
     assert names(find(pipeline, Rule(pattern=""))) == ["pipeline"]
 
