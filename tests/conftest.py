@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from sparsediff import make_patch
 from sparsediff.cli import run
 from tests.support.pairs import model_directory
 from tests.support.seaweed import seaweed as seaweed
@@ -51,3 +52,17 @@ def base(tmp_path: Path) -> Path:
 def target(tmp_path: Path) -> Path:
     """The same after a step of training."""
     return model_directory(tmp_path / "target", lr=1e-6)
+
+
+@pytest.fixture
+def patch(base: Path, target: Path, tmp_path: Path) -> Path:
+    """The patch from `base` to `target`."""
+    make_patch(base, target, tmp_path / "p.sdiff")
+    return tmp_path / "p.sdiff"
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path) -> Iterator[None]:
+    """Fail a test that leaves files with temporary names."""
+    yield
+    assert [p for p in tmp_path.rglob("*") if ".sparsediff-tmp" in p.name] == []

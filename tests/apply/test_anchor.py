@@ -9,8 +9,8 @@ import pytest
 
 from sparsediff import CorruptError, UsageError, apply_patch, make_patch, verify_patch
 from tests.conftest import Run
-from tests.make.test_round_trip import round_trip
 from tests.support.pairs import model_directory, training_pair, tree, write_safetensors
+from tests.support.patches import round_trip
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from sparsediff.codec.zstd import compress
 from sparsediff.disk import inputs
 from sparsediff.patch.container import open_patch
 from sparsediff.patch.manifest import Manifest
-from tests.make.test_round_trip import tensor, tensors
-from tests.patch.test_refusals import rewrite
 from tests.support.pairs import (
     Stored,
     bf16,
@@ -31,12 +28,9 @@ from tests.support.pairs import (
     words,
     write_safetensors,
 )
+from tests.support.patches import rewrite, tensor, tensors
 
-
-@pytest.fixture(autouse=True)
-def _nothing_left(tmp_path: Path) -> Iterator[None]:
-    yield
-    assert [p for p in tmp_path.rglob("*") if ".sparsediff-tmp" in p.name] == []
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def patches_of(steps: list[Path], *, bucket_words: int = 1 << 24) -> list[Path]:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,7 @@ from sparsediff.disk import names, outputs
 from tests.conftest import Run
 from tests.support.pairs import RNG, model_directory, training_pair, tree, write_safetensors
 
-
-@pytest.fixture(autouse=True)
-def _nothing_left(tmp_path: Path) -> Iterator[None]:
-    yield
-    assert [p for p in tmp_path.rglob("*") if ".sparsediff-tmp" in p.name] == []
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.fixture

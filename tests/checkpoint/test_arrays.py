@@ -22,9 +22,9 @@ from sparsediff.disk.inputs import InputFile
 from sparsediff.errors import CorruptError
 from sparsediff.patch import manifest
 from tests.conftest import Run
-from tests.make.test_round_trip import round_trip
-from tests.patch.test_refusals import EXIT, refused
 from tests.support.pairs import RNG, Array, step_of_training
+from tests.support.patches import round_trip
+from tests.support.refusals import EXIT, refused
 
 TYPES = {
     "|b1": "BOOL", "|i1": "I8", "<i2": "I16", "<i4": "I32", "<i8": "I64", "|u1": "U8",

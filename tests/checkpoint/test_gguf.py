@@ -24,9 +24,9 @@ from sparsediff.disk.inputs import InputFile
 from sparsediff.dtypes import DTYPES
 from sparsediff.errors import CorruptError
 from tests.conftest import Run
-from tests.make.test_round_trip import round_trip
-from tests.patch.test_refusals import EXIT, refused
 from tests.support.pairs import RNG, bf16, change_some, step_of_training
+from tests.support.patches import round_trip
+from tests.support.refusals import EXIT, refused
 
 Tensor = tuple[str, list[int], int, bytes]  # name, sizes from the innermost, type, data
 Value = tuple[str, int, bytes]  # key, type, value

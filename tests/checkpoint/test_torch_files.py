@@ -26,8 +26,8 @@ from sparsediff import CorruptError, apply_patch, make_patch
 from sparsediff.checkpoint.formats import Span, find_spans, opaque, torch_legacy, torch_zip
 from sparsediff.disk.inputs import InputFile
 from tests.conftest import Run
-from tests.patch.test_refusals import EXIT, refused
 from tests.support.pairs import RNG, step_of_training, tree
+from tests.support.refusals import EXIT, refused
 from tests.support.torchfiles import Item, change, old_archive, old_pickle, write_archive
 
 LAYOUTS = ("zip", "legacy")

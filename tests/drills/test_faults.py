@@ -25,7 +25,7 @@ from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run
-from tests.drills.test_kills import Drill
+from tests.support.drill import Drill
 from tests.support.kills import command_killed_at_each_point
 from tests.support.pairs import RNG, tree, write_safetensors
 from tests.support.processes import (

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from pathlib import Path
 
 import pytest
 
 from sparsediff.shipping.check import check
-from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.pull import pull
-from sparsediff.shipping.ship import default_state, ship
+from sparsediff.shipping.ship import default_state
 from sparsediff.stores import open_store
+from tests.support.drill import Drill
 from tests.support.kills import killed_at_each_point
 from tests.support.pairs import tree
-from tests.support.runs import Trainer, assert_sound, catalog_of
-
-
-class Drill:
-    """A store with two versions and a third checkpoint, to be put back after each kill."""
-
-    def __init__(self, room: Path, url: str | None = None) -> None:
-        self.room, self.live = room, room / "live"
-        self.store = url or str(self.live / "store")
-        self.trainer = Trainer(self.live / "run", n=2000)
-        self.trainer.save_steps(100, 200)
-        self.policy = Policy(squash_every=2, anchor_weight=0.01)
-        ship(self.run, open_store(self.store, create=True), self.policy, jobs=1, streams=1)
-        self.trainer.save_steps(300, shards=1)
-        self.save()
-
-    @property
-    def run(self) -> Path:
-        return self.live / "run"
-
-    @property
-    def originals(self) -> dict[str, dict[str, bytes]]:
-        return {p.name: tree(p) for p in self.run.iterdir()}
-
-    def save(self) -> None:
-        shutil.rmtree(self.room / "saved", ignore_errors=True)
-        shutil.copytree(self.live, self.room / "saved", symlinks=True, copy_function=os.link)
-
-    def restore(self) -> None:
-        shutil.rmtree(self.live)
-        # As links, which keep the files' identities: nothing may be written in place.
-        shutil.copytree(self.room / "saved", self.live, symlinks=True, copy_function=os.link)
-
-    def scratch(self) -> Path:
-        path = self.room / "scratch"
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
-        return path
-
-    def ship(self) -> None:
-        ship(self.run, open_store(self.store), self.policy, jobs=1, streams=1)
+from tests.support.runs import assert_sound, catalog_of
 
 
 def test_kill_ship_leaves_a_sound_store_and_the_next_run_completes_it(tmp_path: Path) -> None:

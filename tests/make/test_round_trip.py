@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff import apply_patch, make_patch, open_patch, verify_patch
+from sparsediff import apply_patch, make_patch, open_patch
 from sparsediff.apply import chain as chain_module
 from sparsediff.checksum import digest
 from sparsediff.codec.zstd import compress
@@ -23,7 +23,6 @@ from sparsediff.disk import inputs, outputs
 from sparsediff.dtypes import DTYPES
 from sparsediff.errors import WrongBaseError
 from sparsediff.patch.container import pack
-from tests import oracle
 from tests.support.pairs import (
     RNG,
     Stored,
@@ -37,20 +36,7 @@ from tests.support.pairs import (
     words,
     write_safetensors,
 )
-
-
-def round_trip(base: Path, target: Path, work: Path, *, bucket_words: int = 1 << 24) -> int:
-    """Make, verify, apply, compare, compare with the oracle; returns the patch's size."""
-    patch, out = work / "p.sdiff", work / "out"
-    result = make_patch(base, target, patch, force=True, bucket_words=bucket_words)
-    assert patch.stat().st_size == result.patch_bytes
-    verify_patch(patch, base=base, target=target)
-    apply_patch(base, patch, out, force=True)
-    assert tree(out) == tree(target)
-    assert out.is_dir() == target.is_dir()
-    assert oracle.apply(tree(base), patch.read_bytes()) == tree(target)
-    assert {p.name for p in work.iterdir() if p.name.startswith(".")} == set()
-    return result.patch_bytes
+from tests.support.patches import names, round_trip, tensor, tensors
 
 
 def test_directory_round_trip(base: Path, target: Path, tmp_path: Path) -> None:
@@ -238,8 +224,8 @@ def test_chain_of_patches(tmp_path: Path) -> None:
 def test_chain_over_tensors_that_change_places(tmp_path: Path) -> None:
     """Their buckets are cut alike, but do not hold the same tensors."""
     pairs = {name: training_pair(seed=i) for i, name in enumerate("ab")}
-    for i, names in enumerate(("ab", "ab", "ba")):
-        write_safetensors(tmp_path / f"s{i}", {n: pairs[n][min(i, 1)] for n in names})
+    for i, order in enumerate(("ab", "ab", "ba")):
+        write_safetensors(tmp_path / f"s{i}", {n: pairs[n][min(i, 1)] for n in order})
     patches = [tmp_path / "0.sdiff", tmp_path / "1.sdiff"]
     for i, patch in enumerate(patches):
         make_patch(tmp_path / f"s{i}", tmp_path / f"s{i + 1}", patch)
@@ -305,36 +291,6 @@ def test_safetensors_library_reads_the_patch(base: Path, target: Path, tmp_path:
 
 
 Edit = Callable[[dict[str, Stored], st.DataObject], dict[str, Stored]]
-
-
-@st.composite
-def tensor(draw: st.DrawFn) -> Stored:
-    dtype = draw(st.sampled_from(sorted(DTYPES)))
-    shape = draw(
-        st.just(())
-        | st.tuples(st.integers(0, 40))
-        | st.tuples(st.integers(0, 9), st.integers(0, 30))
-    )
-    size = DTYPES[dtype].n_bytes(shape)
-    if size is None:
-        shape = (*shape, 8)
-        size = DTYPES[dtype].n_bytes(shape)
-    assert size is not None
-    kind = draw(st.sampled_from(["random", "zeros", "ones", "float"]))
-    rng = RNG(draw(st.integers(0, 3)))
-    data = {
-        "random": rng.bytes(size),
-        "zeros": bytes(size),
-        "ones": b"\xff" * size,
-        "float": rng.standard_normal(size).astype(np.float16).tobytes()[:size],
-    }[kind]
-    return dtype, shape, data
-
-
-names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(
-    lambda n: n != "__metadata__"
-)
-tensors = st.dictionaries(names, tensor(), max_size=6)
 
 
 @given(tensors, st.data())

@@ -24,10 +24,10 @@ from sparsediff import (
     open_patch,
     verify_patch,
 )
-from sparsediff.checksum import checksum, digest
+from sparsediff.checksum import checksum
 from sparsediff.codec.zstd import compress, decompress
 from sparsediff.disk import inputs, names, outputs
-from sparsediff.patch.container import Patch, _header, pack
+from sparsediff.patch.container import Patch, _header
 from sparsediff.patch.manifest import Bucket, Manifest
 from tests import oracle
 from tests.conftest import Run
@@ -39,31 +39,10 @@ from tests.support.pairs import (
     tree,
     write_safetensors,
 )
+from tests.support.patches import rewrite
+from tests.support.refusals import EXIT, refused
 
-EXIT = {"usage": 2, "base": 10, "corrupt": 11, "unsupported": 12, "unavailable": 13, "locked": 14}
-
-
-def refused(result: tuple[int, str, str], code: int, *words: str) -> None:
-    """One line on stderr that holds all ``words``, nothing on stdout."""
-    found, out, err = result
-    assert (found, out) == (code, ""), err
-    assert err.count("\n") == 1, err
-    assert err.startswith("sparsediff: ")
-    for word in words:
-        assert word in err
-
-
-@pytest.fixture
-def patch(base: Path, target: Path, tmp_path: Path) -> Path:
-    make_patch(base, target, tmp_path / "p.sdiff")
-    return tmp_path / "p.sdiff"
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left(tmp_path: Path) -> Any:
-    yield
-    assert [p for p in tmp_path.rglob("*") if ".sparsediff-tmp" in p.name] == []
-
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 # Wrong base
 
@@ -174,23 +153,6 @@ def test_something_else_is_no_patch(content: bytes, cli: Run, tmp_path: Path) ->
 
 
 # Patches whose checksums are right and whose manifest lies
-
-
-def rewrite(patch: Path, edit: Callable[[Manifest, dict[str, bytes]], None]) -> None:
-    """Store ``patch`` again with an edited manifest and payloads, all digests made right."""
-    with open_patch(patch) as opened:
-        manifest = opened.manifest
-        payloads: dict[str, bytes] = dict(opened.payloads())
-    edit(manifest, payloads)
-    for name, payload in payloads.items():
-        kind, index = name.split(".")
-        if kind == "bucket":
-            manifest.buckets[int(index)].digest = digest(payload)
-        else:
-            manifest.target_files[int(index)].skeleton_digest = digest(payload)
-    names = manifest.payload_names()
-    head = pack(manifest, {n: len(payloads[n]) for n in names})
-    patch.write_bytes(head + b"".join(payloads[n] for n in names))
 
 
 def name_to(name: str) -> Callable[[Manifest, dict[str, bytes]], None]:

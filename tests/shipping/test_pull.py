@@ -33,16 +33,6 @@ Originals = dict[str, dict[str, bytes]]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store"), create=True)
-
-
-@pytest.fixture
-def trainer(tmp_path: Path) -> Trainer:
-    return Trainer(tmp_path / "run")
-
-
-@pytest.fixture
 def originals(trainer: Trainer, store: Store) -> Originals:
     """Five versions: anchors at 1 and 4, a shortcut from 1 to 3, another from 3 to 5."""
     paths = trainer.save_steps(1, 2, 3, 4, 5)

@@ -29,16 +29,6 @@ from tests.support.pairs import RNG, tree, words, write_safetensors
 from tests.support.runs import Trainer, assert_sound, catalog_of, settle, shown
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store"), create=True)
-
-
-@pytest.fixture
-def trainer(tmp_path: Path) -> Trainer:
-    return Trainer(tmp_path / "run")
-
-
 def kinds(version: Version) -> list[str]:
     return [
         "anchor" if p.base is None else "patch" if p is version.step else f"from {p.base}"

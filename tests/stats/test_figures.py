@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff import checkpoint_stats, make_patch, patch_stats, series_stats
+from sparsediff import checkpoint_stats, patch_stats, series_stats
 from sparsediff.dtypes import DTYPES
 from sparsediff.kernels.reference import keys
 from sparsediff.patch import measures
@@ -29,12 +29,6 @@ from tests.support.pairs import (
     words,
     write_safetensors,
 )
-
-
-@pytest.fixture
-def patch(base: Path, target: Path, tmp_path: Path) -> Path:
-    make_patch(base, target, tmp_path / "p.sdiff")
-    return tmp_path / "p.sdiff"
 
 
 def test_figures_of_a_known_change(tmp_path: Path) -> None:

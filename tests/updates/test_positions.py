@@ -31,7 +31,6 @@ from sparsediff.checkpoint import open_checkpoint
 from sparsediff.checkpoint.memory import MemoryTensor, memory_checkpoint
 from sparsediff.dtypes import DTYPES
 from tests.conftest import Run
-from tests.patch.test_refusals import refused, rewrite
 from tests.support.pairs import (
     Array,
     Stored,
@@ -41,6 +40,8 @@ from tests.support.pairs import (
     tree,
     write_safetensors,
 )
+from tests.support.patches import rewrite
+from tests.support.refusals import refused
 
 
 def words_in(checkpoint: Path) -> dict[tuple[str, str], Array]:
