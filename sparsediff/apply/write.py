@@ -58,7 +58,7 @@ def apply_patch(
         base: checkpoint file or directory the first patch was made from.
         patches: one patch, or several, each made from the target of the one
             before: paths, ``-`` for standard input, or binary streams.
-        output: where the target shall appear; None with ``in_place``.
+        output: where to write the target; None with ``in_place``.
         in_place: update ``base`` itself, one file at a time.
         jobs: threads; default all processors.
         force: replace an existing output.

@@ -48,7 +48,7 @@ def dtype_named(name: str, tensor: str) -> DType:
         UnsupportedError: safetensors has no such type; names the ``tensor``.
     """
     if name not in _NAMES:
-        raise UnsupportedError("dtype has no place in safetensors", tensor=tensor, found=name)
+        raise UnsupportedError("safetensors has no such dtype", tensor=tensor, found=name)
     return DTYPES[_NAMES[name]]
 
 
@@ -83,7 +83,7 @@ def from_array(name: str, array: npt.NDArray[Any]) -> MemoryTensor:
     """A NumPy array as a `MemoryTensor`; copied only if it is not contiguous.
 
     Raises:
-        UnsupportedError: its dtype has no place in safetensors.
+        UnsupportedError: its safetensors has no such dtype.
     """
     dtype = dtype_named(array.dtype.name, name)
     if array.dtype.byteorder == ">":

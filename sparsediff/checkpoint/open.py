@@ -118,14 +118,14 @@ def open_checkpoint(
                 "file name cannot be carried in a patch", file=repr(name)
             ) from None
         files.append(_open_file(name, file))
-    if whole and passed_over:
-        raise UnsupportedError(
-            "no patch can carry a file of this name, which is that of something a killed run left"
-            " behind; remove or rename it",
-            file=passed_over[0],
-        )
     if not files and not allow_empty:
         raise UsageError("directory holds no files", file=path)
+    if whole and passed_over:
+        raise UnsupportedError(
+            "a file of this name cannot travel, because killed runs leave such files behind; "
+            "remove or rename it",
+            file=passed_over[0],
+        )
     return Checkpoint(path, True, files)
 
 

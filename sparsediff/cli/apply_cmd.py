@@ -33,7 +33,7 @@ from sparsediff.cli.common import (
 @click.argument("base", type=click.Path())
 @click.argument("patches", metavar="PATCH...", nargs=-1, required=True, type=click.Path())
 @options(
-    click.option("-o", "--output", metavar="OUT", help="Where the target shall appear."),
+    click.option("-o", "--output", metavar="OUT", help="Where to write the target."),
     click.option(
         "--in-place",
         is_flag=True,

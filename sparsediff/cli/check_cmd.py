@@ -59,7 +59,7 @@ def command(
     """Read everything in STORE and say what is broken.
 
     Ends with 11 if an object is missing or damaged, or a version cannot be
-    reached; objects that belong to nothing are named but no harm.
+    reached; objects that belong to nothing are listed, but are not an error.
     """
     from sparsediff.errors import CorruptError
     from sparsediff.shipping.check import check

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         type=Duration(),
         default=3600.0,
         metavar="TIME",
-        help="Delete objects only so long after they were dropped: somebody may be fetching them."
+        help="How long a dropped object is kept before it is deleted: a pull may be fetching it."
         " [default: 1h]",
     ),
     click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
@@ -70,8 +70,8 @@ def command(
 ) -> None:
     """Drop old versions from STORE.
 
-    Whoever holds a version that is kept can still reach every later one, and a
-    newcomer every one that is kept: older versions stay as long as one of those
+    From every version that is kept, every later one can still be reached, and a new
+    machine can reach all that are kept: older versions stay as long as one of these
     needs them. Objects are first dropped, and deleted by a later run.
     """
     from sparsediff.shipping.prune import prune

@@ -89,7 +89,7 @@ if TYPE_CHECKING:
         "--squash-every",
         type=click.IntRange(2),
         metavar="N",
-        help="After every N versions add one patch across all of them, for who is far behind.",
+        help="After every N versions add one patch across all of them, for machines far behind.",
     ),
     click.option(
         "--state",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.argument("patch", type=click.Path())
 @options(json_option)
 def command(patch: str, as_json: bool) -> None:
-    """Print what PATCH says of itself: its manifest.
+    """Print what PATCH says about itself: its manifest.
 
     Files, sizes and totals for people; with --json everything, down to each
     tensor's place and each bucket's checksums.

@@ -57,7 +57,7 @@ def decompress(frame: bytes, size: int, dictionary: bytes = b"") -> bytes:
             stream = decompressor.decompressobj()
             data = stream.decompress(frame)
             if stream.unused_data or not stream.eof:
-                raise CorruptError("zstd frame of nothing is not whole and alone")
+                raise CorruptError("zstd frame of no bytes is cut off, or not alone")
     except zstandard.ZstdError as e:
         raise CorruptError(f"damaged zstd frame ({e})") from None
     if len(data) != size:

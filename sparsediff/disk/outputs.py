@@ -58,7 +58,7 @@ def staged_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
     """
     check_output(path, force=force)
     if path.is_dir() and not path.is_symlink():
-        raise UsageError("output is a directory, but shall become a file", file=path)
+        raise UsageError("output is a directory, but a file is to be written", file=path)
     temp = temp_sibling(path)
     if temp.is_dir() and not temp.is_symlink():  # left by a killed run
         with locked(temp, os.O_RDONLY | os.O_DIRECTORY):

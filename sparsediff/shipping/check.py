@@ -71,7 +71,7 @@ def check(
     Raises:
         CorruptError: the pointer is damaged.
         UnavailableError: nothing was shipped here, the store is out of reach, or with
-            repair a shipper was faster; try again.
+            repair another shipper published meanwhile; try again.
     """
     # Listed first: what is published after this is not taken for an orphan.
     listed = [s for s in store.list("") if s.key != POINTER]
@@ -105,7 +105,9 @@ def check(
     if repair:
         smaller = _without_useless(catalog.without(result.broken, now), now)
         if (smaller != catalog or is_new) and not store.swap(POINTER, dump(smaller), tag):
-            raise UnavailableError("a shipper was faster; try again", file=store.name)
+            raise UnavailableError(
+                "another shipper published meanwhile; try again", file=store.name
+            )
         for orphan in result.orphans:
             store.delete(orphan.key)
         result.removed = [*result.broken, *(o.key for o in result.orphans)]
@@ -113,7 +115,7 @@ def check(
 
 
 def _without_useless(catalog: Catalog, now: float) -> Catalog:
-    """The same without versions that cannot be had, but for the latest, whose number counts."""
+    """The catalog without the versions that cannot be rebuilt; the latest stays for its number."""
     reachable = catalog.reachable() | {catalog.latest.version}
     gone = [v for v in catalog.versions if v.version not in reachable]
     smaller = catalog.without({p.key for v in gone for p in v.patches}, now)

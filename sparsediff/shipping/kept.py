@@ -94,7 +94,7 @@ class Kept:
         snapshot.check_kept(self.place(version), self._identities[version])
 
     def place(self, version: int) -> Path:
-        """Where the snapshot of a version is, or shall be."""
+        """Where the snapshot of a version is, or will be."""
         return self._home / "kept" / f"{version:06}" / self._name
 
     def add(self, pending: dict[str, Any]) -> None:

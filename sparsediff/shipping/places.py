@@ -31,7 +31,7 @@ class Place(ABC):
     """A destination of `pull`.
 
     Attributes:
-        home: directory for what is kept between runs; belongs to who holds the lock.
+        home: directory for what is kept between runs; belongs to the run that holds the lock.
     """
 
     def __init__(self, dest: Path, home: Path) -> None:

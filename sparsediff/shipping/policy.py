@@ -18,7 +18,7 @@ class Policy:
 
     Attributes:
         rule: which checkpoints are complete.
-        anchor_every: store every so manieth version whole; None to decide by weight.
+        anchor_every: store every n-th version whole; None lets their weight decide.
         anchor_weight: store a version whole once the patches since the last anchor
             weigh this many times as much as it. At 1, neither what is stored nor what
             a newcomer fetches is more than twice the least.

@@ -66,7 +66,7 @@ def prune(
         dry_run: change nothing.
 
     Raises:
-        UnavailableError: nothing was shipped here, or a shipper was faster; try again.
+        UnavailableError: nothing was shipped here, or another shipper published meanwhile.
     """
     found = read_catalog(store)
     if found is None:
@@ -90,7 +90,9 @@ def prune(
     if not dry_run:
         if patches:
             if not store.swap(POINTER, dump(smaller), tag):
-                raise UnavailableError("a shipper was faster; try again", file=store.name)
+                raise UnavailableError(
+                    "another shipper published meanwhile; try again", file=store.name
+                )
             smaller, tag = _read(store)
         for key in deleted:
             store.delete(key)

@@ -87,7 +87,7 @@ def pull(
         after: called after a switch; if it raises, the next run calls it again.
         note: told what was gone around.
         progress: told of bytes fetched, then of bytes rebuilt.
-        result: filled as the run goes on, for who wants it even after an error.
+        result: filled as the run goes on, so that it is there even after an error.
 
     Raises:
         UsageError: no such version, or ``dest`` is something else's.

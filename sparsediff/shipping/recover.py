@@ -48,7 +48,7 @@ def recover(store: Store) -> Catalog:
         if known is not found and same:
             versions[found.version] = _merged(known, found)
     if not versions:
-        raise CorruptError("no patch is left to make a pointer of", file=store.name)
+        raise CorruptError("no patch is left from which a pointer could be made", file=store.name)
     named: dict[str, Version] = {}
     for version in versions.values():
         name = version.name

@@ -103,7 +103,7 @@ def ship(
         jobs: threads to make patches with.
         note: told what should not go unnoticed.
         progress: told of bytes compared, then of bytes sent.
-        result: filled as versions are published, for who wants it even after an error.
+        result: filled as versions are published, so that it is there even after an error.
 
     Raises:
         UsageError: the source or the state directory is unusable, or the latter lies
@@ -298,7 +298,7 @@ class _Run:
         # Trainers write a numbered checkpoint once; an overwritten one may change under a link.
         snapshot.keep(candidate.path, place, linkable=candidate.number is not None)
         for left_out in snapshot.leftovers(candidate.path):
-            self._note(f"{left_out}: is not shipped, it is named like what a killed run leaves")
+            self._note(f"{left_out}: is not shipped: killed runs leave files of such names behind")
         if snapshot.identity(candidate.path) != candidate.fingerprint:
             raise UnavailableError("changed while it was read; try again", file=candidate.path)
 

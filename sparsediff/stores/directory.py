@@ -234,7 +234,7 @@ class DirectoryStore:
         try:
             yield
         except OSError as e:
-            e.filename = None  # relative to a descriptor; the message shall name all of it
+            e.filename = None  # relative to a descriptor; the message should name all of it
             raise from_os_error(e, self._full(key)) from e
 
     def _full(self, key: str) -> str:

@@ -30,7 +30,7 @@ def retried(call: Callable[[], R], retries: int) -> R:
             return call()
         except UnavailableError:
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt)
-            # Jitter: those who failed together shall not come back together.
+            # Jitter: those who failed together should not come back together.
             time.sleep(delay * random.uniform(0.5, 1))
             check_wanted()
     return call()

@@ -43,7 +43,7 @@ def make_patch(
     Args:
         base: what the other side holds: a checkpoint's path or tensors; None makes an
             anchor, a patch from nothing.
-        target: what it shall hold: a checkpoint's path or tensors.
+        target: what applying the patch should give: a checkpoint's path, or tensors.
         output: as for `sparsediff.make_patch`.
         metadata: of the file that a state dict stands for; ``{"format": "pt"}`` is what
             transformers writes. Matters only to those who apply the patch to files.
@@ -52,7 +52,7 @@ def make_patch(
 
     Raises:
         UnsupportedError: an entry of a state dict is no tensor with ordinary memory, or
-            its dtype has no place in safetensors.
+            its safetensors has no such dtype.
         UnavailableError: a tensor or file changed while it was read, or the disk is full.
         SparsediffError: as `sparsediff.make_patch` does.
     """

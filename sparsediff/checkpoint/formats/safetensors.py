@@ -1,6 +1,6 @@
 """safetensors: 8 bytes of header length, a JSON header, tensor data without holes.
 
-Enters: a file; or what shall be in one. Leaves: its spans; or its header, the very
+Enters: a file; or what is to be in one. Leaves: its spans; or its header, the very
 bytes that the format's own library writes. Checks what the format's own library checks
 (header length, JSON object, shapes against offsets, no hole, no overlap, no
 byte left over) before any offset is used. A dtype the format gains later is
@@ -153,7 +153,7 @@ def find_spans(file: InputFile) -> list[Span]:
         end += span.nbytes
     if end != file.size:
         raise MalformedError(
-            "malformed safetensors: data ends elsewhere than the file",
+            "malformed safetensors: data does not end where the file ends",
             file=file.path,
             expected=f"{end} bytes",
             found=f"{file.size} bytes",
