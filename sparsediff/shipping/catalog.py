@@ -15,12 +15,13 @@ import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from itertools import count
 
 from sparsediff.checksum import checksum
-from sparsediff.disk.names import check_relative_name
 from sparsediff.errors import CorruptError, UnsupportedError
 from sparsediff.patch.measures import share
+from sparsediff.shipping import fields
+from sparsediff.shipping.fields import FieldError
 from sparsediff.stores import Store
 
 POINTER = "latest.json"
@@ -165,24 +166,30 @@ class Catalog:
             for patch in version.patches:
                 if patch.key not in avoid:
                     steps.setdefault(patch.base, []).append((version.version, patch))
-        # Ways to compare: bytes, patches, a tie breaker; then where from, where to, how.
-        open_ways: list[tuple[int, int, int, int | None, int | None, list[StoredPatch]]] = [
-            (0, 0, -(start or 0), start, start, []) for start in (None, *held)
+        # Ways to compare: bytes, patches, a tie breaker; then to where, and by which last patch.
+        order = count()
+        ways: list[tuple[int, int, int, int, int | None, StoredPatch | None]] = [
+            (0, 0, -(start or 0), next(order), start, None) for start in (None, *held)
         ]
-        heapq.heapify(open_ways)
-        done: set[int | None] = set()
-        while open_ways:
-            n_bytes, n, tie, start, here, way = heapq.heappop(open_ways)
-            if here == wanted:
-                return start, way
-            if here in done:
+        heapq.heapify(ways)
+        last: dict[int | None, StoredPatch | None] = {}  # on the cheapest way to a version
+        while ways and wanted not in last:
+            n_bytes, n, tie, _, here, by = heapq.heappop(ways)
+            if here in last:
                 continue
-            done.add(here)
-            for there, patch in steps.get(here, []):
-                if there not in done:
-                    entry = (n_bytes + patch.n_bytes, n + 1, tie, start, there, [*way, patch])
-                    heapq.heappush(open_ways, entry)
-        return None
+            last[here] = by
+            for there, step in steps.get(here, []):
+                if there not in last:
+                    entry = (n_bytes + step.n_bytes, n + 1, tie, next(order), there, step)
+                    heapq.heappush(ways, entry)
+        if wanted not in last:
+            return None
+        way: list[StoredPatch] = []
+        start: int | None = wanted
+        while (by := last[start]) is not None:
+            way.append(by)
+            start = by.base
+        return start, way[::-1]
 
     def reachable(self, avoid: Collection[str] = ()) -> set[int]:
         """Versions that can be had starting from nothing."""
@@ -198,13 +205,27 @@ class Catalog:
         return kept | {d.key for d in self.dropped}
 
     def without(self, keys: Collection[str], since: float) -> Catalog:
-        """The same without some patches, which are dropped."""
+        """The same without the objects of these keys; see `having`."""
         versions = tuple(
             replace(v, patches=tuple(p for p in v.patches if p.key not in keys))
             for v in self.versions
         )
-        dropped = tuple(Dropped(key, since) for key in sorted(keys))
-        return replace(self, versions=versions, dropped=self.dropped + dropped)
+        return self.having(versions, since)
+
+    def having(self, versions: tuple[Version, ...], since: float) -> Catalog:
+        """The same with fewer versions, or fewer patches of them.
+
+        An object is dropped when the last patch that refers to it goes: two may share one.
+
+        Args:
+            versions: those that stay, with the patches that stay.
+            since: now, in seconds since the epoch.
+        """
+        used = {p.key for v in versions for p in v.patches}
+        gone = {p.key for v in self.versions for p in v.patches} - used
+        known = tuple(d for d in self.dropped if d.key not in gone)
+        dropped = known + tuple(Dropped(key, since) for key in sorted(gone))
+        return replace(self, versions=versions, dropped=dropped)
 
 
 def object_key(version: int, name: str, base: int | None, sha256: str) -> str:
@@ -238,7 +259,7 @@ def dump(catalog: Catalog) -> bytes:
     for v in catalog.versions:
         row = asdict(v) | {"shipped": to_text(v.shipped), "patches": [asdict(p) for p in v.patches]}
         versions.append(row)
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "format": FORMAT,
         "layout": LAYOUT,
         "id": catalog.id,
@@ -258,76 +279,90 @@ def parse(data: bytes) -> Catalog:
         UnsupportedError: its layout is of a later version.
     """
     try:
-        document = json.loads(data)
-        if document["format"] != FORMAT:
+        document = fields.parsed(data)
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise CorruptError("not the pointer of a store")
-        if document["layout"] != LAYOUT:
+        if document.get("layout") != LAYOUT:
             raise UnsupportedError(
-                "unknown layout of the store", expected=LAYOUT, found=document["layout"]
+                "unknown layout of the store", expected=LAYOUT, found=document.get("layout")
             )
-        stated = document.pop("xxh3")
+        stated = document.pop("xxh3", None)
         if stated != _checksum(document):
             raise CorruptError("pointer does not match its checksum", expected=stated)
-        versions = tuple(_version(row) for row in document["versions"])
-        dropped = tuple(
-            Dropped(_key(row["key"]), from_text(row["since"])) for row in document["dropped"]
-        )
-        catalog = Catalog(_matching(document["id"], "[0-9a-f]{32}"), versions, dropped)
-        numbers = [v.version for v in versions]
-        if not numbers or numbers != sorted(set(numbers)) or document["latest"] != numbers[-1]:
-            raise CorruptError("versions of the store are out of order")
-        if len({v.name for v in versions}) != len(versions):
-            raise CorruptError("two versions of the store share a name")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        row = fields.Row(document)
+        versions = tuple(row.get("versions", fields.listed(_version)))
+        dropped = tuple(row.get("dropped", fields.listed(_dropped)))
+        catalog = Catalog(row.get("id", fields.history), versions, dropped)
+        latest = row.get("latest", fields.version)
+    except FieldError as e:
+        if not e.path:
+            raise CorruptError("not the pointer of a store") from None
+        raise CorruptError(
+            "pointer of the store is malformed", expected=e.text, found=e.found
+        ) from None
+    except RecursionError:
         raise CorruptError("not the pointer of a store") from None
+    numbers = [v.version for v in versions]
+    if not numbers or numbers != sorted(set(numbers)) or latest != numbers[-1]:
+        raise CorruptError("versions of the store are out of order")
+    if len({v.name for v in versions}) != len(versions):
+        raise CorruptError("two versions of the store share a name")
     return catalog
 
 
-def _version(row: dict[str, Any]) -> Version:
-    name = check_relative_name(_matching(row["name"], "[^/]+"))
-    patches = tuple(
-        StoredPatch(
-            None if p["base"] is None else _count(p["base"]),
-            _key(p["key"]),
-            _count(p["n_bytes"]),
-            _matching(p["sha256"], "[0-9a-f]{64}"),
-        )
-        for p in row["patches"]
+def _version(value: object) -> Version:
+    row = fields.Row(value)
+    version = Version(
+        row.get("version", fields.version),
+        row.get("name", fields.file_name),
+        row.get("number", fields.optional(fields.count)),
+        row.get("source", fields.any_text),
+        row.get("shipped", _time),
+        row.get("n_bytes", fields.count),
+        row.get("n_elements", fields.count),
+        row.get("n_changed", fields.optional(fields.count)),
+        tuple(row.get("patches", fields.listed(_patch))),
     )
-    version = _count(row["version"])
-    if any(p.base is not None and p.base >= version for p in patches):
-        raise CorruptError("patch of the store leads backwards", found=f"version {version}")
-    return Version(
-        version,
-        name,
-        None if row["number"] is None else _count(row["number"]),
-        _matching(row["source"], ".*"),
-        from_text(row["shipped"]),
-        _count(row["n_bytes"]),
-        _count(row["n_elements"]),
-        None if row["n_changed"] is None else _count(row["n_changed"]),
-        patches,
+    if any(p.base is not None and p.base >= version.version for p in version.patches):
+        raise CorruptError("patch of the store leads backwards", found=f"version {version.version}")
+    return version
+
+
+def _patch(value: object) -> StoredPatch:
+    row = fields.Row(value)
+    return StoredPatch(
+        row.get("base", fields.optional(fields.version)),
+        row.get("key", _key),
+        row.get("n_bytes", fields.count),
+        row.get("sha256", fields.sha256),
     )
 
 
-def _checksum(document: dict[str, Any]) -> str:
+def _dropped(value: object) -> Dropped:
+    row = fields.Row(value)
+    return Dropped(row.get("key", _key), row.get("since", _time))
+
+
+def _checksum(document: dict[str, object]) -> str:
     return checksum(json.dumps(document, separators=(",", ":")).encode())
 
 
-def _matching(value: object, pattern: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch(pattern, value, re.DOTALL):
-        raise ValueError
-    return value
-
-
 def _key(value: object) -> str:
-    return check_relative_name(_matching(value, re.escape(PREFIX) + ".+"))
+    key = fields.relative_name(value)
+    if not key.startswith(PREFIX):
+        raise FieldError(f"a key below {PREFIX}", value)
+    return key
 
 
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 63:
-        raise ValueError
-    return value
+def _time(value: object) -> float:
+    """A time that `to_text` wrote: no other, so that it can be written again."""
+    try:
+        return from_text(_time_text(value))
+    except (ValueError, OverflowError):
+        raise FieldError("a time such as 2026-11-23T20:32:58Z", value) from None
+
+
+_time_text = fields.matching("[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z", "a time")
 
 
 def to_text(seconds: float) -> str:

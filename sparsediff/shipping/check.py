@@ -6,7 +6,7 @@ broken or belongs to nobody. Reads every object once and keeps none of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sparsediff.errors import CorruptError, UnavailableError
 from sparsediff.parallel import Progress, ordered_map
@@ -77,7 +77,10 @@ def check(
     listed = [s for s in store.list("") if s.key != POINTER]
     catalog, tag, is_new = _read_or_recover(store, listed, repair)
     result = CheckResult(catalog, has_new_pointer=is_new)
-    patches = [p for v in catalog.versions for p in v.patches]
+    # An object that two versions refer to is read once, if they say the same of it.
+    patches = list(
+        {(p.key, p.n_bytes, p.sha256): p for v in catalog.versions for p in v.patches}.values()
+    )
     total = sum(p.n_bytes for p in patches)
     if progress is not None:
         progress(0, total)
@@ -117,10 +120,7 @@ def check(
 def _without_useless(catalog: Catalog, now: float) -> Catalog:
     """The catalog without the versions that cannot be rebuilt; the latest stays for its number."""
     reachable = catalog.reachable() | {catalog.latest.version}
-    gone = [v for v in catalog.versions if v.version not in reachable]
-    smaller = catalog.without({p.key for v in gone for p in v.patches}, now)
-    kept = tuple(v for v in smaller.versions if v.version in reachable)
-    return replace(smaller, versions=kept)
+    return catalog.having(tuple(v for v in catalog.versions if v.version in reachable), now)
 
 
 def _check_object(store: Store, patch: StoredPatch) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 from sparsediff.disk.names import is_temp
 from sparsediff.disk.outputs import remove
-from sparsediff.errors import SparsediffError, UnavailableError, os_errors
+from sparsediff.errors import SparsediffError, UnavailableError, os_errors, printable
 from sparsediff.patch.container import SUFFIX
 from sparsediff.shipping import snapshot, state
 from sparsediff.shipping.catalog import Catalog
+from sparsediff.shipping.state import Pending, Sent
 from sparsediff.stores import Store
 
 Note = Callable[[str], None]
@@ -48,30 +48,31 @@ class Kept:
 
         Raises:
             UnavailableError: versions were shipped from here, but the store is empty.
+            CorruptError: the record of them is damaged.
         """
-        old = state.load(self._home / "state.json")
+        old = state.load_sent(self._home)
         identities: dict[int, str] = {}
         self.squash_from = None
-        if catalog is None and old.get("id"):
+        if catalog is None and old.id is not None:
             raise UnavailableError(
-                f"holds nothing, though versions were shipped to {old.get('store')}: is it "
+                f"holds nothing, though versions were shipped to {printable(old.store)}: is it "
                 f"mounted? For another store give another `state_directory`; to start anew, remove "
-                f"{self._home / 'state.json'}",
+                f"{self._home / state.NAME}",
                 file=self._store.name,
             )
-        if catalog is not None and old.get("id") not in (None, catalog.id):
+        if catalog is not None and old.id not in (None, catalog.id):
             note(
-                f"{self._home} was kept for {old.get('store')}, another store or its past; a "
+                f"{self._home} was kept for {printable(old.store)}, another store or its past; a "
                 "version will be stored whole for it (give each store a `state_directory` of its "
                 "own)"
             )
-        if catalog is not None and catalog.id == old.get("id"):
-            identities = {int(v): i for v, i in old["kept"].items()}
-            self.squash_from = old["squash_from"]
-        pending = old.get("pending")
-        if pending and is_published(pending, catalog):  # and then the run was killed
-            identities[pending["version"]] = pending["identity"]
-            self.squash_from = pending["squash_from"]
+        if catalog is not None and catalog.id == old.id:
+            identities = dict(old.kept)
+            self.squash_from = old.squash_from
+        pending = old.pending
+        if pending is not None and is_published(pending, catalog):  # and then the run was killed
+            identities[pending.version] = pending.identity
+            self.squash_from = pending.squash_from
         self._identities = {}
         for version, identity in identities.items():
             try:
@@ -97,10 +98,10 @@ class Kept:
         """Where the snapshot of a version is, or will be."""
         return self._home / "kept" / f"{version:06}" / self._name
 
-    def add(self, pending: dict[str, Any]) -> None:
+    def add(self, pending: Pending) -> None:
         """Trust the snapshot of a version from now on: it is published."""
-        self._identities[pending["version"]] = pending["identity"]
-        self.squash_from = pending["squash_from"]
+        self._identities[pending.version] = pending.identity
+        self.squash_from = pending.squash_from
 
     def clean(self, catalog: Catalog | None) -> None:
         """Remove all but the latest version and that of the next shortcut."""
@@ -111,8 +112,8 @@ class Kept:
         self._identities = {v: i for v, i in self._identities.items() if v in wanted}
         places = {self.place(v).parent for v in self._identities}
         directory = self._home / "kept"
+        state.own_directory(directory)
         with os_errors(directory):
-            directory.mkdir(exist_ok=True)
             for entry in directory.iterdir():
                 if entry not in places:
                     remove(entry)
@@ -120,32 +121,25 @@ class Kept:
                 if left.suffix == SUFFIX or is_temp(left.name):  # of a run that was killed
                     left.unlink()
 
-    def save(self, catalog: Catalog | None, pending: dict[str, Any] | None = None) -> None:
+    def save(self, catalog: Catalog | None, pending: Pending | None = None) -> None:
         """Remember all this for the next run.
 
         Args:
             catalog: of the store.
             pending: what is about to be published, see `is_published`.
         """
-        document = {
-            "store": self._store.name,
-            "id": None if catalog is None else catalog.id,
-            "kept": {str(v): i for v, i in self._identities.items()},
-            "squash_from": self.squash_from,
-            "pending": pending,
-        }
-        state.save(self._home / "state.json", document)
+        store_id = None if catalog is None else catalog.id
+        kept, name = dict(self._identities), self._store.name
+        state.save(self._home, Sent(name, store_id, kept, self.squash_from, pending))
 
 
-def is_published(pending: dict[str, Any], catalog: Catalog | None) -> bool:
+def is_published(pending: Pending, catalog: Catalog | None) -> bool:
     """Whether what a run was about to publish is the latest version, whoever published it.
 
-    ``pending`` holds ``id`` of the store, ``version``, ``identity`` of the snapshot,
-    ``squash_from`` as it will be, and ``sha256`` of all patches; one patch in common means
-    the same target.
+    One patch in common means the same target.
     """
-    if catalog is None or pending["id"] != catalog.id:
+    if catalog is None or pending.id != catalog.id:
         return False
-    sent = set(pending["sha256"])
+    sent = set(pending.sha256)
     latest = catalog.latest
-    return pending["version"] == latest.version and any(p.sha256 in sent for p in latest.patches)
+    return pending.version == latest.version and any(p.sha256 in sent for p in latest.patches)

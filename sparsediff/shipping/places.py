@@ -3,7 +3,9 @@
 Enters: patches that were fetched. Leaves: versions on disk, verified, and a
 record of which they are. A version is entered in the record only when it is
 whole, and leaves it before it is removed, so what the record names is whole;
-that it is unharmed is checked whenever a patch is applied to it.
+that it is unharmed is checked whenever a patch is applied to it. Whoever made the
+destination, nothing outside of it is written or removed: the directories used are
+no links, and names in the record are plain file names.
 """
 
 from __future__ import annotations
@@ -12,17 +14,19 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sparsediff.apply import apply_patch
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import is_temp, temp_sibling
-from sparsediff.disk.outputs import publish, remove, sync
+from sparsediff.disk.outputs import discard, publish, remove, sync
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress
 from sparsediff.shipping import state
 from sparsediff.shipping.catalog import Version
+from sparsediff.shipping.fetch import is_intact, whole
+from sparsediff.shipping.state import Pulled, Updating, own_directory
 
 CURRENT = "current"
 
@@ -32,12 +36,13 @@ class Place(ABC):
 
     Attributes:
         home: directory for what is kept between runs; belongs to the run that holds the lock.
+        record: what is known of the destination, while it is open.
     """
 
     def __init__(self, dest: Path, home: Path) -> None:
         self.dest, self.home = dest, home
+        self.record = Pulled()
         self._jobs: int | None = None
-        self._state: dict[str, Any] = {}
 
     @contextmanager
     def open(self, store_id: str, jobs: int | None) -> Iterator[None]:
@@ -48,20 +53,23 @@ class Place(ABC):
             jobs: threads to rebuild with.
 
         Raises:
-            UsageError: ``dest`` is something else's.
+            UsageError: ``dest`` is something else's, or a directory in it is a link.
+            CorruptError: the record is damaged.
             LockedError: another run pulls here.
         """
         with os_errors(self.dest):
+            for directory in self._directories():
+                state.check_own(directory)
             self._check_dest()
-            self.home.mkdir(parents=True, exist_ok=True)  # before anything else: it says whose
+            self.home.parent.mkdir(parents=True, exist_ok=True)
+        own_directory(self.home)  # before anything else: it says whose
         with locked(self.home / "lock", os.O_RDWR | os.O_CREAT):
             self._jobs = jobs
-            self._state = state.load(self.home / "state.json")
-            if self._state.get("id") != store_id:  # another history: nothing here counts
-                self._state = {"id": store_id, "stale": self._stale()}
-            with os_errors(self.home):
-                for directory in (self.fetched, self.nothing):
-                    directory.mkdir(exist_ok=True)
+            self.record = state.load_pulled(self.home, self._advice())
+            for directory in self._directories():
+                own_directory(directory)
+            if self.record.id != store_id:  # another history: nothing here counts
+                self.remember(Pulled(store_id, stale=self._stale()))
             self._recover()
             yield
 
@@ -75,31 +83,34 @@ class Place(ABC):
         """The base of anchors."""
         return self.home / "empty"
 
-    def remembered(self, name: str) -> Any:
-        """What `remember` was told last under a name, None if nothing."""
-        return self._state.get(name)
-
-    def remember(self, **values: Any) -> None:
-        """Keep values for later runs; None is nothing."""
-        merged = self._state | values
-        self._state = {name: value for name, value in merged.items() if value is not None}
-        state.save(self.home / "state.json", self._state)
+    def remember(self, record: Pulled) -> None:
+        """Keep a record for later runs."""
+        state.save(self.home, record)
+        self.record = record
 
     def tidy(self) -> None:
         """Remove what is not needed once readers see the version they should."""
         with os_errors(self.home):
             for path in self.fetched.iterdir():
-                path.unlink()
+                remove(path)
             for path in self.home.iterdir():
                 if is_temp(path.name):  # of a run that was killed
-                    path.unlink()
+                    remove(path)
+
+    def _directories(self) -> list[Path]:
+        """Those that are written here, and must be no links."""
+        return [self.home, self.fetched, self.nothing]
+
+    @abstractmethod
+    def _advice(self) -> str:
+        """What to do about a record that cannot be used."""
 
     @abstractmethod
     def _check_dest(self) -> None:
         """Raise UsageError if ``dest`` cannot be a destination."""
 
     @abstractmethod
-    def _stale(self) -> list[str]:
+    def _stale(self) -> tuple[str, ...]:
         """Names of versions that count no more, to be removed in time."""
 
     @abstractmethod
@@ -130,15 +141,17 @@ class Place(ABC):
 
 
 class Versions(Place):
-    """``dest/versions/NAME`` for each version, and the link ``dest/current`` to one of them.
-
-    The state holds ``versions``, names by number; ``building``, a name; and ``stale``, names
-    of versions to be removed.
-    """
+    """``dest/versions/NAME`` for each version, and the link ``dest/current`` to one of them."""
 
     def __init__(self, dest: Path, keep: int) -> None:
         super().__init__(dest, dest / ".sparsediff")
         self._keep = keep
+
+    def _directories(self) -> list[Path]:
+        return [*super()._directories(), self.dest / "versions"]
+
+    def _advice(self) -> str:
+        return "move it away, and the next run fetches a version whole"
 
     def _check_dest(self) -> None:
         if self.dest.exists() and not self.dest.is_dir():
@@ -148,24 +161,24 @@ class Versions(Place):
 
     @property
     def _names(self) -> dict[int, str]:
-        return {int(v): str(name) for v, name in (self.remembered("versions") or {}).items()}
+        return self.record.versions
 
     def _place(self, name: str) -> Path:
         return self.dest / "versions" / name
 
-    def _stale(self) -> list[str]:
-        return [*self._names.values(), *(self.remembered("stale") or [])]
+    def _stale(self) -> tuple[str, ...]:
+        building = [] if self.record.building is None else [self.record.building]
+        return (*self._names.values(), *self.record.stale, *building)
 
     def _recover(self) -> None:
-        with os_errors(self.dest):
-            (self.dest / "versions").mkdir(exist_ok=True)
-        building = self.remembered("building")
+        building = self.record.building
         if building is not None and building not in self._names.values():
             self._remove(building)
 
     def held(self) -> set[int]:
         """See `Place`."""
-        return {v for v, name in self._names.items() if self._place(name).exists()}
+        places = {v: self._place(name) for v, name in self._names.items()}
+        return {v for v, p in places.items() if p.exists() and not p.is_symlink()}
 
     def current(self) -> int | None:
         """See `Place`."""
@@ -173,18 +186,19 @@ class Versions(Place):
         return next((v for v, n in self._names.items() if n == shown), None)
 
     def _shown(self) -> str | None:
-        """Name of the directory that readers see."""
+        """Name of the directory that readers see; None if the link leads anywhere else."""
         try:
-            return os.path.basename(os.readlink(self.dest / CURRENT))
+            directory, _, name = os.readlink(self.dest / CURRENT).rpartition("/")
         except OSError:
             return None
+        return name if directory == "versions" else None
 
     def _name(self, version: Version) -> str:
         """Name of a version here: its own, unless another version of that name is still here."""
         names = self._names
         if version.version in names:
             return names[version.version]
-        taken = {*names.values(), *(self.remembered("stale") or []), self._shown()}
+        taken = {*names.values(), *self.record.stale, self._shown()}
         return f"{version.name}-{version.version:06}" if version.name in taken else version.name
 
     def path(self, version: Version) -> Path:
@@ -197,7 +211,7 @@ class Versions(Place):
         """See `Place`."""
         base = self.nothing if start is None else self._place(self._names[start])
         name = self._name(version)
-        self.remember(building=name)
+        self.remember(replace(self.record, building=name))
         apply_patch(
             base,
             patches,
@@ -207,7 +221,7 @@ class Versions(Place):
             progress=progress,
         )
         names = self._names | {version.version: name}
-        self.remember(versions={str(v): n for v, n in names.items()}, building=None)
+        self.remember(replace(self.record, versions=names, building=None))
 
     def switch(self, version: Version) -> None:
         """See `Place`."""
@@ -215,7 +229,7 @@ class Versions(Place):
         with os_errors(link):
             if not link.is_symlink() and link.exists():
                 raise UsageError("is not a link; pull will not replace it", file=link)
-            temp.unlink(missing_ok=True)
+            discard(temp)
             temp.symlink_to(f"versions/{self._name(version)}")
             os.replace(temp, link)
             sync(self.dest)
@@ -226,14 +240,14 @@ class Versions(Place):
         names, current = self._names, self.current()
         others = sorted(v for v in names if v != current)
         gone = others[: max(0, len(others) - (self._keep - 1))]
-        rest = {str(v): n for v, n in names.items() if v not in gone}
-        stale = [names[v] for v in gone] + (self.remembered("stale") or [])
+        rest = {v: n for v, n in names.items() if v not in gone}
+        stale = [*(names[v] for v in gone), *self.record.stale]
         stale = [name for name in stale if name not in rest.values()]
         if stale:
-            self.remember(versions=rest, stale=stale)
+            self.remember(replace(self.record, versions=rest, stale=tuple(stale)))
             for name in stale:
                 self._remove(name)
-            self.remember(stale=None)
+            self.remember(replace(self.record, stale=()))
 
     def _remove(self, name: str) -> None:
         """Remove a version, unless readers see it."""
@@ -248,39 +262,46 @@ class Versions(Place):
 
 
 class InPlace(Place):
-    """``dest`` is the checkpoint itself.
-
-    The state holds ``version``, what it is, and while it is being updated
-    ``updating``: the version it becomes and the patches that make it so.
-    """
+    """``dest`` is the checkpoint itself."""
 
     def __init__(self, dest: Path) -> None:
         super().__init__(dest, dest.parent / f".{dest.name}.sparsediff-pull")
 
     def _check_dest(self) -> None:
         there = self.dest.is_file() or (self.dest.is_dir() and any(self.dest.iterdir()))
-        if there and not (self.home / "state.json").exists():
+        if there and not os.path.lexists(self.home / state.NAME):
             raise UsageError(
                 "exists and was not made by a pull in place; move it away to let pull make it",
                 file=self.dest,
             )
 
-    def _stale(self) -> list[str]:
-        return []
+    def _advice(self) -> str:
+        return f"move it and {self.dest} away, and the next run fetches a version whole"
+
+    def _stale(self) -> tuple[str, ...]:
+        return ()
 
     def _recover(self) -> None:
-        updating = self.remembered("updating")
+        updating = self.record.updating
         if updating is None:
             return
-        patches = [self.fetched / f"{sha256}.sdiff" for sha256 in updating["patches"]]
+        patches = [whole(self.fetched, sha256) for sha256 in updating.patches]
+        same = self.record.version
         try:
+            for path, sha256 in zip(patches, updating.patches, strict=True):
+                if not is_intact(path, sha256):
+                    raise CorruptError("patch on its way was lost", file=path)
             apply_patch(self.dest, patches, in_place=True, jobs=self._jobs)
         except UnsupportedError:  # so nothing was touched
-            self.remember(updating=None)
+            self._is(same)
         except (WrongBaseError, CorruptError, UsageError):  # neither the one nor the other
-            self.remember(version=None, updating=None)
+            self._is(None)
         else:
-            self.remember(version=updating["version"], updating=None)
+            self._is(updating.version)
+
+    def _is(self, version: int | None) -> None:
+        """Remember what ``dest`` is, and that nothing is being changed there."""
+        self.remember(replace(self.record, version=version, updating=None))
 
     def held(self) -> set[int]:
         """See `Place`."""
@@ -288,8 +309,7 @@ class InPlace(Place):
 
     def current(self) -> int | None:
         """See `Place`."""
-        version = self.remembered("version")
-        return version if isinstance(version, int) and self.dest.exists() else None
+        return self.record.version if self.dest.exists() else None
 
     def path(self, version: Version) -> Path:
         """See `Place`."""
@@ -307,20 +327,22 @@ class InPlace(Place):
         with os_errors(self.dest):
             publish(new, self.dest)
             sync(self.dest.parent)
-        self.remember(version=version.version)
+        self._is(version.version)
 
     def _update(self, patches: list[Path], version: Version, progress: Progress | None) -> bool:
         """Update ``dest`` itself; False if the patches allow only a new copy."""
-        self.remember(updating={"version": version.version, "patches": [p.stem for p in patches]})
+        before = self.record.version
+        updating = Updating(version.version, tuple(p.stem for p in patches))
+        self.remember(replace(self.record, updating=updating))
         try:
             apply_patch(self.dest, patches, in_place=True, jobs=self._jobs, progress=progress)
         except UnsupportedError:
-            self.remember(updating=None)
+            self._is(before)
             return False
         except (WrongBaseError, CorruptError):
-            self.remember(updating=None)
+            self._is(before)
             raise
-        self.remember(version=version.version, updating=None)
+        self._is(version.version)
         return True
 
     def switch(self, version: Version) -> None:

@@ -15,7 +15,6 @@ from sparsediff.errors import UnavailableError
 from sparsediff.shipping.catalog import (
     POINTER,
     Catalog,
-    Dropped,
     StoredPatch,
     Version,
     dump,
@@ -75,20 +74,20 @@ def prune(
     wanted, first = _window(catalog, now, keep, max_age)
     kept = [v for v in catalog.versions if v.version >= first]
     gone = [v for v in catalog.versions if v.version < first]
-    useless = [p for v in kept for p in v.patches if p.base is not None and p.base < first]
-    patches = [p for v in gone for p in v.patches] + useless
-    smaller = replace(catalog, versions=tuple(kept)).without({p.key for p in useless}, now)
-    smaller = replace(
-        smaller,
-        dropped=smaller.dropped + tuple(Dropped(p.key, now) for v in gone for p in v.patches),
+    trimmed = tuple(
+        replace(v, patches=tuple(p for p in v.patches if p.base is None or p.base >= first))
+        for v in kept
     )
+    smaller = catalog.having(trimmed, now)
+    used = {p.key for v in smaller.versions for p in v.patches}
+    known = {p.key: p for v in catalog.versions for p in v.patches}
+    patches = [p for key, p in known.items() if key not in used]  # each object once
     # Clocks differ a little between machines; one that was far ahead keeps nothing for ever.
     due = [d for d in smaller.dropped if abs(now - d.since) >= grace]
-    used = {p.key for v in smaller.versions for p in v.patches}
-    deleted = [d.key for d in due if d.key not in used]
+    deleted = list(dict.fromkeys(d.key for d in due if d.key not in used))
     deleted_bytes = sum(store.size(key) or 0 for key in deleted)
     if not dry_run:
-        if patches:
+        if smaller.versions != catalog.versions:
             if not store.swap(POINTER, dump(smaller), tag):
                 raise UnavailableError(
                     "another shipper published meanwhile; try again", file=store.name

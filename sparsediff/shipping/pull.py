@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sparsediff.errors import (
@@ -105,10 +105,10 @@ def pull(
     with place.open(found[0].id, jobs):
         run = _Run(store, place, found[0], version, streams, note, progress, result)
         run.bring()
-        if place.remembered("told") != run.told:
+        if place.record.told != run.told:
             if after is not None:
                 after(result)
-            place.remember(told=run.told)
+            place.remember(replace(place.record, told=run.told))
     return result
 
 

@@ -35,6 +35,7 @@ from sparsediff.shipping.catalog import (
 from sparsediff.shipping.kept import Kept, Note, is_published
 from sparsediff.shipping.policy import Policy, pays, unique_name
 from sparsediff.shipping.source import Candidate
+from sparsediff.shipping.state import Pending
 from sparsediff.stats import stats_of_result
 from sparsediff.stores import Store
 
@@ -108,7 +109,7 @@ def ship(
     Raises:
         UsageError: the source or the state directory is unusable, or the latter lies
             in the former.
-        CorruptError: the pointer of the store is damaged.
+        CorruptError: the pointer of the store is damaged, or the record in the state directory.
         UnavailableError: store or disk is full or out of reach, or the source
             changes; nothing is lost, try again.
         LockedError: another run ships from here.
@@ -238,13 +239,13 @@ class _Run:
         stored = self._stored(version, name, made)
         patches = tuple(patch for patch, _ in stored)
         store_id = uuid.uuid4().hex if before is None else before.id
-        pending = {
-            "id": store_id,
-            "version": version,
-            "sha256": [p.sha256 for p in patches],
-            "identity": identity,
-            "squash_from": self._policy.next_shortcut(version, self._kept.squash_from),
-        }
+        pending = Pending(
+            store_id,
+            version,
+            tuple(p.sha256 for p in patches),
+            identity,
+            self._policy.next_shortcut(version, self._kept.squash_from),
+        )
         self._kept.save(before, pending)
         todo = [(p, f) for p, f in stored if self._store.size(p.key) != p.n_bytes]
         self._send(todo)

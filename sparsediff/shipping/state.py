@@ -1,34 +1,229 @@
-"""A small JSON file that a command keeps between its runs.
+"""What a command keeps between its runs, in a small JSON file.
 
-Enters and leaves: a dictionary. Replaced by rename, so it is whole or as it
-was. Nothing is lost with it but work: a damaged or missing one reads as empty.
+Enters and leaves: a record of one of the two kinds, `Pulled` and `Sent`. Replaced by rename,
+so the file is whole or as it was, and a missing one is an empty record. It is input like any
+other: of a file that is there, everything is checked, and one that cannot be read or is
+malformed is an error, because whoever takes it for empty forgets what is on the disk.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from sparsediff.disk.outputs import staged_file
-from sparsediff.errors import os_errors
+from sparsediff.errors import CorruptError, UsageError, from_os_error, os_errors
+from sparsediff.shipping import fields
+from sparsediff.shipping.fields import FieldError, Row
+
+NAME = "state.json"
+_MAX_BYTES = 1 << 24
+
+S = TypeVar("S")
 
 
-def load(path: Path) -> dict[str, Any]:
-    """What `save` wrote last."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+@dataclass(frozen=True, slots=True)
+class Updating:
+    """An update in place that has begun.
+
+    Attributes:
+        version: what the destination becomes.
+        patches: SHA-256 of each patch that makes it so, in order.
+    """
+
+    version: int
+    patches: tuple[str, ...]
 
 
-def save(path: Path, document: dict[str, Any]) -> None:
-    """Replace the file.
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What `pull` remembers of a destination.
+
+    Attributes:
+        id: of the store that all numbers belong to.
+        versions: names of the versions that are whole, by number; not in place.
+        stale: names of versions to be removed.
+        building: name of the version being built.
+        version: what a destination in place is.
+        updating: what it is becoming.
+        told: the version that the command after a switch was last run for.
+    """
+
+    id: str | None = None
+    versions: dict[int, str] = field(default_factory=dict)
+    stale: tuple[str, ...] = ()
+    building: str | None = None
+    version: int | None = None
+    updating: Updating | None = None
+    told: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What `ship` is about to publish.
+
+    Attributes:
+        id: of the store.
+        version: number of the new version.
+        sha256: of all its patches.
+        identity: of the snapshot.
+        squash_from: where the next shortcut starts from once it is published.
+    """
+
+    id: str
+    version: int
+    sha256: tuple[str, ...]
+    identity: str
+    squash_from: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What `ship` remembers of a store.
+
+    Attributes:
+        store: its name, for messages.
+        id: of the store; None if nothing was published yet.
+        kept: identity of each snapshot, by version.
+        squash_from: version that the next shortcut starts from.
+        pending: what was about to be published.
+    """
+
+    store: str | None = None
+    id: str | None = None
+    kept: dict[int, str] = field(default_factory=dict)
+    squash_from: int | None = None
+    pending: Pending | None = None
+
+
+def check_own(path: Path) -> None:
+    """Raise UsageError if what is at ``path`` is anything but a true directory.
+
+    Whoever put a link there chose where we write and delete.
+    """
+    with os_errors(path):
+        if os.path.lexists(path) and not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise UsageError(
+                "a directory that is written here is a link or a file; move it away", file=path
+            )
+
+
+def own_directory(path: Path) -> Path:
+    """Make a directory that holds what a command keeps, unless it is there; see `check_own`."""
+    check_own(path)
+    with os_errors(path):
+        path.mkdir(exist_ok=True)
+    return path
+
+
+def load_pulled(directory: Path, advice: str) -> Pulled:
+    """The record of a destination.
+
+    Args:
+        directory: where `save` put it.
+        advice: for people, what to do if it cannot be used.
+
+    Raises:
+        CorruptError: it is malformed.
+        UsageError: it may not be read.
+        UnavailableError: the disk fails.
+    """
+    return _load(directory / NAME, _pulled, advice) or Pulled()
+
+
+def load_sent(directory: Path) -> Sent:
+    """The record of a source; raises what `load_pulled` does."""
+    advice = "move it away, and the next version is stored whole"
+    return _load(directory / NAME, _sent, advice) or Sent()
+
+
+def save(directory: Path, record: Pulled | Sent) -> None:
+    """Replace the record.
 
     Raises:
         UnavailableError: the disk is full, or fails.
     """
-    data = (json.dumps(document, indent=1) + "\n").encode()
+    data = (json.dumps(asdict(record), indent=1) + "\n").encode()
+    path = directory / NAME
     with staged_file(path, force=True) as stream, os_errors(path):
         stream.write(data)
+
+
+def _load(path: Path, read: Callable[[Row], S], advice: str) -> S | None:
+    """The record in a file; None if there is no such file."""
+    try:
+        return read(Row(fields.parsed(_bytes(path))))
+    except FileNotFoundError:
+        return None
+    except FieldError as e:
+        raise CorruptError(
+            f"the record of earlier runs is damaged; {advice}",
+            file=path,
+            expected=e.text,
+            found=e.found,
+        ) from None
+    except OSError as e:
+        error = from_os_error(e, path)
+        error.problem = f"the record of earlier runs cannot be read ({error.problem}); {advice}"
+        raise error from e
+
+
+def _bytes(path: Path) -> bytes:
+    # NONBLOCK: a pipe must not hold us up. Nobody but `save` makes this file, so it is no link.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise FieldError("a regular file", stat.filemode(status.st_mode))
+        if status.st_size > _MAX_BYTES:
+            raise FieldError(f"at most {_MAX_BYTES} bytes", status.st_size)
+        with open(fd, "rb", closefd=False) as stream:
+            return stream.read(_MAX_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _pulled(row: Row) -> Pulled:
+    return Pulled(
+        row.find("id", fields.history),
+        row.find("versions", fields.table(fields.numeral, fields.file_name)) or {},
+        tuple(row.find("stale", fields.listed(fields.file_name)) or ()),
+        row.find("building", fields.file_name),
+        row.find("version", fields.version),
+        row.find("updating", _updating),
+        row.find("told", fields.any_text),
+    )
+
+
+def _updating(value: object) -> Updating:
+    row = Row(value)
+    return Updating(
+        row.get("version", fields.version),
+        tuple(row.get("patches", fields.listed(fields.sha256))),
+    )
+
+
+def _sent(row: Row) -> Sent:
+    return Sent(
+        row.find("store", fields.any_text),
+        row.find("id", fields.history),
+        row.find("kept", fields.table(fields.numeral, fields.any_text)) or {},
+        row.find("squash_from", fields.version),
+        row.find("pending", _pending),
+    )
+
+
+def _pending(value: object) -> Pending:
+    row = Row(value)
+    return Pending(
+        row.get("id", fields.history),
+        row.get("version", fields.version),
+        tuple(row.get("sha256", fields.listed(fields.sha256))),
+        row.get("identity", fields.any_text),
+        row.find("squash_from", fields.version),
+    )

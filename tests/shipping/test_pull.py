@@ -222,8 +222,12 @@ def test_version_at_hand_that_was_removed(
 def test_lost_state_is_rebuilt(store: Store, originals: Originals, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     pull(store, dest)
+    record = dest / ".sparsediff/state.json"
     for damaged in ("", "[]", "{"):
-        (dest / ".sparsediff/state.json").write_text(damaged)
+        record.write_text(damaged)
+        with pytest.raises(CorruptError, match="move it away"):
+            pull(store, dest)
+        record.unlink()  # as the message says
         pull(store, dest)
         assert tree(dest / "current") == originals["step_000005"]
 

@@ -245,8 +245,12 @@ def test_lost_state_costs_an_anchor(trainer: Trainer, store: Store, tmp_path: Pa
     shutil.rmtree(default_state(trainer.run))
     paths = trainer.save_steps(2)
     assert shipped_kinds(ship(trainer.run, store)) == [["anchor"]]
-    (default_state(trainer.run) / "state.json").write_text("{damaged")
+    record = default_state(trainer.run) / "state.json"
+    record.write_text("{damaged")
     paths += trainer.save_steps(3)
+    with pytest.raises(CorruptError, match="move it away"):
+        ship(trainer.run, store)
+    record.unlink()  # as the message says
     assert shipped_kinds(ship(trainer.run, store)) == [["anchor"]]
     assert_sound(store, {p.name: tree(p) for p in trainer.run.iterdir()}, tmp_path)
 

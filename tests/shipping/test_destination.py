@@ -1,0 +1,287 @@
+"""What lies at a destination is input: what was fetched, the record, links somebody made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsediff import CorruptError, UsageError
+from sparsediff.shipping.pull import pull
+from sparsediff.shipping.ship import default_state, ship
+from sparsediff.stores import Store, open_store
+from tests.conftest import Run
+from tests.kills import killed_at_each_point
+from tests.pairs import tree
+from tests.runs import Trainer, catalog_of
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Trainer:
+    trainer = Trainer(tmp_path / "run", n=500)
+    trainer.save_steps(1, 2, 3)
+    return trainer
+
+
+@pytest.fixture
+def store(trainer: Trainer, tmp_path: Path) -> Store:
+    store = open_store(str(tmp_path / "store"), create=True)
+    ship(trainer.run, store)
+    return store
+
+
+def objects(store: Store) -> list[Path]:
+    return [Path(store.name, p.key) for v in catalog_of(store).versions for p in v.patches]
+
+
+def shas(store: Store) -> list[str]:
+    return [p.sha256 for v in catalog_of(store).versions for p in v.patches]
+
+
+def zeros(path: Path, store: Store, victim: Path) -> None:
+    path.write_bytes(bytes(objects(store)[-1].stat().st_size))
+
+
+def another_patch(path: Path, store: Store, victim: Path) -> None:
+    shutil.copy(objects(store)[1], path)
+
+
+def a_directory(path: Path, store: Store, victim: Path) -> None:
+    (path / "deep").mkdir(parents=True)
+
+
+def a_link(path: Path, store: Store, victim: Path) -> None:
+    path.symlink_to(victim)
+
+
+def a_hard_link(path: Path, store: Store, victim: Path) -> None:
+    os.link(victim, path)
+
+
+THINGS: list[Callable[[Path, Store, Path], None]] = [
+    zeros,
+    another_patch,
+    a_directory,
+    a_link,
+    a_hard_link,
+]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("suffixes", [(".sdiff",), (".part", ".chunks"), (".part",), (".chunks",)])
+@pytest.mark.parametrize("thing", THINGS)
+def test_what_lies_in_fetched_is_not_believed(
+    thing: Callable[[Path, Store, Path], None],
+    suffixes: tuple[str, ...],
+    in_place: bool,
+    trainer: Trainer,
+    store: Store,
+    tmp_path: Path,
+) -> None:
+    dest, victim = tmp_path / "dest", tmp_path / "victim"
+    victim.write_bytes(b"0\n" * 50)
+    pull(store, dest, version="2", in_place=in_place)
+    home = tmp_path / ".dest.sparsediff-pull" if in_place else dest / ".sparsediff"
+    for suffix in suffixes:
+        if suffix == ".chunks" and len(suffixes) == 2:
+            (home / "fetched" / f"{shas(store)[-1]}.chunks").write_bytes(b"0\n")
+        else:
+            thing(home / "fetched" / f"{shas(store)[-1]}{suffix}", store, victim)
+    notes: list[str] = []
+    pull(store, dest, in_place=in_place, note=notes.append)
+    assert notes == []
+    assert tree(dest if in_place else dest / "current") == tree(trainer.run / "step_000003")
+    assert victim.read_bytes() == b"0\n" * 50
+    assert list((home / "fetched").iterdir()) == []
+
+
+def test_update_that_begun_is_not_continued_with_other_patches(
+    trainer: Trainer, store: Store, tmp_path: Path
+) -> None:
+    dest = tmp_path / "dest"
+    pull(store, dest, version="2", in_place=True)
+    home = tmp_path / ".dest.sparsediff-pull"
+    record = json.loads((home / "state.json").read_text())
+    record["updating"] = {"version": 3, "patches": [shas(store)[2]]}
+    (home / "state.json").write_text(json.dumps(record))
+    another_patch(home / "fetched" / f"{shas(store)[2]}.sdiff", store, tmp_path)
+    pull(store, dest, in_place=True)
+    assert tree(dest) == tree(trainer.run / "step_000003")
+
+
+def test_store_is_blamed_for_its_own_bytes(store: Store, tmp_path: Path) -> None:
+    data = bytearray(objects(store)[0].read_bytes())
+    data[-1] ^= 1
+    objects(store)[0].write_bytes(data)
+    notes: list[str] = []
+    with pytest.raises(CorruptError, match="no intact way"):
+        pull(store, tmp_path / "dest", note=notes.append)
+    assert len(notes) == 1
+    assert "does not match its SHA-256" in notes[0]
+
+
+LINKS = [".sparsediff", ".sparsediff/fetched", ".sparsediff/empty", "versions"]
+
+
+@pytest.mark.parametrize("name", LINKS)
+@pytest.mark.parametrize("dangling", [False, True])
+def test_linked_directories_are_refused(
+    name: str, dangling: bool, store: Store, tmp_path: Path, cli: Run
+) -> None:
+    dest, victim = tmp_path / "dest", tmp_path / "victim"
+    pull(store, dest, version="1")
+    shutil.rmtree(dest / name)
+    if not dangling:
+        victim.mkdir()
+        (victim / "mine").write_text("x")
+    (dest / name).symlink_to(victim)
+    before = tree(victim) if not dangling else None
+    code, _, err = cli("pull", store.name, dest)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{dest / name}: " in err
+    assert "is a link" in err
+    assert before == (tree(victim) if not dangling else None)
+    assert dangling is not victim.exists()
+
+
+@pytest.mark.parametrize("target", ["/{victim}/step_000003", "{victim}", "versions/../step_000003"])
+def test_current_that_leads_elsewhere_is_replaced(
+    target: str, trainer: Trainer, store: Store, tmp_path: Path
+) -> None:
+    dest, victim = tmp_path / "dest", tmp_path / "victim"
+    (victim / "step_000003").mkdir(parents=True)
+    pull(store, dest)
+    (dest / "current").unlink()
+    (dest / "current").symlink_to(target.format(victim=victim))
+    pull(store, dest)
+    assert os.readlink(dest / "current") == "versions/step_000003"
+    assert (victim / "step_000003").is_dir()
+
+
+def test_version_replaced_by_a_link_is_not_shown(
+    trainer: Trainer, store: Store, tmp_path: Path
+) -> None:
+    dest, victim = tmp_path / "dest", tmp_path / "victim"
+    victim.mkdir()
+    pull(store, dest)
+    shutil.rmtree(dest / "versions/step_000003")
+    (dest / "versions/step_000003").symlink_to(victim)
+    pull(store, dest)
+    assert tree(dest / "current") == tree(trainer.run / "step_000003")
+    assert list(victim.iterdir()) == []
+
+
+WRONG: list[Any] = [True, 1.5, -1, 0, 2**63, "", "x", "../../victim", "/etc", [], [1], [None],
+                    ["../../victim"], {}, {"a": "b"}, {"1": 1}, {"1": "../../victim"},
+                    {"01": "x"}, {"1": "a/b"}, {"1": ".."}, {"1": "a\x00b"},
+                    {"version": 1, "patches": ["../x"]}, {"version": "1", "patches": []}]  # fmt: skip
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    "name", ["id", "versions", "stale", "building", "version", "updating", "told"]
+)
+def test_record_of_pull_with_anything_in_any_field(
+    name: str, in_place: bool, store: Store, tmp_path: Path, cli: Run
+) -> None:
+    dest, victim = tmp_path / "dest", tmp_path / "victim"
+    victim.write_text("mine")
+    flags = ["--in-place"] if in_place else []
+    pull(store, dest, version="1", in_place=in_place)
+    record = tmp_path / ".dest.sparsediff-pull" if in_place else dest / ".sparsediff"
+    record /= "state.json"
+    good = record.read_text()
+    for value in WRONG:
+        record.write_text(json.dumps(json.loads(good) | {name: value}))
+        code, _, err = cli("pull", store.name, dest, *flags)
+        assert code in (0, 11), (value, err)
+        assert "Traceback" not in err
+        if code:
+            assert err.count("\n") == 1
+            assert f"{record}: the record of earlier runs is damaged; move" in err
+            assert f", expected {name}" in err
+        assert victim.read_text() == "mine"
+        record.write_text(good)
+
+
+@pytest.mark.parametrize("name", ["store", "id", "kept", "squash_from", "pending"])
+def test_record_of_ship_with_anything_in_any_field(
+    name: str, trainer: Trainer, store: Store, cli: Run
+) -> None:
+    record = default_state(trainer.run) / "state.json"
+    good = record.read_text()
+    for value in [*WRONG, {"id": "x"}, {"id": "0" * 32, "version": 1, "sha256": [1]}]:
+        record.write_text(json.dumps(json.loads(good) | {name: value}))
+        code, _, err = cli("ship", trainer.run, store.name)
+        assert code in (0, 11), (value, err)
+        if code:
+            assert err.count("\n") == 1
+            assert f"{record}: the record of earlier runs is damaged; move it away" in err
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda p: p.write_bytes(b""),
+    "truncated": lambda p: p.write_bytes(b'{"id": "ab'),
+    "binary": lambda p: p.write_bytes(bytes(range(256))),
+    "deep": lambda p: p.write_bytes(b"[" * 1_000_000),
+    "long number": lambda p: p.write_bytes(b'{"version": ' + b"9" * 10_000 + b"}"),
+    "huge": lambda p: os.truncate(p, 1 << 40),
+    "a directory": lambda p: (p.unlink(), p.mkdir()),
+    "a pipe": lambda p: (p.unlink(), os.mkfifo(p)),
+    "a link": lambda p: (p.rename(p.with_name("x")), p.symlink_to("x")),
+    "memory of a process": lambda p: (p.unlink(), p.symlink_to("/proc/self/mem")),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_record_that_cannot_be_read(
+    what: str, trainer: Trainer, store: Store, tmp_path: Path, cli: Run
+) -> None:
+    dest = tmp_path / "dest"
+    pull(store, dest)
+    for record, command in (
+        (dest / ".sparsediff/state.json", ("pull", store.name, dest)),
+        (default_state(trainer.run) / "state.json", ("ship", trainer.run, store.name)),
+    ):
+        UNREADABLE[what](record)
+        code, _, err = cli(*command)
+        assert code in (2, 11)
+        assert err.count("\n") == 1
+        assert f"{record}: the record of earlier runs" in err
+        assert "move it away" in err
+        record.rename(tmp_path / f"away-{command[0]}")
+        assert cli(*command)[0] == 0
+    assert tree(dest / "current") == tree(trainer.run / "step_000003")
+
+
+def test_ship_does_not_clean_through_a_link(trainer: Trainer, store: Store, tmp_path: Path) -> None:
+    kept, victim = default_state(trainer.run) / "kept", tmp_path / "victim"
+    victim.mkdir()
+    (victim / "mine").write_text("x")
+    shutil.rmtree(kept)
+    kept.symlink_to(victim)
+    with pytest.raises(UsageError, match="is a link"):
+        ship(trainer.run, store)
+    assert tree(victim) == {"mine": b"x"}
+
+
+def test_first_pull_in_place_that_is_killed_is_completed(
+    trainer: Trainer, store: Store, tmp_path: Path
+) -> None:
+    dest, home = tmp_path / "dest", tmp_path / ".dest.sparsediff-pull"
+
+    def prepare() -> None:
+        shutil.rmtree(dest, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
+
+    def act() -> None:
+        pull(store, dest, in_place=True, jobs=1, streams=1)
+
+    for point in killed_at_each_point(prepare, act, tmp_path / "log"):
+        act()
+        assert tree(dest) == tree(trainer.run / "step_000003"), point
