@@ -249,10 +249,12 @@ def print_table(
 
     terminal = sys.stdout is not None and sys.stdout.isatty()
     room = shutil.get_terminal_size().columns if terminal else 1 << 16
+    left_out = []
     for name in expendable:
         if sum(widths()) > room:
             at = cells[0].index(name)
             cells = [row[:at] + row[at + 1 :] for row in cells]
+            left_out.append(name)
     first = max(room - sum(widths()[1:]) - 2, 12)
     for row in cells:
         if cell_len(row[0]) > first:
@@ -269,3 +271,6 @@ def print_table(
     with console.capture() as capture:
         console.print(table)
     click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+    if left_out:
+        width = f"{room} columns have no room for {', '.join(left_out)}"
+        click.echo(f"sparsediff: note: {width}; a wider terminal or --json shows all", err=True)

@@ -45,11 +45,17 @@ def command(store: str, last: int | None, as_json: bool) -> None:
     The ratio compares the patch from the version before with a whole copy; the
     last line compares everything that was sent.
     """
+    from sparsediff.errors import UnavailableError
     from sparsediff.patch.measures import share
+    from sparsediff.shipping.absent import no_pointer
     from sparsediff.shipping.catalog import read_catalog, to_text
 
     with opened_store(store, None, 5, create=False) as opened:
         found = read_catalog(opened)
+        if found is None:
+            error = no_pointer(opened)
+            if not isinstance(error, UnavailableError):  # a new store lists nothing, and is none
+                raise error
     catalog = None if found is None else found[0]
     versions = () if catalog is None else catalog.versions
     shown = versions if last is None else versions[-last:]

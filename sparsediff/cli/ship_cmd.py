@@ -134,6 +134,7 @@ def command(
     overwrite them at any time. Made for cron: a run that finds another at work
     ends with 14 at once.
     """
+    from sparsediff.shipping.absent import check_no_store
     from sparsediff.shipping.policy import Policy
     from sparsediff.shipping.ship import ShipResult, check_apart, ship
     from sparsediff.shipping.source import Rule
@@ -156,6 +157,9 @@ def command(
         result = ShipResult()
         started = time.monotonic()
         try:
+            check_no_store(
+                source, "a source of checkpoints; give the source first and the store after"
+            )
             if "://" not in store:
                 check_apart(Path(source), Path(store))
             with (

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sparsediff.errors import CorruptError, UnavailableError
 from sparsediff.parallel import Progress, ordered_map
+from sparsediff.shipping.absent import no_pointer
 from sparsediff.shipping.catalog import POINTER, PREFIX, Catalog, StoredPatch, dump, read_catalog
 from sparsediff.shipping.fetch import digest_object
 from sparsediff.shipping.recover import recover
@@ -75,7 +76,7 @@ def check(
     """
     # Listed first: what is published after this is not taken for an orphan.
     listed = [s for s in store.list("") if s.key != POINTER]
-    catalog, tag, is_new = _read_or_recover(store, listed, repair)
+    catalog, tag, is_new = _read_or_recover(store, repair)
     result = CheckResult(catalog, has_new_pointer=is_new)
     # An object that two versions refer to is read once, if they say the same of it.
     patches = list(
@@ -133,20 +134,18 @@ def _check_object(store: Store, patch: StoredPatch) -> None:
         raise CorruptError("does not match its SHA-256")
 
 
-def _read_or_recover(
-    store: Store, listed: list[Stored], repair: bool
-) -> tuple[Catalog, str | None, bool]:
+def _read_or_recover(store: Store, repair: bool) -> tuple[Catalog, str | None, bool]:
     """The catalog, the tag of its pointer, and whether it had to be made anew."""
-    lost = any(s.key.startswith(PREFIX) for s in listed)
     try:
         found = read_catalog(store)
+    except CorruptError as e:
+        if not repair:
+            e.problem += " (`repair=True` makes a new pointer from what is there)"
+            raise
+    else:
         if found is not None:
             return *found, False
-        if not lost:
-            raise UnavailableError("nothing has been shipped here yet", file=store.name)
-        raise CorruptError("is missing, but not the objects", file=f"{store.name}/{POINTER}")
-    except CorruptError as e:
-        if repair:
-            return recover(store), store.tag(POINTER), True
-        e.problem += " (`repair=True` makes a new pointer from what is there)"
-        raise
+        error = no_pointer(store)
+        if not repair or not isinstance(error, CorruptError):
+            raise error
+    return recover(store), store.tag(POINTER), True

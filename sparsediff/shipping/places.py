@@ -24,6 +24,7 @@ from sparsediff.disk.outputs import discard, publish, remove, sync
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress
 from sparsediff.shipping import state
+from sparsediff.shipping.absent import HOME, home_in_place
 from sparsediff.shipping.catalog import Version
 from sparsediff.shipping.fetch import is_intact, whole
 from sparsediff.shipping.state import Pulled, Updating, own_directory
@@ -144,7 +145,7 @@ class Versions(Place):
     """``dest/versions/NAME`` for each version, and the link ``dest/current`` to one of them."""
 
     def __init__(self, dest: Path, keep: int) -> None:
-        super().__init__(dest, dest / ".sparsediff")
+        super().__init__(dest, dest / HOME)
         self._keep = keep
 
     def _directories(self) -> list[Path]:
@@ -265,7 +266,7 @@ class InPlace(Place):
     """``dest`` is the checkpoint itself."""
 
     def __init__(self, dest: Path) -> None:
-        super().__init__(dest, dest.parent / f".{dest.name}.sparsediff-pull")
+        super().__init__(dest, home_in_place(dest))
 
     def _check_dest(self) -> None:
         there = self.dest.is_file() or (self.dest.is_dir() and any(self.dest.iterdir()))

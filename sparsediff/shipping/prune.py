@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sparsediff.errors import UnavailableError
+from sparsediff.shipping.absent import no_pointer
 from sparsediff.shipping.catalog import (
     POINTER,
     Catalog,
@@ -69,7 +70,7 @@ def prune(
     """
     found = read_catalog(store)
     if found is None:
-        raise UnavailableError("nothing has been shipped here yet", file=store.name)
+        raise no_pointer(store)
     catalog, tag = found
     wanted, first = _window(catalog, now, keep, max_age)
     kept = [v for v in catalog.versions if v.version >= first]

@@ -19,11 +19,11 @@ from pathlib import Path
 from sparsediff.errors import (
     CorruptError,
     SparsediffError,
-    UnavailableError,
     UsageError,
     WrongBaseError,
 )
 from sparsediff.parallel import Progress
+from sparsediff.shipping.absent import check_no_store, no_pointer
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, read_catalog
 from sparsediff.shipping.fetch import BadObjectError, fetch
 from sparsediff.shipping.kept import Note
@@ -90,18 +90,20 @@ def pull(
         result: filled as the run goes on, so that it is there even after an error.
 
     Raises:
-        UsageError: no such version, or ``dest`` is something else's.
-        CorruptError: the store has no intact way to the version.
+        UsageError: no such version, or ``dest`` is something else's, such as a store.
+        CorruptError: the store has no intact way to the version, or what is remembered of
+            ``dest`` is damaged.
         UnavailableError: store or disk is full or out of reach, or nothing was shipped
             yet; try again.
         LockedError: another run pulls to ``dest``.
     """
     result = result if result is not None else PullResult()
+    check_no_store(dest, "a destination; give the store first and the destination after")
     dest = Path(os.path.abspath(dest))
     place: Place = InPlace(dest) if in_place else Versions(dest, keep)
     found = read_catalog(store)
     if found is None:
-        raise UnavailableError("nothing has been shipped here yet", file=store.name)
+        raise no_pointer(store)
     with place.open(found[0].id, jobs):
         run = _Run(store, place, found[0], version, streams, note, progress, result)
         run.bring()

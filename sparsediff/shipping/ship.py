@@ -23,6 +23,7 @@ from sparsediff.errors import SparsediffError, UnavailableError, UsageError, os_
 from sparsediff.make import MakeResult, make_patch
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.shipping import snapshot, source
+from sparsediff.shipping.absent import check_no_store
 from sparsediff.shipping.catalog import (
     POINTER,
     Catalog,
@@ -114,6 +115,7 @@ def ship(
             changes; nothing is lost, try again.
         LockedError: another run ships from here.
     """
+    check_no_store(path, "a source of checkpoints; give the source first and the store after")
     home = Path(state_directory) if state_directory is not None else default_state(Path(path))
     check_apart(Path(path), home)
     with os_errors(home):

@@ -43,7 +43,7 @@ from sparsediff.errors import (
     UsageError,
 )
 from sparsediff.stores.retry import FIRST_DELAY, LONGEST_DELAY
-from sparsediff.stores.store import Stored, pieces
+from sparsediff.stores.store import Stored, check_small, pieces
 from sparsediff.stores.throttle import Throttle
 
 _PART = 5 << 20  # the least S3 takes
@@ -97,6 +97,7 @@ class CloudStore:
         """See `Store`."""
         with suppress(FileNotFoundError), self._errors(key):
             answer = obstore.get(self._once, self._checked(key))
+            check_small(self._full(key), answer.meta["size"])
             return bytes(answer.bytes()), self._tag(key, answer.meta)
         return None
 

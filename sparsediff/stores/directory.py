@@ -30,7 +30,7 @@ from sparsediff.disk.inputs import InputFile
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import check_relative_name, is_temp, temp_sibling
 from sparsediff.errors import CorruptError, LockedError, from_os_error, os_errors
-from sparsediff.stores.store import Stored, pieces
+from sparsediff.stores.store import Stored, check_small, pieces
 from sparsediff.stores.throttle import Throttle
 
 _LOCK = temp_sibling(Path("lock")).name  # no key can be called so
@@ -58,7 +58,9 @@ class DirectoryStore:
         with self._opened(key) as fd:
             if fd is None:
                 return None
-            data = _read(fd, 0, os.fstat(fd).st_size)
+            size = os.fstat(fd).st_size
+            check_small(self._full(key), size)
+            data = _read(fd, 0, size)
         return data, digest(data)
 
     def tag(self, key: str) -> str | None:

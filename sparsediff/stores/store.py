@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 from sparsediff.disk.inputs import InputFile, OpenFiles
+from sparsediff.errors import CorruptError
 from sparsediff.stores.throttle import Throttle
 
 _PIECE = 1 << 20
+MAX_SMALL_BYTES = 1 << 28
+"""Of an object that `Store.get` reads whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,11 @@ class Store(Protocol):
     name: str
 
     def get(self, key: str) -> tuple[bytes, str] | None:
-        """A small object and its tag, which changes whenever its content does."""
+        """A small object and its tag, which changes whenever its content does.
+
+        Raises:
+            CorruptError: it has more than `MAX_SMALL_BYTES`.
+        """
         ...
 
     def tag(self, key: str) -> str | None:
@@ -93,6 +100,17 @@ class Store(Protocol):
     def leftovers(self) -> Iterator[Stored]:
         """Unfinished uploads. A recent one may be in use: a living upload modifies its own."""
         ...
+
+
+def check_small(name: str, n_bytes: int) -> None:
+    """Raise CorruptError if an object is too large for `Store.get`."""
+    if n_bytes > MAX_SMALL_BYTES:
+        raise CorruptError(
+            "object is too large",
+            file=name,
+            expected=f"at most {MAX_SMALL_BYTES} bytes",
+            found=n_bytes,
+        )
 
 
 def pieces(file: InputFile, throttle: Throttle) -> Iterator[bytearray]:

@@ -1,0 +1,53 @@
+"""Why a store has no pointer: it is new, it lost it, or it is no store at all.
+
+Enters: a store in which nothing was found under the name of the pointer, or a path that
+was given as a destination or a source. Leaves: the error that says what is there instead.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sparsediff.errors import CorruptError, SparsediffError, UnavailableError, UsageError
+from sparsediff.shipping.catalog import POINTER, PREFIX
+from sparsediff.stores import Store
+
+HOME = ".sparsediff"  # in a destination of `pull`
+_IN_PLACE = ".{}.sparsediff-pull"  # beside one
+
+
+def home_in_place(dest: Path) -> Path:
+    """Where `pull` in place keeps what it remembers of ``dest``."""
+    return dest.parent / _IN_PLACE.format(dest.name)
+
+
+def no_pointer(store: Store) -> SparsediffError:
+    """The error for a store without a pointer.
+
+    UsageError if it is a destination of `pull`, CorruptError if only the pointer is lost,
+    UnavailableError if nothing was shipped yet.
+    """
+    here = Path(os.path.abspath(store.name))
+    if "://" not in store.name and ((here / HOME).is_dir() or os.path.lexists(home_in_place(here))):
+        return UsageError(
+            "is a destination of pull, not a store; give the store first and the destination after",
+            file=store.name,
+        )
+    if next(store.list(PREFIX), None) is not None:
+        return CorruptError(
+            "is missing, but not the objects; sparsediff check STORE --repair makes a new one",
+            file=f"{store.name}/{POINTER}",
+        )
+    return UnavailableError("nothing has been shipped here yet", file=store.name)
+
+
+def check_no_store(path: Path | str, what: str) -> None:
+    """Raise UsageError if a path is plainly that of a store.
+
+    Args:
+        path: given where a directory of another kind is wanted.
+        what: the kind that is wanted, and in which order to give both.
+    """
+    if "://" in str(path) or os.path.isfile(Path(path, POINTER)):
+        raise UsageError(f"is a store, not {what}", file=path)
