@@ -31,6 +31,8 @@ from sparsediff.cli.service import (
     watch_option,
 )
 
+from sparsediff.errors import UnavailableError, printable
+
 if TYPE_CHECKING:
     from sparsediff.shipping.pull import PullResult
 
@@ -147,8 +149,6 @@ def _run_command(command: str, result: PullResult) -> None:
     Raises:
         UnavailableError: it failed.
     """
-    from sparsediff.errors import UnavailableError
-
     assert result.version is not None
     previous = "" if result.previous is None else str(result.previous)
     environment = os.environ | {
@@ -161,7 +161,7 @@ def _run_command(command: str, result: PullResult) -> None:
         run = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL)
     if run.returncode:
         raise UnavailableError(
-            f"now {result.version.name}, but the command failed; the next run runs it again",
+            f"now {printable(result.version.name)}, but the command failed; the next run runs it again",
             file=command,
             found=f"exit code {run.returncode}",
         )
@@ -213,7 +213,7 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
         "seconds": round(took, 3),
     }
     if not result.switched:
-        outcome.line = f"nothing new to pull, {dest} is at {version.name}"
+        outcome.line = f"nothing new to pull, {dest} is at {printable(version.name)}"
         return
     anchors = sum(p.base is None for p in result.patches)
     n = len(result.patches) - anchors
@@ -222,4 +222,6 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
     fetched = f"{size(result.fetched_bytes)} fetched for {size(version.n_bytes)}"
     if ratio is not None:
         fetched += f" ({number(ratio, 1)}x)"
-    outcome.line = f"{dest}: now {version.name}, from {text}, {fetched}, {duration(took)}"
+    outcome.line = (
+        f"{dest}: now {printable(version.name)}, from {text}, {fetched}, {duration(took)}"
+    )

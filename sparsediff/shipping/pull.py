@@ -21,6 +21,7 @@ from sparsediff.errors import (
     SparsediffError,
     UsageError,
     WrongBaseError,
+    printable,
 )
 from sparsediff.parallel import Progress
 from sparsediff.shipping.absent import check_no_store, no_pointer
@@ -153,7 +154,7 @@ class _Run:
                 way = self._catalog.path(held, wanted.version, avoid)
                 if way is None:
                     raise CorruptError(
-                        f"no intact way to version {wanted.version} ({wanted.name}); "
+                        f"no intact way to version {wanted.version} ({printable(wanted.name)}); "
                         "sparsediff check STORE says what is damaged",
                         file=self._store.name,
                     )

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sparsediff.disk.locks import locked
-from sparsediff.errors import SparsediffError, UnavailableError, UsageError, os_errors
+from sparsediff.errors import SparsediffError, UnavailableError, UsageError, os_errors, printable
 from sparsediff.make import MakeResult, make_patch
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.shipping import snapshot, source
@@ -197,7 +197,7 @@ class _Run:
         changed = [c.name for c in new if c not in waiting and c.modified > last.shipped]
         if changed and not waiting:
             self._note(
-                f"{self._path}: {', '.join(changed)} changed after {last.name} was shipped and "
+                f"{self._path}: {', '.join(map(printable, changed))} changed after {printable(last.name)} was shipped and "
                 "is left alone; if the training was taken back, ship once with `rewind=True`"
             )
         return waiting[-1:] if self._policy.newest else waiting
@@ -216,7 +216,7 @@ class _Run:
         patches = (*latest.patches, *(patch for patch, _ in stored))
         if self._publish(self._catalog.id, replace(latest, patches=patches)):
             self._note(
-                f"{self._store.name}: {latest.name} could not be had, and is stored whole now"
+                f"{self._store.name}: {printable(latest.name)} could not be had, and is stored whole now"
             )
 
     def _ship(self, candidate: Candidate) -> Shipped | None:

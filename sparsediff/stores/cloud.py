@@ -86,7 +86,12 @@ class CloudStore:
         self._tag_field = "version" if scheme == "gs" else "e_tag"
         self._conditions_hold = False
         self._lock = threading.Lock()
+        self._meant = ""  # for messages: whom we could not talk to, where an operator chose it
         try:
+            variable, endpoint = _endpoint() if scheme == "s3" else (None, None)
+            if endpoint is not None:
+                parts = urlsplit(endpoint)
+                self._meant = f" ({variable} is {parts.scheme}://{parts.netloc})"
             self._once = _connect(scheme, bucket, prefix, 0)
             # Only obstore can repeat one part; the others of an upload are kept.
             self._parts = _connect(scheme, bucket, prefix, retries)
@@ -250,7 +255,9 @@ class CloudStore:
             return UsageError("the bucket is in another region (AWS_REGION)", file=self.name)
         if 400 <= number < 500 and number not in (408, 409, 429) and name not in _PASSING_CODES:
             return UsageError(f"the store refused: {_reason(text)}", file=file)
-        return UnavailableError(f"the store is unavailable: {_reason(text)}", file=file)
+        return UnavailableError(
+            f"the store is unavailable: {_reason(text)}{'' if number else self._meant}", file=file
+        )
 
 
 def _connect(
@@ -279,7 +286,7 @@ def _connect(
     if scheme == "az":
         return AzureStore(bucket, **arguments)
     config: Any = {"disable_bulk_delete": True}  # one request, one object, everywhere
-    endpoint = _endpoint()
+    _, endpoint = _endpoint()
     if endpoint is not None:
         config["endpoint"] = endpoint
         if endpoint.startswith("http://"):
@@ -287,8 +294,12 @@ def _connect(
     return S3Store(bucket, config=config, **arguments)
 
 
-def _endpoint() -> str | None:
-    """The endpoint AWS's own tools would use, and after it the one obstore knows."""
+def _endpoint() -> tuple[str | None, str | None]:
+    """The endpoint AWS's own tools would use, and after it the one obstore knows.
+
+    Returns:
+        The variable that says so, and its value.
+    """
     for name in _ENDPOINTS:
         url = os.environ.get(name)
         if url:
@@ -300,8 +311,8 @@ def _endpoint() -> str | None:
                 good = False
             if not good or not url.isprintable() or " " in url:  # obstore would panic
                 raise UsageError(f"{name} is not an http(s):// address without credentials")
-            return url
-    return None
+            return name, url
+    return None, None
 
 
 def _reason(text: str) -> str:
