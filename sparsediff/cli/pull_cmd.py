@@ -30,7 +30,6 @@ from sparsediff.cli.service import (
     report_options,
     watch_option,
 )
-
 from sparsediff.errors import UnavailableError, printable
 
 if TYPE_CHECKING:
@@ -161,7 +160,8 @@ def _run_command(command: str, result: PullResult) -> None:
         run = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL)
     if run.returncode:
         raise UnavailableError(
-            f"now {printable(result.version.name)}, but the command failed; the next run runs it again",
+            f"now {printable(result.version.name)}, but the command failed; "
+            "the next run runs it again",
             file=command,
             found=f"exit code {run.returncode}",
         )

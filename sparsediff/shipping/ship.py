@@ -197,8 +197,9 @@ class _Run:
         changed = [c.name for c in new if c not in waiting and c.modified > last.shipped]
         if changed and not waiting:
             self._note(
-                f"{self._path}: {', '.join(map(printable, changed))} changed after {printable(last.name)} was shipped and "
-                "is left alone; if the training was taken back, ship once with `rewind=True`"
+                f"{self._path}: {', '.join(map(printable, changed))} changed after "
+                f"{printable(last.name)} was shipped and is left alone; if the training was taken "
+                "back, ship once with `rewind=True`"
             )
         return waiting[-1:] if self._policy.newest else waiting
 
@@ -216,7 +217,8 @@ class _Run:
         patches = (*latest.patches, *(patch for patch, _ in stored))
         if self._publish(self._catalog.id, replace(latest, patches=patches)):
             self._note(
-                f"{self._store.name}: {printable(latest.name)} could not be had, and is stored whole now"
+                f"{self._store.name}: {printable(latest.name)} could not be had, and is stored "
+                "whole now"
             )
 
     def _ship(self, candidate: Candidate) -> Shipped | None:
