@@ -19,6 +19,7 @@ from sparsediff.apply.rebuild import BaseFiles, is_copy, run, tasks
 from sparsediff.disk.outputs import clone, create, discard, write_at
 from sparsediff.errors import UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import ordered_map
+from sparsediff.patch import content
 from sparsediff.patch.container import Patch, PatchSource, open_patch
 from sparsediff.patch.manifest import BUCKET_BYTES, Manifest
 
@@ -56,14 +57,8 @@ def open_chain(sources: Sequence[PatchSource]) -> Iterator[list[Patch]]:
 
 def _check_link(before: Patch, after: Patch) -> None:
     """Raise WrongBaseError if ``after`` plainly was not made from the target of ``before``."""
-    a, b = before.manifest, after.manifest
-    made = [(f.name, f.size, f.skeleton) for f in a.target_files]
-    needed = [(f.name, f.size, f.skeleton) for f in b.base_files]
-    same = made == needed
-    if same and cut_alike(a, b):
-        for x, y in zip(a.buckets, b.buckets, strict=True):
-            same = same and y.base == (x.target if x.target is not None else x.base)
-    if not same:
+    made, needed = content.of_target(before.manifest), content.of_base(after.manifest)
+    if made.differs(needed) is not None:
         raise WrongBaseError(f"wrong base: patch does not continue {before.name}", file=after.name)
 
 
