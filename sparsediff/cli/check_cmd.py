@@ -31,9 +31,9 @@ from sparsediff.cli.service import network_options, opened_store
     click.option(
         "--repair",
         is_flag=True,
-        help="Delete objects that belong to nothing, and no longer offer patches that are broken;"
-        " the next ship then stores a version whole where that cut the chain. Makes a new pointer"
-        " if it is missing or damaged.",
+        help="Delete objects that belong to nothing, and no longer offer patches that are broken"
+        " or do not continue the one before; the next ship then stores a version whole where that"
+        " cut the chain. Makes a new pointer if it is missing or damaged.",
     ),
     click.option(
         "--grace",
@@ -58,8 +58,9 @@ def command(
 ) -> int:
     """Read everything in STORE and say what is broken.
 
-    Ends with 11 if an object is missing or damaged, or a version cannot be
-    reached; objects that belong to nothing are listed, but are not an error.
+    Follows the checksums from patch to patch. Ends with 11 if an object is missing
+    or damaged, or a version cannot be reached; objects that belong to nothing, and
+    versions that an earlier repair found lost, are listed, but are not an error.
     """
     from sparsediff.errors import CorruptError
     from sparsediff.shipping.check import check
@@ -80,6 +81,8 @@ def command(
                 "checked_bytes": result.checked_bytes,
                 "broken": result.broken,
                 "unreachable": result.unreachable,
+                "lost": result.lost,
+                "unproven": result.unproven,
                 "orphans": [s.key for s in result.orphans],
                 "young_orphans": [s.key for s in result.young],
                 "removed": result.removed,
@@ -92,9 +95,12 @@ def command(
     for number in result.unreachable:
         version = result.catalog.get(number)
         assert version is not None
-        click.echo(
-            f"sparsediff: {opened.name}: {version.name} cannot be reached any more", err=True
-        )
+        what = "cannot be reached any more"
+        if number in result.lost:
+            what = "is lost"
+            if version is result.catalog.latest:
+                what += "; the next ship stores it whole, or else the version after it"
+        click.echo(f"sparsediff: {opened.name}: {version.name} {what}", err=True)
     if not quiet:
         orphans = [*result.orphans, *result.young]
         tail = ""
@@ -103,6 +109,9 @@ def command(
             tail = f"; {plural(len(orphans), 'object')} ({size(n_bytes)}) of no version"
             if result.young:
                 tail += f", {len(result.young)} too young to be removed"
+        if result.unproven:
+            n = len(result.unproven)
+            tail += f"; {plural(n, 'link')} that only pull can prove, as tensors moved there"
         if result.has_new_pointer:
             tail += "; made a new pointer, which begins a new history"
         if repair:

@@ -46,9 +46,7 @@ class Content:
 def of_target(manifest: Manifest) -> Content:
     """What a patch says of its target."""
     files = manifest.target_files
-    skeletons = (
-        (i, manifest.skeleton_ranges(i), file.skeleton) for i, file in enumerate(files)
-    )
+    skeletons = ((i, manifest.skeleton_ranges(i), file.skeleton) for i, file in enumerate(files))
     sums = {_skeleton(i, ranges): found for i, ranges, found in skeletons if ranges}
     file_of = [i for i, indices in enumerate(manifest.file_tensors) for _ in indices]
     for bucket, record in enumerate(manifest.buckets):

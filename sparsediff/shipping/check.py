@@ -1,18 +1,21 @@
 """check: every object of a store, every way through it, and what lies there for nothing.
 
 Enters: a store. Leaves: a `CheckResult`; with repair, a store without what is
-broken or belongs to nobody. Reads every object once and keeps none of them.
+broken or belongs to nobody. Reads every object once and keeps none of them, and
+follows the checksums in them from patch to patch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sparsediff.errors import CorruptError, UnavailableError
+from sparsediff.errors import CorruptError, UnavailableError, UnsupportedError
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.shipping.absent import no_pointer
+from sparsediff.patch.manifest import Manifest
 from sparsediff.shipping.catalog import POINTER, PREFIX, Catalog, StoredPatch, dump, read_catalog
 from sparsediff.shipping.fetch import digest_object
+from sparsediff.shipping.links import Follower, stored_manifest
 from sparsediff.shipping.recover import recover
 from sparsediff.stores import Store, Stored
 
@@ -23,8 +26,13 @@ class CheckResult:
 
     Attributes:
         catalog: of the store, as it was.
-        broken: keys of patches that are missing or damaged, and what is wrong.
+        broken: keys of patches that are missing or damaged or do not continue the one
+            before, and what is wrong.
         unreachable: versions that cannot be had starting from nothing.
+        lost: those of them that a repair knew of already: no patch leads there from a
+            version that is listed.
+        unproven: keys of patches whose checksums are over other bytes than those of the
+            one before, because tensors moved between files, say; `pull` compares the bytes.
         orphans: objects that belong to nothing.
         young: orphans that may yet belong to a run at work, and are left alone.
         checked_bytes: of objects read.
@@ -35,6 +43,8 @@ class CheckResult:
     catalog: Catalog
     broken: dict[str, str] = field(default_factory=dict)
     unreachable: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
     orphans: list[Stored] = field(default_factory=list)
     young: list[Stored] = field(default_factory=list)
     checked_bytes: int = 0
@@ -43,8 +53,8 @@ class CheckResult:
 
     @property
     def is_sound(self) -> bool:
-        """Whether every version can be had."""
-        return not self.broken and not self.unreachable
+        """Whether every version that the store offers can be had."""
+        return not self.broken and set(self.unreachable) <= set(self.lost)
 
 
 def check(
@@ -86,21 +96,35 @@ def check(
     if progress is not None:
         progress(0, total)
 
-    def job(patch: StoredPatch) -> str | None:
+    def job(patch: StoredPatch) -> Manifest | str:
         try:
             _check_object(store, patch)
-        except CorruptError as e:
+            return stored_manifest(store, patch)
+        except (CorruptError, UnsupportedError) as e:
             return e.problem if e.file is not None else str(e)
-        return None
 
-    for patch, problem in zip(patches, ordered_map(job, patches, streams), strict=True):
-        if problem is not None:
-            result.broken[patch.key] = problem
-        result.checked_bytes += patch.n_bytes
-        if progress is not None:
-            progress(result.checked_bytes, total)
+    follower = Follower(catalog.versions)
+    results = ordered_map(job, patches, streams)
+    for version in catalog.versions:
+        manifests: dict[str, Manifest] = {}
+        for patch, found in zip(version.patches, results, strict=False):
+            if isinstance(found, str):
+                result.broken[patch.key] = found
+            else:
+                manifests[patch.key] = found
+            result.checked_bytes += patch.n_bytes
+            if progress is not None:
+                progress(result.checked_bytes, total)
+        result.broken |= follower.follow(version, manifests)
+    result.unproven = follower.unproven
     reachable = catalog.reachable(result.broken)
     result.unreachable = [v.version for v in catalog.versions if v.version not in reachable]
+    numbers = {v.version for v in catalog.versions}
+    result.lost = [
+        v.version
+        for v in catalog.versions
+        if v.version not in reachable and numbers.isdisjoint(p.base or 0 for p in v.patches)
+    ]
     known = catalog.keys()
     strays = [s for s in listed if s.key.startswith(PREFIX) and s.key not in known]
     for stray in [*strays, *store.leftovers()]:

@@ -9,14 +9,25 @@ and for a while the one about to be published: never more.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 from sparsediff.disk.names import is_temp
 from sparsediff.disk.outputs import remove
-from sparsediff.errors import SparsediffError, UnavailableError, os_errors, printable
+from sparsediff.errors import (
+    CorruptError,
+    SparsediffError,
+    UnavailableError,
+    UsageError,
+    os_errors,
+    printable,
+)
 from sparsediff.patch.container import SUFFIX
+from sparsediff.patch.content import Content
+from sparsediff.patch.manifest import Manifest
 from sparsediff.shipping import snapshot, state
-from sparsediff.shipping.catalog import Catalog
+from sparsediff.shipping.catalog import Catalog, Version
+from sparsediff.shipping.links import check_is_target, kept_manifest, stored_manifest
 from sparsediff.shipping.state import Pending, Sent
 from sparsediff.stores import Store
 
@@ -97,6 +108,58 @@ class Kept:
     def place(self, version: int) -> Path:
         """Where the snapshot of a version is, or will be."""
         return self._home / "kept" / f"{version:06}" / self._name
+
+    def describe(self, version: int, patch: Path, n_bytes: int) -> None:
+        """Keep the beginning of a patch that leads to a version, ``n_bytes`` with its manifest.
+
+        It says what the version is, when the snapshot is to be the base of the next patch.
+        """
+        path = self._description(version)
+        with os_errors(path), open(patch, "rb") as f:
+            path.write_bytes(f.read(n_bytes))
+
+    def is_as_shipped(self, version: Version, seen: Content | None, note: Note) -> bool:
+        """Whether the snapshot of a version is what was shipped; if not, it is forgotten.
+
+        `check` looks at sizes and times; this is for a file that was altered and given its
+        old times back.
+
+        Args:
+            version: to look at.
+            seen: what a patch made from the snapshot just now says of it, if one could be made.
+            note: told why not.
+
+        Raises:
+            UnavailableError: disk or store are out of reach.
+        """
+        place = self.place(version.version)
+        try:
+            check_is_target(place, self._shipped(version), seen)
+        except (CorruptError, UsageError) as e:
+            note(f"{e}; a version will be stored whole for {version.name}")
+            self._identities.pop(version.version, None)
+            if self.squash_from == version.version:
+                self.squash_from = None
+            return False
+        return True
+
+    def _shipped(self, version: Version) -> Manifest:
+        """The manifest of a patch that led to a version.
+
+        Raises:
+            CorruptError: there is none any more.
+        """
+        with suppress(CorruptError, UsageError):
+            return kept_manifest(self._description(version.version))
+        for patch in version.patches:  # kept by an earlier release
+            with suppress(CorruptError):
+                return stored_manifest(self._store, patch)
+        raise CorruptError(
+            "cannot be compared with what was shipped", file=self.place(version.version)
+        )
+
+    def _description(self, version: int) -> Path:
+        return self.place(version).parent / f"{self._name}.manifest"
 
     def add(self, pending: Pending) -> None:
         """Trust the snapshot of a version from now on: it is published."""

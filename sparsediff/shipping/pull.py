@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -146,7 +146,7 @@ class _Run:
         held = place.held()
         avoid: set[str] = set()
         while True:
-            wanted = result.version = self._wanted()
+            wanted = result.version = self._wanted(held)
             result.catalog = self._catalog
             if wanted.version in held:
                 patches: list[StoredPatch] = []
@@ -188,9 +188,9 @@ class _Run:
         if found is not None and found[0].id == self._catalog.id:
             self._catalog = found[0]
 
-    def _wanted(self) -> Version:
+    def _wanted(self, held: Collection[int]) -> Version:
         if self._asked is None:
-            return self._catalog.latest
+            return self._newest(held)
         version = self._catalog.find(self._asked)
         if version is None:
             raise UsageError(
@@ -199,6 +199,23 @@ class _Run:
                 expected=f"one from {self._catalog.versions[0].name} to {self._catalog.latest.name}"
                 " (sparsediff log STORE lists them)",
             )
+        return version
+
+    def _newest(self, held: Collection[int]) -> Version:
+        """The latest version; while nothing leads there, the newest that can be had."""
+        catalog, latest = self._catalog, self._catalog.latest
+        for version in reversed(catalog.versions):
+            if catalog.path(held, version.version) is not None:
+                break
+        else:
+            return latest
+        if version is not latest:
+            lost = f"{latest.name} is lost until the next ship"
+            if version.version < (self._result.previous or 0):
+                raise UnavailableError(
+                    f"{lost}, and {version.name} is older than what is here", file=self._store.name
+                )
+            self._note(f"{self._store.name}: {lost}; {version.name} is the newest there is")
         return version
 
     def _build(self, start: int | None, patches: list[StoredPatch], wanted: Version) -> None:

@@ -19,9 +19,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sparsediff.disk.locks import locked
-from sparsediff.errors import SparsediffError, UnavailableError, UsageError, os_errors, printable
+from sparsediff.errors import (
+    CorruptError,
+    SparsediffError,
+    UnavailableError,
+    UnsupportedError,
+    UsageError,
+    os_errors,
+    printable,
+)
 from sparsediff.make import MakeResult, make_patch
 from sparsediff.parallel import Progress, ordered_map
+from sparsediff.patch.content import of_base, of_target
 from sparsediff.shipping import snapshot, source
 from sparsediff.shipping.absent import check_no_store
 from sparsediff.shipping.catalog import (
@@ -164,7 +173,10 @@ class _Run:
         result.catalog = self._catalog
         after, since = None, 0.0
         if self._catalog is not None and not self._policy.rewind:
-            after, since = self._catalog.latest.number, self._catalog.latest.shipped
+            latest = self._catalog.latest
+            after, since = latest.number, latest.shipped
+            if after is not None and self._is_lost(latest):
+                after -= 1
         candidates, result.incomplete = source.survey(
             self._path, self._policy.rule, after=after, since=since
         )
@@ -187,13 +199,16 @@ class _Run:
         if self._catalog is None:
             return candidates[-1:] if self._policy.newest else candidates
         last = self._catalog.latest
-        shipped = {(v.number, v.source) for v in self._catalog.versions}
+        lost = self._is_lost(last)
+        shipped = {(v.number, v.source) for v in self._catalog.versions if not (lost and v is last)}
         new = [c for c in candidates if (c.number, c.fingerprint) not in shipped]
         if self._policy.rewind:
             return sorted(new, key=lambda c: c.modified)[-1:]
         if last.number is None:
             return new[-1:]
         waiting = [c for c in new if c.number is not None and c.number > last.number]
+        if lost and not waiting:
+            waiting = [c for c in new if c.number == last.number]
         changed = [c.name for c in new if c not in waiting and c.modified > last.shipped]
         if changed and not waiting:
             self._note(
@@ -203,15 +218,22 @@ class _Run:
             )
         return waiting[-1:] if self._policy.newest else waiting
 
+    def _is_lost(self, version: Version) -> bool:
+        """Whether the store lists a version that cannot be had any more."""
+        return self._catalog is not None and version.version not in self._catalog.reachable()
+
     def _heal(self) -> None:
         """Store the latest version whole if damage cut it off and what it was made from is here."""
         if self._catalog is None:
             return
         latest = self._catalog.latest
-        if latest.version in self._catalog.reachable() or latest.version not in self._kept:
+        if not self._is_lost(latest) or latest.version not in self._kept:
             return
         place = self._kept.place(latest.version)
-        stored = self._stored(latest.version, latest.name, {None: self._make_anchor(place)})
+        anchor = self._make_anchor(place)
+        if not self._kept.is_as_shipped(latest, of_target(anchor.manifest), self._note):
+            return
+        stored = self._stored(latest.version, latest.name, {None: anchor})
         self._kept.check(latest.version)
         self._send(stored)
         patches = (*latest.patches, *(patch for patch, _ in stored))
@@ -310,17 +332,39 @@ class _Run:
     def _make(self, version: int, place: Path) -> dict[int | None, MakeResult]:
         """Make the patches of a version, the one from the version before first, as files."""
         made: dict[int | None, MakeResult] = {}
-        if version - 1 in self._kept:
-            made[version - 1] = self._make_from(version - 1, self._kept.place(version - 1), place)
-        step = made.get(version - 1)
+        step = self._make_step(version - 1, place)
+        if step is not None:
+            made[version - 1] = step
         if self._policy.wants_anchor(self._catalog, None if step is None else step.patch_bytes):
             anchor = made[None] = self._make_anchor(place)
             if step is not None and not pays(step.patch_bytes, anchor.patch_bytes):
                 del made[version - 1]
         far = self._kept.squash_from
         if far is not None and self._policy.is_shortcut_due(version, far) and far not in made:
-            made[far] = self._make_from(far, self._kept.place(far), place)
+            shortcut = self._make_step(far, place)
+            if shortcut is not None:
+                made[far] = shortcut
+        first, *others = [of_target(m.manifest) for m in made.values()]
+        if any(first.differs(other) is not None for other in others):
+            raise UnavailableError("changed while it was read; try again", file=place)
+        base, result = next(iter(made.items()))
+        head_bytes = result.patch_bytes - sum(result.sizes.values())
+        self._kept.describe(version, self._home / f"{base}.sdiff", head_bytes)
         return made
+
+    def _make_step(self, base: int, target: Path) -> MakeResult | None:
+        """The patch from a version that was kept; None if what was kept is not what was shipped."""
+        shipped = None if self._catalog is None else self._catalog.get(base)
+        if shipped is None or base not in self._kept:
+            return None
+        try:
+            result = self._make_from(base, self._kept.place(base), target)
+        except (CorruptError, UnsupportedError, UsageError):
+            if self._kept.is_as_shipped(shipped, None, self._note):
+                raise
+            return None
+        seen = of_base(result.manifest)
+        return result if self._kept.is_as_shipped(shipped, seen, self._note) else None
 
     def _make_anchor(self, place: Path) -> MakeResult:
         empty = self._home / "empty"
