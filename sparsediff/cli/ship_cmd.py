@@ -97,6 +97,12 @@ if TYPE_CHECKING:
         help="Where to keep what the next run needs, best on the disk of SOURCE."
         " [default: .NAME.sparsediff-ship next to SOURCE]",
     ),
+    click.option(
+        "--adopt",
+        is_flag=True,
+        help="Continue STORE with this run, though it holds the checkpoints of another. Everybody"
+        " who pulls from it goes over to this one.",
+    ),
     once_option,
     watch_option,
     network_options,
@@ -116,6 +122,7 @@ def command(
     anchor_weight: float,
     squash_every: int | None,
     state: str | None,
+    adopt: bool,
     once: bool,
     watch: float | None,
     bwlimit: float | None,
@@ -171,6 +178,7 @@ def command(
                     opened,
                     policy,
                     state_directory=state,
+                    adopt=adopt,
                     streams=streams,
                     jobs=jobs,
                     note=service.note,

@@ -114,6 +114,23 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """The run whose checkpoints a store holds.
+
+    Attributes:
+        id: random, made when the store was bound; who ships knows it.
+        name: of the source, a directory or a file.
+        host: digest of the name of the machine that it was on when the store was bound.
+        path: digest of its place there.
+    """
+
+    id: str
+    name: str
+    host: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
     """Everything a store says of itself.
 
@@ -121,11 +138,13 @@ class Catalog:
         id: made when the store was; another id means another history.
         versions: the oldest first; never empty.
         dropped: objects on their way out.
+        run: whose checkpoints these are; None in stores of earlier releases.
     """
 
     id: str
     versions: tuple[Version, ...]
     dropped: tuple[Dropped, ...] = ()
+    run: Run | None = None
 
     @property
     def latest(self) -> Version:
@@ -267,6 +286,8 @@ def dump(catalog: Catalog) -> bytes:
         "versions": versions,
         "dropped": [{"key": d.key, "since": to_text(d.since)} for d in catalog.dropped],
     }
+    if catalog.run is not None:
+        document["run"] = asdict(catalog.run)
     document["xxh3"] = _checksum(document)
     return (json.dumps(document, indent=1) + "\n").encode()
 
@@ -292,7 +313,7 @@ def parse(data: bytes) -> Catalog:
         row = fields.Row(document)
         versions = tuple(row.get("versions", fields.listed(_version)))
         dropped = tuple(row.get("dropped", fields.listed(_dropped)))
-        catalog = Catalog(row.get("id", fields.history), versions, dropped)
+        catalog = Catalog(row.get("id", fields.history), versions, dropped, row.find("run", _run))
         latest = row.get("latest", fields.version)
     except FieldError as e:
         if not e.path:
@@ -341,6 +362,16 @@ def _patch(value: object) -> StoredPatch:
 def _dropped(value: object) -> Dropped:
     row = fields.Row(value)
     return Dropped(row.get("key", _key), row.get("since", _time))
+
+
+def _run(value: object) -> Run:
+    row = fields.Row(value)
+    return Run(
+        row.get("id", fields.history),
+        row.get("name", fields.any_text),
+        row.get("host", fields.any_text),
+        row.get("path", fields.any_text),
+    )
 
 
 def _checksum(document: dict[str, object]) -> str:

@@ -40,6 +40,7 @@ class Kept:
 
     Attributes:
         squash_from: version that the next shortcut starts from.
+        run: id of the run that is shipped from here; None until a store was bound to it.
     """
 
     def __init__(self, home: Path, name: str, store: Store) -> None:
@@ -53,6 +54,7 @@ class Kept:
         self._home, self._name, self._store = home, name, store
         self._identities: dict[int, str] = {}
         self.squash_from: int | None = None
+        self.run = state.load_sent(home).run
 
     def take_up(self, catalog: Catalog | None, note: Note) -> None:
         """Find out what earlier runs left, and remove what is of no use any more.
@@ -95,7 +97,7 @@ class Kept:
         if self.squash_from not in self._identities:
             self.squash_from = None
         self.clean(catalog)
-        if len(self._identities) < len(identities):
+        if len(self._identities) < len(identities) or self.run != old.run:
             self.save(catalog)  # what was noted need not be noted again
 
     def __contains__(self, version: int) -> bool:
@@ -193,7 +195,7 @@ class Kept:
         """
         store_id = None if catalog is None else catalog.id
         kept, name = dict(self._identities), self._store.name
-        state.save(self._home, Sent(name, store_id, kept, self.squash_from, pending))
+        state.save(self._home, Sent(name, store_id, kept, self.squash_from, pending, self.run))
 
 
 def is_published(pending: Pending, catalog: Catalog | None) -> bool:

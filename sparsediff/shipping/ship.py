@@ -33,9 +33,11 @@ from sparsediff.parallel import Progress, ordered_map
 from sparsediff.patch.content import of_base, of_target
 from sparsediff.shipping import snapshot, source
 from sparsediff.shipping.absent import check_no_store
+from sparsediff.shipping.binding import check_same, run_of
 from sparsediff.shipping.catalog import (
     POINTER,
     Catalog,
+    Run,
     StoredPatch,
     Version,
     dump,
@@ -96,6 +98,7 @@ def ship(
     policy: Policy | None = None,
     *,
     state_directory: Path | str | None = None,
+    adopt: bool = False,
     streams: int = 4,
     jobs: int | None = None,
     note: Note = lambda _: None,
@@ -110,6 +113,7 @@ def ship(
         policy: what is shipped and how.
         state_directory: kept between runs; default `default_state`. Losing it costs an
             anchor, nothing else.
+        adopt: continue the store with this run, though it holds those of another.
         streams: objects sent at once.
         jobs: threads to make patches with.
         note: told what should not go unnoticed.
@@ -118,7 +122,7 @@ def ship(
 
     Raises:
         UsageError: the source or the state directory is unusable, or the latter lies
-            in the former.
+            in the former, or the store holds the checkpoints of another run.
         CorruptError: the pointer of the store is damaged, or the record in the state directory.
         UnavailableError: store or disk is full or out of reach, or the source
             changes; nothing is lost, try again.
@@ -131,6 +135,7 @@ def ship(
         home.mkdir(parents=True, exist_ok=True)
     with locked(home / "lock", os.O_RDWR | os.O_CREAT):
         run = _Run(Path(path), store, policy or Policy(), home, streams, jobs, note, progress)
+        run.adopts = adopt
         return run.ship_all(result if result is not None else ShipResult())
 
 
@@ -165,6 +170,8 @@ class _Run:
         self._kept = Kept(home, Path(os.path.abspath(path)).name, store)
         self._catalog: Catalog | None = None
         self._tag: str | None = None
+        self._ours = run_of(path)
+        self.adopts = False
 
     def ship_all(self, result: ShipResult) -> ShipResult:
         self._read_store()
@@ -193,6 +200,27 @@ class _Run:
     def _read_store(self) -> None:
         found = read_catalog(self._store)
         self._catalog, self._tag = found if found is not None else (None, None)
+        bound = None if self._catalog is None else self._catalog.run
+        if bound is not None:
+            try:
+                noted = check_same(bound, self._ours, self._kept.run, self._store.name)
+            except UsageError:
+                if not self.adopts:
+                    raise
+                self._adopt(bound)
+                return
+            if noted is not None:
+                self._note(noted)
+            self._kept.run = bound.id
+
+    def _adopt(self, bound: Run) -> None:
+        """Bind the store to this run."""
+        assert self._catalog is not None
+        adopted = dump(replace(self._catalog, run=self._ours))
+        if not self._store.swap(POINTER, adopted, self._tag):
+            raise UnavailableError("another shipper was faster; try again", file=self._store.name)
+        self._note(f"{self._store.name}: continues {printable(bound.name)} with {self._path}")
+        self._read_store()
 
     def _not_shipped(self, candidates: list[Candidate]) -> list[Candidate]:
         """Which of the complete checkpoints are still to be shipped, in order."""
@@ -305,10 +333,11 @@ class _Run:
         while True:
             before = self._catalog
             if before is None:
-                catalog = Catalog(store_id, (record,))
+                catalog = Catalog(store_id, (record,), run=self._ours)
             else:
                 others = [v for v in before.versions if v.version != record.version]
-                catalog = replace(before, versions=(*others, record))
+                versions = (*others, record)
+                catalog = replace(before, versions=versions, run=before.run or self._ours)
             won = self._store.swap(POINTER, dump(catalog), self._tag)
             self._read_store()
             if won:

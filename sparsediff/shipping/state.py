@@ -92,6 +92,7 @@ class Sent:
         kept: identity of each snapshot, by version.
         squash_from: version that the next shortcut starts from.
         pending: what was about to be published.
+        run: id of the run that a store was bound to.
     """
 
     store: str | None = None
@@ -99,6 +100,7 @@ class Sent:
     kept: dict[int, str] = field(default_factory=dict)
     squash_from: int | None = None
     pending: Pending | None = None
+    run: str | None = None
 
 
 def check_own(path: Path) -> None:
@@ -215,6 +217,7 @@ def _sent(row: Row) -> Sent:
         row.find("kept", fields.table(fields.numeral, fields.any_text)) or {},
         row.find("squash_from", fields.version),
         row.find("pending", _pending),
+        row.find("run", fields.history),
     )
 
 
