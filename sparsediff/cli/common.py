@@ -160,7 +160,7 @@ class Bandwidth(click.ParamType[float]):
 
 
 class Duration(click.ParamType[float]):
-    """Seconds: 90, 90s, 15min, 12h, 7d."""
+    """Seconds, from 90s, 15min, 12h, 7d or 0: without a unit, 7 could be days."""
 
     name = "duration"
 
@@ -173,7 +173,11 @@ class Duration(click.ParamType[float]):
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|h|d|)", str(value).strip())
         if match is None:
             self.fail(f"{value!r} is not a duration like 30s, 15min, 12h or 7d", param, ctx)
-        return float(match[1]) * {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]]
+        n, unit = float(match[1]), match[2]
+        if n and not unit:
+            units = f"{match[1]}s, {match[1]}min, {match[1]}h or {match[1]}d"
+            self.fail(f"{value!r} has no unit: {units}", param, ctx)
+        return n * {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}[unit]
 
 
 _bars: list[Progress] = []  # the one on the terminal, if any

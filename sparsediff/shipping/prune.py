@@ -85,8 +85,11 @@ def prune(
     patches = [p for key, p in known.items() if key not in used]  # each object once
     # Clocks differ a little between machines; one that was far ahead keeps nothing for ever.
     due = [d for d in smaller.dropped if abs(now - d.since) >= grace]
-    deleted = list(dict.fromkeys(d.key for d in due if d.key not in used))
-    deleted_bytes = sum(store.size(key) or 0 for key in deleted)
+    over = {d.key for d in due}
+    # What is gone already, by a run that was killed or by hand, is not deleted again.
+    sizes = {key: store.size(key) for key in sorted(over - used)}
+    deleted = [key for key, n_bytes in sizes.items() if n_bytes is not None]
+    deleted_bytes = sum(n_bytes or 0 for n_bytes in sizes.values())
     if not dry_run:
         if smaller.versions != catalog.versions:
             if not store.swap(POINTER, dump(smaller), tag):
@@ -97,7 +100,7 @@ def prune(
         for key in deleted:
             store.delete(key)
         if due:
-            rest = tuple(d for d in smaller.dropped if d not in due)
+            rest = tuple(d for d in smaller.dropped if d.key not in over)
             # If a shipper is faster here, the next run finds nothing left to delete.
             store.swap(POINTER, dump(replace(smaller, dropped=rest)), tag)
     return PruneResult(
