@@ -84,6 +84,8 @@ class Group:
 
     The median of a group is the median of its tensors' medians weighted by
     their changed elements; other fields are sums, ``largest`` a maximum.
+    ``patch_bytes`` of the total are those of the whole patch, ``payload_bytes`` only
+    what the tensors' words take.
     """
 
     key: str
@@ -98,6 +100,7 @@ class Group:
     raw_bytes: int
     changed_bytes: int
     patch_bytes: float
+    payload_bytes: float
 
     @property
     def density(self) -> float | None:
@@ -111,8 +114,8 @@ class Group:
 
     @property
     def bits_per_changed(self) -> float | None:
-        """Bits of patch per changed element."""
-        return measures.bits_per_changed(self.patch_bytes, self.n_changed)
+        """Bits of payload per changed element: headers and other files are no part of it."""
+        return measures.bits_per_changed(self.payload_bytes, self.n_changed)
 
     @property
     def ones_share(self) -> float | None:
@@ -192,6 +195,7 @@ def _group(key: str, tensors: list[TensorStats], patch_bytes: float) -> Group:
         raw_bytes=sum(t.raw_bytes for t in tensors),
         changed_bytes=sum(t.changed_bytes for t in tensors),
         patch_bytes=patch_bytes,
+        payload_bytes=sum(t.patch_bytes for t in tensors),
     )
 
 

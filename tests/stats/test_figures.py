@@ -51,7 +51,7 @@ def test_figures_of_a_known_change(tmp_path: Path) -> None:
     assert (total.n_tensors, total.n_untouched, total.n_elements) == (2, 1, 1050)
     assert total.density == 11 / 1050
     assert total.patch_bytes == stats.patch_bytes
-    assert total.bits_per_changed == 8 * stats.patch_bytes / 11
+    assert total.bits_per_changed == w.bits_per_changed == 8 * stats.coded_bytes / 11
     assert stats.raw_pairs_bytes == 11 * (2 + 4)
     assert stats.ratio == b.stat().st_size / stats.patch_bytes
 
