@@ -7,12 +7,13 @@ follows the checksums in them from patch to patch.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from sparsediff.errors import CorruptError, UnavailableError, UnsupportedError
 from sparsediff.parallel import Progress, ordered_map
-from sparsediff.shipping.absent import no_pointer
 from sparsediff.patch.manifest import Manifest
+from sparsediff.shipping.absent import no_pointer
 from sparsediff.shipping.catalog import POINTER, PREFIX, Catalog, StoredPatch, dump, read_catalog
 from sparsediff.shipping.fetch import digest_object
 from sparsediff.shipping.links import Follower, stored_manifest
@@ -89,9 +90,8 @@ def check(
     catalog, tag, is_new = _read_or_recover(store, repair)
     result = CheckResult(catalog, has_new_pointer=is_new)
     # An object that two versions refer to is read once, if they say the same of it.
-    patches = list(
-        {(p.key, p.n_bytes, p.sha256): p for v in catalog.versions for p in v.patches}.values()
-    )
+    still_used = Counter(map(_identity, (p for v in catalog.versions for p in v.patches)))
+    patches = list({_identity(p): p for v in catalog.versions for p in v.patches}.values())
     total = sum(p.n_bytes for p in patches)
     if progress is not None:
         progress(0, total)
@@ -105,16 +105,24 @@ def check(
 
     follower = Follower(catalog.versions)
     results = ordered_map(job, patches, streams)
+    read: dict[tuple[str, int, str], Manifest | str] = {}  # what a version has still to see
     for version in catalog.versions:
         manifests: dict[str, Manifest] = {}
-        for patch, found in zip(version.patches, results, strict=False):
+        for patch in version.patches:
+            identity = _identity(patch)
+            if identity not in read:
+                read[identity] = next(results)
+                result.checked_bytes += patch.n_bytes
+                if progress is not None:
+                    progress(result.checked_bytes, total)
+            found = read[identity]
+            still_used[identity] -= 1
+            if not still_used[identity]:
+                del read[identity]
             if isinstance(found, str):
                 result.broken[patch.key] = found
             else:
                 manifests[patch.key] = found
-            result.checked_bytes += patch.n_bytes
-            if progress is not None:
-                progress(result.checked_bytes, total)
         result.broken |= follower.follow(version, manifests)
     result.unproven = follower.unproven
     reachable = catalog.reachable(result.broken)
@@ -140,6 +148,11 @@ def check(
             store.delete(orphan.key)
         result.removed = [*result.broken, *(o.key for o in result.orphans)]
     return result
+
+
+def _identity(patch: StoredPatch) -> tuple[str, int, str]:
+    """What a version says of an object."""
+    return patch.key, patch.n_bytes, patch.sha256
 
 
 def _without_useless(catalog: Catalog, now: float) -> Catalog:

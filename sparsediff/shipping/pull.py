@@ -19,6 +19,7 @@ from pathlib import Path
 from sparsediff.errors import (
     CorruptError,
     SparsediffError,
+    UnavailableError,
     UsageError,
     WrongBaseError,
     printable,
