@@ -20,6 +20,7 @@ from sparsediff.apply.rebuild import BaseFiles, Task, check_target, is_copy, run
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.outputs import staged_file, sync, write_all
+from sparsediff.disk.temps import temp_file
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.patch.container import Patch
@@ -123,7 +124,7 @@ def _locked(base: Path) -> Iterator[None]:
             yield
         return
     guard = temp_sibling(base, 0)
-    with locked(guard, os.O_RDWR | os.O_CREAT):
+    with temp_file(guard):
         try:
             yield
         finally:
@@ -230,7 +231,7 @@ def _replace(base: Path, patch: Patch, file: int, group: Iterator[Task], jobs: i
         path.parent.mkdir(parents=True, exist_ok=True)
         for directory in missing:
             sync(directory.parent)
-    with staged_file(path, force=True) as stream:
+    with staged_file(path, force=True, like=path if path.exists() else None) as stream:
         fd = stream.fileno()
         with os_errors(path):
             os.ftruncate(fd, record.size)

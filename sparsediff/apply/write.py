@@ -8,6 +8,7 @@ and never holds more than a few buckets.
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,8 +17,9 @@ from pathlib import Path
 
 from sparsediff.apply.chain import listed, open_chain, rebuild_chain, rebuilt_bytes
 from sparsediff.apply.in_place import update_in_place
-from sparsediff.disk.names import temp_sibling
+from sparsediff.disk.names import is_temp, temp_sibling
 from sparsediff.disk.outputs import check_output, discard, staged_directory, staged_file
+from sparsediff.disk.temps import clear
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.parallel import Progress, default_jobs
 from sparsediff.patch.container import Patch, PatchSource, paths
@@ -119,15 +121,26 @@ def _apply_to(
 
     with ExitStack() as stack:
         if chain[-1].manifest.target_is_directory:
-            staged = stack.enter_context(staged_directory(output, force=force))
+            names = _names(chain)
+            staged = stack.enter_context(staged_directory(output, force=force, replaceable=names))
         else:
             stack.enter_context(staged_file(output, force=force))
             staged = temp_sibling(output)
         # Whoever holds the lock owns these too; a killed run may have left some.
-        between = [temp_sibling(output, part) for part in range(len(chain) - 1)]
-        left = [p for p in output.parent.iterdir() if p.name.startswith(f"{staged.name}.")]
-        for path in {*between, *left}:
-            stack.callback(discard, path)
-            discard(path)
-        rebuild_chain(base, chain, staged, between.__getitem__, jobs, advance)
+        for left in output.parent.glob(f"{glob.escape(staged.name)}.*"):
+            if is_temp(left.name):
+                clear(left)
+        work = temp_sibling(output, 0)
+        if len(chain) > 1:
+            with os_errors(work):
+                work.mkdir()
+            stack.callback(discard, work)
+        rebuild_chain(base, chain, staged, lambda i: work / str(i), jobs, advance)
     return total
+
+
+def _names(chain: list[Patch]) -> set[str]:
+    """Of all files of all the chain's checkpoints."""
+    manifests = [patch.manifest for patch in chain]
+    bases = {f.name for m in manifests for f in m.base_files}
+    return bases | {f.name for m in manifests for f in m.target_files}

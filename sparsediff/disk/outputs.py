@@ -11,62 +11,57 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sparsediff.disk.attributes import keep_attributes
 from sparsediff.disk.inputs import InputFile
 from sparsediff.disk.locks import locked
-from sparsediff.disk.names import TEMP_SUFFIX, temp_sibling
-from sparsediff.errors import LockedError, UsageError, os_errors
+from sparsediff.disk.names import temp_sibling
+from sparsediff.disk.replace import check_output, check_replaceable
+from sparsediff.disk.temps import clear, discard, remove, temp_directory, temp_file
+from sparsediff.errors import UsageError, os_errors
+
+__all__ = [
+    "check_output",
+    "clone",
+    "create",
+    "discard",
+    "publish",
+    "remove",
+    "staged_directory",
+    "staged_file",
+    "sync",
+    "write_all",
+    "write_at",
+]
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _FICLONE = 0x40049409  # Linux
 
 
-def check_output(path: Path, *, force: bool, inputs: Iterable[Path | str] = ()) -> None:
-    """Raise UsageError if ``path`` may not be written.
-
-    It may not if it exists (unless ``force``), is neither file nor directory,
-    has no parent, or is, contains or lies in one of ``inputs``.
-    """
-    with os_errors(path):
-        if os.path.lexists(path):
-            if not force:
-                raise UsageError("output exists (`force=True` replaces it)", file=path)
-            if not (path.is_file() or path.is_dir() or path.is_symlink()):
-                raise UsageError("output is neither a file nor a directory", file=path)
-        if not path.parent.is_dir():
-            raise UsageError("directory of the output does not exist", file=path)
-        real = path.resolve()
-        there = [Path(i).resolve() for i in inputs if os.path.exists(i)]
-    for other in there:
-        if real == other or (other.is_dir() and other in real.parents):
-            raise UsageError("output is, or lies in, one of the inputs", file=path, found=other)
-        if real in other.parents:
-            raise UsageError("output would replace one of the inputs", file=path, found=other)
-
-
 @contextmanager
-def staged_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+def staged_file(path: Path, *, force: bool, like: Path | None = None) -> Iterator[BinaryIO]:
     """Build the file ``path`` in a temporary sibling; yields it, empty and open for writing.
 
     On success the sibling is synced and renamed over ``path``; on any error it
     is removed and ``path`` is as it was.
+
+    Args:
+        path: the file.
+        force: replace what is there.
+        like: a file whose owner, permissions and extended attributes it gets; until then it
+            is for nobody else. Without, it is made like any new file.
     """
-    check_output(path, force=force)
-    if path.is_dir() and not path.is_symlink():
-        raise UsageError("output is a directory, but a file is to be written", file=path)
+    _check_file(path, force=force)
     temp = temp_sibling(path)
-    if temp.is_dir() and not temp.is_symlink():  # left by a killed run
-        with locked(temp, os.O_RDONLY | os.O_DIRECTORY):
-            remove(temp)
-    with locked(temp, os.O_RDWR | os.O_CREAT) as fd:
+    with temp_file(temp, 0o666 if like is None else 0o600) as fd:
         try:
+            _check_file(path, force=force)  # somebody may have made it while we waited
             with os_errors(path):
-                os.ftruncate(fd, 0)
                 stream = os.fdopen(os.dup(fd), "wb")
             try:
                 yield stream
@@ -76,8 +71,10 @@ def staged_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
                 with suppress(OSError):  # what an error left in its buffer is nobody's any more
                     stream.close()
             with os_errors(path):
+                if like is not None:
+                    keep_attributes(like, fd)
                 os.fsync(fd)
-                check_output(path, force=force)
+                _check_file(path, force=force)
                 os.rename(temp, path)
         except BaseException:
             temp.unlink(missing_ok=True)
@@ -86,48 +83,53 @@ def staged_file(path: Path, *, force: bool) -> Iterator[BinaryIO]:
             sync(path.parent)
 
 
+def _check_file(path: Path, *, force: bool) -> None:
+    check_output(path, force=force)
+    if path.is_dir() and not path.is_symlink():
+        raise UsageError("output is a directory, but a file is to be written", file=path)
+
+
 @contextmanager
-def staged_directory(path: Path, *, force: bool) -> Iterator[Path]:
+def staged_directory(
+    path: Path, *, force: bool, replaceable: Collection[str] = ()
+) -> Iterator[Path]:
     """Build the directory ``path`` in a temporary sibling; yields the sibling.
 
     On success all of it is synced and it takes the place of ``path`` in one
     rename (an exchange where ``path`` exists, atomic where the system has one);
     on any error it is removed and ``path`` is as it was.
+
+    Args:
+        path: the directory.
+        force: replace what is there: a file, or a directory that `check_replaceable` allows.
+        replaceable: names of the files that such a directory may hold.
     """
-    check_output(path, force=force)
+    _check_directory(path, force, replaceable)
     temp = temp_sibling(path)
-    if os.path.lexists(temp) and (temp.is_symlink() or not temp.is_dir()):  # left by a killed run
-        with locked(temp, os.O_RDWR):
-            remove(temp)
-    try:
-        with os_errors(path):
-            temp.mkdir(exist_ok=True)
-        with locked(temp, os.O_RDONLY | os.O_DIRECTORY):
-            try:
-                with os_errors(path):
-                    for left in temp.iterdir():  # of a run that was killed
-                        remove(left)
-                yield temp
-                with os_errors(path):
-                    for directory, _, names in os.walk(temp):
-                        for name in names:
-                            sync(Path(directory, name))
-                        sync(Path(directory))
-                    check_output(path, force=force)
-                    publish(temp, path)
-            except BaseException:
-                shutil.rmtree(temp, ignore_errors=True)
-                raise
+    with temp_directory(temp):
+        try:
+            _check_directory(path, force, replaceable)
+            yield temp
             with os_errors(path):
-                if os.path.lexists(temp):
-                    remove(temp)
-                sync(path.parent)
-    except LockedError:
-        raise
-    except BaseException:
-        with suppress(OSError):
-            temp.rmdir()  # if it was made, and nothing more
-        raise
+                for directory, _, names in os.walk(temp):
+                    for name in names:
+                        sync(Path(directory, name))
+                    sync(Path(directory))
+                _check_directory(path, force, replaceable)
+                publish(temp, path)
+        except BaseException:
+            shutil.rmtree(temp, ignore_errors=True)
+            raise
+        with os_errors(path):
+            if os.path.lexists(temp):
+                remove(temp)
+            sync(path.parent)
+
+
+def _check_directory(path: Path, force: bool, replaceable: Collection[str]) -> None:
+    check_output(path, force=force)
+    if path.is_dir() and not path.is_symlink():
+        check_replaceable(path, replaceable)
 
 
 def publish(temp: Path, path: Path) -> None:
@@ -141,30 +143,6 @@ def publish(temp: Path, path: Path) -> None:
         _exchange(temp, path)
 
 
-def remove(path: Path) -> None:
-    """Remove a file, a link, or a directory with everything in it, even if interrupted once."""
-    try:
-        _remove(path)
-    except KeyboardInterrupt:
-        with suppress(FileNotFoundError):
-            _remove(path)
-        raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def discard(path: Path) -> None:
-    """Remove a file or a directory if it is there."""
-    if os.path.lexists(path):
-        with os_errors(path):
-            remove(path)
-
-
 def _exchange(a: Path, b: Path) -> None:
     """Swap two names atomically; where the system cannot, rename one after the other."""
     rename2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -174,7 +152,8 @@ def _exchange(a: Path, b: Path) -> None:
             return
         if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(b))
-    aside = b.parent / f".{b.name}.aside{TEMP_SUFFIX}"
+    aside = temp_sibling(b.parent / f"{b.name}.aside")
+    clear(aside)
     os.rename(b, aside)
     try:
         os.rename(a, b)

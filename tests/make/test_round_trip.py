@@ -269,7 +269,7 @@ def test_force_replaces_file_and_directory(base: Path, target: Path, tmp_path: P
     out.write_text("in the way")
     apply_patch(target, tmp_path / "p", out, force=True)
     assert tree(out) == tree(base)
-    (out / "more").write_text("must not survive")
+    (out / "config.json").write_text("must not survive")
     apply_patch(target, tmp_path / "p", out, force=True)
     assert tree(out) == tree(base)
 

@@ -1,0 +1,150 @@
+"""Temporary files and directories that are surely our own.
+
+Enters: names from `names.temp_sibling`, which anybody can guess. Leaves: a file or a
+directory of that name, made anew and locked. What a killed run left there goes first; what
+anybody else put there is neither written nor removed, but refused.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sparsediff.disk.locks import lock, until_free
+from sparsediff.errors import LockedError, SparsediffError, UsageError, os_errors
+
+
+@contextmanager
+def temp_file(path: Path, mode: int = 0o666) -> Iterator[int]:
+    """Make the temporary file ``path`` and lock it; yields its descriptor.
+
+    Whoever asked for it renames or removes it.
+
+    Args:
+        path: its name.
+        mode: its permissions, before the umask.
+
+    Raises:
+        UsageError: something that is not ours has this name.
+        LockedError: another run holds it.
+    """
+
+    def acquire() -> int:
+        clear(path)
+        with _cleared_if_interrupted(path):
+            return lock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+
+    fd = until_free(acquire)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def temp_directory(path: Path) -> Iterator[None]:
+    """Make the temporary directory ``path`` and lock it; see `temp_file`."""
+
+    def acquire() -> int:
+        clear(path)
+        with _cleared_if_interrupted(path):
+            with os_errors(path):
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    raise LockedError("another run is writing here", file=path) from None
+            return lock(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    fd = until_free(acquire)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _cleared_if_interrupted(path: Path) -> Iterator[None]:
+    """Remove what was made at ``path`` if it cannot be handed to anybody any more."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(SparsediffError):
+            clear(path)
+        raise
+
+
+def clear(path: Path) -> None:
+    """Remove what a killed run left under a temporary name, if anything.
+
+    Raises:
+        UsageError: it is not ours.
+        LockedError: a run is still at work on it.
+    """
+    with os_errors(path):
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return
+        _check_ours(path, status)
+        if stat.S_ISLNK(status.st_mode):  # had the place of an output that was replaced
+            path.unlink()
+            return
+        directory = stat.S_ISDIR(status.st_mode)
+        fd = lock(path, os.O_RDONLY | os.O_DIRECTORY if directory else os.O_RDWR | os.O_NONBLOCK)
+        try:
+            _check_ours(path, os.fstat(fd))
+            remove(path)
+        finally:
+            os.close(fd)
+
+
+def _check_ours(path: Path, status: os.stat_result) -> None:
+    """Raise UsageError unless we made what has this status."""
+    if not any(kind(status.st_mode) for kind in (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)):
+        found = "neither a file nor a directory"
+    elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        found = f"a file with {status.st_nlink} names"
+    elif status.st_uid not in (os.geteuid(), _own_uid(path.parent)):
+        found = f"owner {status.st_uid}"
+    else:
+        return
+    raise UsageError(
+        "has the name of a temporary file of ours, but we did not make it; remove it",
+        file=path,
+        found=found,
+    )
+
+
+def _own_uid(directory: Path) -> int:
+    """Owner of the files we make there: file servers may map all users to one."""
+    with tempfile.TemporaryFile(dir=directory) as probe:
+        return os.fstat(probe.fileno()).st_uid
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a directory with everything in it, even if interrupted once."""
+    try:
+        _remove(path)
+    except KeyboardInterrupt:
+        with suppress(FileNotFoundError):
+            _remove(path)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a directory if it is there."""
+    if os.path.lexists(path):
+        with os_errors(path):
+            remove(path)

@@ -1,0 +1,166 @@
+"""Temporary names can be guessed: what others put there is neither written nor removed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from sparsediff import UsageError, apply_patch, make_patch
+from sparsediff.disk.names import temp_sibling
+from tests.conftest import Run
+from tests.support.pairs import model_directory, tree
+
+SOMEBODY = 12345
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to others")
+KINDS = ["hard link", "pipe", *(["another's file", "another's directory"] * (os.geteuid() == 0))]
+
+
+@pytest.fixture
+def patches(base: Path, target: Path, tmp_path: Path) -> list[Path]:
+    """From the base to the target and on, cut so differently that there is a step between."""
+    steps = [base, target, model_directory(tmp_path / "next", lr=2e-6)]
+    os.rename(steps[2] / "config.json", steps[2] / "renamed.json")
+    made = []
+    for i, pair in enumerate(pairwise(steps)):
+        made.append(tmp_path / f"{i}.sdiff")
+        make_patch(*pair, made[-1])
+    return made
+
+
+def plant(kind: str, path: Path) -> Path:
+    """Put something of somebody else's at ``path``; returns what must stay as it is."""
+    victim = path.parent / "victim"
+    victim.write_text("precious")
+    if kind == "hard link":
+        os.link(victim, path)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "another's file":
+        path.write_text("theirs")
+        os.chown(path, SOMEBODY, SOMEBODY)
+    else:
+        path.mkdir()
+        (path / "theirs").write_text("theirs")
+        os.chown(path, SOMEBODY, SOMEBODY)
+    return victim
+
+
+def state(path: Path) -> object:
+    status = path.lstat()
+    return status.st_ino, status.st_uid, status.st_size, status.st_mtime_ns, status.st_nlink
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("verb", "part"),
+    [
+        ("make", None),
+        ("apply", None),
+        ("apply", 0),
+        ("apply", 7),
+        ("export", None),
+        ("squash", None),
+        ("squash", 0),
+        ("in place", 0),
+        ("in place", None),
+    ],
+)
+def test_what_is_not_ours_is_refused_and_left_alone(
+    kind: str, verb: str, part: int | None, cli: Run, base: Path, patches: list[Path]
+) -> None:
+    place = base.parent
+    out = place / "out"
+    args: tuple[object, ...]
+    if verb == "in place":
+        before, after = place / "a.bin", place / "b.bin"
+        before.write_text("one")
+        after.write_text("two")
+        make_patch(before, after, place / "file.sdiff")
+        out, args = before, ("apply", "--in-place", before, place / "file.sdiff")
+    else:
+        named = {
+            "make": (base, place / "target"),
+            "apply": (base, *patches),
+            "export": (patches[0], base),
+            "squash": (base, *patches),
+        }
+        args = (verb, *named[verb], "-o", out)
+    taken = temp_sibling(out, part)
+    victim = plant(kind, taken)
+    planted = state(taken)
+    listed = sorted(p.name for p in place.iterdir())
+    code, printed, err = cli(*args)
+    assert (code, printed, err.count("\n")) == (2, "", 1), err
+    assert "we did not make it" in err
+    assert (state(taken), victim.read_text()) == (planted, "precious")
+    assert sorted(p.name for p in place.iterdir()) == listed
+    taken.unlink() if not taken.is_dir() else shutil.rmtree(taken)
+    assert cli(*args)[0] == 0
+
+
+def test_link_is_removed_but_not_followed(
+    cli: Run, base: Path, target: Path, patches: list[Path], tmp_path: Path
+) -> None:
+    """It is ours by its owner: what had the place of an output may have been a link."""
+    for left in (temp_sibling(tmp_path / "out"), temp_sibling(tmp_path / "out", 0)):
+        left.symlink_to(base)
+    before = tree(base)
+    assert cli("apply", base, patches[0], "-o", tmp_path / "out")[0] == 0
+    assert (tree(base), tree(tmp_path / "out")) == (before, tree(target))
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_leftover_does_not_pass_on_its_permissions(
+    cli: Run, base: Path, target: Path, tmp_path: Path
+) -> None:
+    left = temp_sibling(tmp_path / "p")
+    left.write_text("of a killed run")
+    left.chmod(0o777)
+    assert cli("make", base, target, "-o", tmp_path / "p")[0] == 0
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "p").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@needs_root
+def test_what_a_file_server_gives_to_one_user_is_ours(
+    cli: Run, base: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's files belong to nobody there, the killed run's as well as the next one's."""
+    left = temp_sibling(tmp_path / "p")
+    left.write_text("of a killed run")
+    os.chown(left, SOMEBODY, SOMEBODY)
+    monkeypatch.setattr("sparsediff.disk.temps._own_uid", lambda directory: SOMEBODY)
+    assert cli("make", base, target, "-o", tmp_path / "p")[0] == 0
+
+
+@needs_root
+def test_in_a_shared_folder_as_a_plain_user(base: Path, target: Path, tmp_path: Path) -> None:
+    """Somebody waits in /shared for the output of another."""
+    for place in (tmp_path, *tmp_path.parents):
+        if place.stat().st_uid == os.geteuid() and place != Path("/"):
+            place.chmod(place.stat().st_mode | 0o055)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    trap = temp_sibling(shared / "out")
+    trap.mkdir()
+    trap.chmod(0o777)
+    make_patch(base, target, tmp_path / "p.sdiff")
+    apply_patch(base, tmp_path / "p.sdiff", tmp_path / "imports everything")
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(SOMEBODY)
+            apply_patch(base, tmp_path / "p.sdiff", shared / "out")
+        except UsageError as e:
+            os._exit("we did not make it" in str(e))
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert list(trap.iterdir()) == []
+    assert not (shared / "out").exists()
