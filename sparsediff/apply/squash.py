@@ -19,7 +19,7 @@ from sparsediff.apply.chain import listed, open_chain, rebuild_chain, rebuilt_by
 from sparsediff.checkpoint import open_checkpoint
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.outputs import check_output, discard, staged_file
-from sparsediff.disk.temps import clear
+from sparsediff.disk.temps import temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make import MakeResult, make_patch
 from sparsediff.parallel import Progress, default_jobs
@@ -76,9 +76,7 @@ def squash_patches(
 
         out = stack.enter_context(staged_file(output, force=force))
         work = temp_sibling(output, 0)  # whoever holds the lock on the output owns this too
-        clear(work)
-        with os_errors(work):
-            work.mkdir()
+        stack.enter_context(temp_directory(work))
         stack.callback(discard, work)
         target, patch = work / "target", work / "patch"
         rebuild_chain(pinned.path, chain, target, lambda i: work / str(i), jobs, advance)

@@ -19,7 +19,7 @@ from sparsediff.apply.chain import listed, open_chain, rebuild_chain, rebuilt_by
 from sparsediff.apply.in_place import update_in_place
 from sparsediff.disk.names import is_temp, temp_sibling
 from sparsediff.disk.outputs import check_output, discard, staged_directory, staged_file
-from sparsediff.disk.temps import clear
+from sparsediff.disk.temps import clear, temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.parallel import Progress, default_jobs
 from sparsediff.patch.container import Patch, PatchSource, paths
@@ -132,8 +132,7 @@ def _apply_to(
                 clear(left)
         work = temp_sibling(output, 0)
         if len(chain) > 1:
-            with os_errors(work):
-                work.mkdir()
+            stack.enter_context(temp_directory(work))
             stack.callback(discard, work)
         rebuild_chain(base, chain, staged, lambda i: work / str(i), jobs, advance)
     return total

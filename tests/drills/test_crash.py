@@ -85,7 +85,7 @@ def test_kill_leaves_old_or_new(verb: str, room: Room, tmp_path: Path) -> None:
         assert run(arguments) == 0, point
         assert room.seen() == room.states(verb)[1], point
         assert [p.name for p in room.live.iterdir()] == ["out"], point  # and nothing left over
-    assert len(points) > 2
+    assert len(points) >= 2
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_interrupt_cleans_up(verb: str, sig: int, room: Room, tmp_path: Path) ->
         assert code == 130, point
         assert room.seen() in room.states(verb), point
         assert [p.name for p in room.live.iterdir()] in ([], ["out"]), point
-    assert len(points) > 2
+    assert len(points) >= 2
 
 
 def test_kill_in_place_is_finished_by_another_run(room: Room, tmp_path: Path) -> None:
@@ -117,4 +117,4 @@ def test_kill_in_place_is_finished_by_another_run(room: Room, tmp_path: Path) ->
                 assert content in (old.get(name), new.get(name)), point
         assert run(arguments) == 0, point
         assert tree(room.out) == new, point
-    assert len(points) > 2
+    assert len(points) >= 2
