@@ -324,7 +324,8 @@ class InPlace(Place):
             return
         base = self.nothing if start is None else self.dest
         new = self.home / "new"
-        apply_patch(base, patches, new, force=True, jobs=self._jobs, progress=progress)
+        discard(new)  # of a run that was killed before it gave the name away
+        apply_patch(base, patches, new, jobs=self._jobs, progress=progress)
         with os_errors(self.dest):
             publish(new, self.dest)
             sync(self.dest.parent)

@@ -85,8 +85,9 @@ def raw(tensor: torch.Tensor) -> bytes:
 def patched(base: Path, target: Path, tmp_path: Path) -> int:
     """Make and apply a patch, byte for byte; its size."""
     result = make_patch(base, target, tmp_path / "p", force=True)
-    apply_patch(base, tmp_path / "p", tmp_path / "out", force=True)
-    assert tree(tmp_path / "out") == tree(target)
+    out = tmp_path / f"out of {len(list(tmp_path.iterdir()))}"
+    apply_patch(base, tmp_path / "p", out)
+    assert tree(out) == tree(target)
     return result.patch_bytes
 
 

@@ -411,7 +411,10 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
         raw_file({"a": entry("U8", [2], [0, 2]), "b": entry("U8", [1], [1, 2])}, b"xy"),
         "hole or overlap",
     ),
-    "left_over": (raw_file({"a": entry("U8", [1], [0, 1])}, b"xyz"), "elsewhere than the file"),
+    "left_over": (
+        raw_file({"a": entry("U8", [1], [0, 1])}, b"xyz"),
+        "does not end where the file ends",
+    ),
     "surrogate": (
         raw_file(b'{"\\ud800":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'),
         "Unicode",
