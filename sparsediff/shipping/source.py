@@ -45,6 +45,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsediff.checkpoint import open_checkpoint
+from sparsediff.checkpoint.formats import PART_SUFFIXES, WEIGHT_SUFFIXES
 from sparsediff.disk.inputs import InputFile
 from sparsediff.disk.names import check_relative_name, is_temp
 from sparsediff.errors import (
@@ -57,19 +58,18 @@ from sparsediff.errors import (
 )
 from sparsediff.shipping.snapshot import State, identity_of, states
 
-_WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".distcp")
+_WEIGHTS = (*WEIGHT_SUFFIXES, *PART_SUFFIXES)
+_SUFFIX = "|".join(map(re.escape, WEIGHT_SUFFIXES))
 _INDICES = (".safetensors.index.json", ".bin.index.json")
 _MAX_INDEX = 100_000_000  # bytes
 
-_NUMBERED = re.compile(r"(|.*[^0-9])([0-9]+)(?:\.(?:safetensors|ckpt|pth?|bin))?", re.DOTALL)
+_NUMBERED = re.compile(rf"(|.*[^0-9])([0-9]+)(?:{_SUFFIX})?", re.DOTALL)
 _NO_STEP = re.compile(
     r"(?:[0-9]\.|(?:^|[^a-z])(?:of|v|part|rank|shard|fsdp|optimizer|states?|consolidated)[-_.=]?)$",
     re.IGNORECASE,
 )
 _UNFINISHED = re.compile(r"(?:^|[-_.])(?:tmp|partial)(?:[-_.]|$)", re.IGNORECASE)
-_SHARD = re.compile(
-    r"(.*)-([0-9]{1,9})-of-([0-9]{1,9})(\.(?:safetensors|ckpt|pth?|bin))", re.DOTALL
-)
+_SHARD = re.compile(rf"(.*)-([0-9]{{1,9}})-of-([0-9]{{1,9}})({_SUFFIX})", re.DOTALL)
 
 _RECENT = 10.0  # seconds within which a change asks for a second look …
 _WAIT = 1.0  # … so much later

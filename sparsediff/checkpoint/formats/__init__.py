@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sparsediff.checkpoint.formats import (
+    distcp,
     gguf,
     npy,
     npz,
@@ -21,10 +22,17 @@ from sparsediff.checkpoint.formats import (
 from sparsediff.checkpoint.formats.span import MalformedError, Span
 from sparsediff.disk.inputs import InputFile
 
-__all__ = ["MAX_SKELETON_BYTES", "Span", "find_spans"]
+__all__ = ["MAX_SKELETON_BYTES", "PART_SUFFIXES", "WEIGHT_SUFFIXES", "Span", "find_spans"]
 
 MAX_SKELETON_BYTES = 1 << 27
 """Skeletons are carried whole; `sparsediff.manifest` has the same limit."""
+
+
+WEIGHT_SUFFIXES = (*safetensors.SUFFIXES, *torch_zip.SUFFIXES)
+"""Of files that may be a whole checkpoint of a training run by themselves."""
+
+PART_SUFFIXES = distcp.SUFFIXES
+"""Of files with weights that are never a checkpoint by themselves."""
 
 
 class Format(Protocol):

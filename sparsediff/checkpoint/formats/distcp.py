@@ -16,6 +16,8 @@ from sparsediff.checkpoint.formats.pickles import Call, Dict
 from sparsediff.disk.inputs import InputFile
 from sparsediff.errors import SparsediffError
 
+SUFFIXES = (".distcp",)
+
 _SUFFIX = ".distcp"
 
 
