@@ -33,18 +33,10 @@ from sparsediff.parallel import Progress, ordered_map
 from sparsediff.patch.content import of_base, of_target
 from sparsediff.shipping import snapshot, source
 from sparsediff.shipping.absent import check_no_store
-from sparsediff.shipping.binding import check_same, run_of
-from sparsediff.shipping.catalog import (
-    POINTER,
-    Catalog,
-    Run,
-    StoredPatch,
-    Version,
-    dump,
-    object_key,
-    read_catalog,
-)
+from sparsediff.shipping.binding import run_of
+from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, object_key
 from sparsediff.shipping.kept import Kept, Note, is_published
+from sparsediff.shipping.pointer import Pointer
 from sparsediff.shipping.policy import Policy, pays, unique_name
 from sparsediff.shipping.source import Candidate
 from sparsediff.shipping.state import Pending
@@ -134,8 +126,8 @@ def ship(
     with os_errors(home):
         home.mkdir(parents=True, exist_ok=True)
     with locked(home / "lock", os.O_RDWR | os.O_CREAT):
-        run = _Run(Path(path), store, policy or Policy(), home, streams, jobs, note, progress)
-        run.adopts = adopt
+        policy = policy or Policy()
+        run = _Run(Path(path), store, policy, home, adopt, streams, jobs, note, progress)
         return run.ship_all(result if result is not None else ShipResult())
 
 
@@ -160,6 +152,7 @@ class _Run:
         store: Store,
         policy: Policy,
         home: Path,
+        adopt: bool,
         streams: int,
         jobs: int | None,
         note: Note,
@@ -168,13 +161,10 @@ class _Run:
         self._path, self._store, self._policy, self._home = path, store, policy, home
         self._streams, self._jobs, self._note, self._progress = streams, jobs, note, progress
         self._kept = Kept(home, Path(os.path.abspath(path)).name, store)
-        self._catalog: Catalog | None = None
-        self._tag: str | None = None
-        self._ours = run_of(path)
-        self.adopts = False
+        self._pointer = Pointer(store, run_of(path), self._kept, adopt=adopt, note=note)
 
     def ship_all(self, result: ShipResult) -> ShipResult:
-        self._read_store()
+        self._pointer.read()
         self._kept.take_up(self._catalog, self._note)
         self._heal()
         result.catalog = self._catalog
@@ -182,7 +172,7 @@ class _Run:
         if self._catalog is not None and not self._policy.rewind:
             latest = self._catalog.latest
             after, since = latest.number, latest.shipped
-            if after is not None and self._is_lost(latest):
+            if after is not None and self._pointer.is_lost(latest):
                 after -= 1
         candidates, result.incomplete = source.survey(
             self._path, self._policy.rule, after=after, since=since
@@ -197,37 +187,16 @@ class _Run:
             result.waiting = self._not_shipped(result.waiting[1:])
         return result
 
-    def _read_store(self) -> None:
-        found = read_catalog(self._store)
-        self._catalog, self._tag = found if found is not None else (None, None)
-        bound = None if self._catalog is None else self._catalog.run
-        if bound is not None:
-            try:
-                noted = check_same(bound, self._ours, self._kept.run, self._store.name)
-            except UsageError:
-                if not self.adopts:
-                    raise
-                self._adopt(bound)
-                return
-            if noted is not None:
-                self._note(noted)
-            self._kept.run = bound.id
-
-    def _adopt(self, bound: Run) -> None:
-        """Bind the store to this run."""
-        assert self._catalog is not None
-        adopted = dump(replace(self._catalog, run=self._ours))
-        if not self._store.swap(POINTER, adopted, self._tag):
-            raise UnavailableError("another shipper was faster; try again", file=self._store.name)
-        self._note(f"{self._store.name}: continues {printable(bound.name)} with {self._path}")
-        self._read_store()
+    @property
+    def _catalog(self) -> Catalog | None:
+        return self._pointer.catalog
 
     def _not_shipped(self, candidates: list[Candidate]) -> list[Candidate]:
         """Which of the complete checkpoints are still to be shipped, in order."""
         if self._catalog is None:
             return candidates[-1:] if self._policy.newest else candidates
         last = self._catalog.latest
-        lost = self._is_lost(last)
+        lost = self._pointer.is_lost(last)
         shipped = {(v.number, v.source) for v in self._catalog.versions if not (lost and v is last)}
         new = [c for c in candidates if (c.number, c.fingerprint) not in shipped]
         if self._policy.rewind:
@@ -246,26 +215,21 @@ class _Run:
             )
         return waiting[-1:] if self._policy.newest else waiting
 
-    def _is_lost(self, version: Version) -> bool:
-        """Whether the store lists a version that cannot be had any more."""
-        return self._catalog is not None and version.version not in self._catalog.reachable()
-
     def _heal(self) -> None:
         """Store the latest version whole if damage cut it off and what it was made from is here."""
         if self._catalog is None:
             return
         latest = self._catalog.latest
-        if not self._is_lost(latest) or latest.version not in self._kept:
+        if not self._pointer.is_lost(latest) or latest.version not in self._kept:
             return
-        place = self._kept.place(latest.version)
-        anchor = self._make_anchor(place)
-        if not self._kept.is_as_shipped(latest, of_target(anchor.manifest), self._note):
+        if not self._kept.is_as_shipped(latest, None, self._note):
             return
+        anchor = self._make_anchor(self._kept.place(latest.version))
         stored = self._stored(latest.version, latest.name, {None: anchor})
         self._kept.check(latest.version)
         self._send(stored)
         patches = (*latest.patches, *(patch for patch, _ in stored))
-        if self._publish(self._catalog.id, replace(latest, patches=patches)):
+        if self._pointer.publish(self._catalog.id, replace(latest, patches=patches)):
             self._note(
                 f"{self._store.name}: {printable(latest.name)} could not be had, and is stored "
                 "whole now"
@@ -315,7 +279,7 @@ class _Run:
             None if version - 1 not in made else stats.total.n_changed,
             patches,
         )
-        won = self._publish(store_id, record)
+        won = self._pointer.publish(store_id, record)
         if not won:
             self._note(f"{self._store.name}: another shipper published meanwhile")
         if is_published(pending, self._catalog):
@@ -326,26 +290,6 @@ class _Run:
             return None
         done = time.monotonic()
         return Shipped(record, sum(p.n_bytes for p, _ in todo), made_at - started, done - made_at)
-
-    def _publish(self, store_id: str, record: Version) -> bool:
-        """Make ``record`` the latest version; False if another shipper was faster."""
-        latest = None if self._catalog is None else self._catalog.latest.version
-        while True:
-            before = self._catalog
-            if before is None:
-                catalog = Catalog(store_id, (record,), run=self._ours)
-            else:
-                others = [v for v in before.versions if v.version != record.version]
-                versions = (*others, record)
-                catalog = replace(before, versions=versions, run=before.run or self._ours)
-            won = self._store.swap(POINTER, dump(catalog), self._tag)
-            self._read_store()
-            if won:
-                return True
-            now = self._catalog
-            if now is None or now.id != store_id or now.latest.version != latest:
-                return False
-            # Somebody pruned: the same version is the latest still.
 
     def _keep(self, candidate: Candidate, place: Path) -> None:
         """Take the copy of a checkpoint that patches are made from, now and next time."""

@@ -61,7 +61,7 @@ def test_another_run_may_continue_a_store(trainer: Trainer, store: Store, tmp_pa
     (path,) = other.save_steps(2)
     notes: list[str] = []
     (shipped,) = ship(other.run, store, adopt=True, note=notes.append).shipped
-    assert notes == [f"{store.name}: continues run with {other.run}"]
+    assert notes == [f"{store.name}: held the run run, and goes on with other"]
     assert [p.base for p in shipped.version.patches] == [None]
     pull(store, tmp_path / "dest")
     assert tree(tmp_path / "dest/current") == tree(path)

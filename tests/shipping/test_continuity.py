@@ -176,7 +176,7 @@ def test_repair_leads_back_to_a_store_that_works(
     assert tree(tmp_path / "dest/current") == tree(trainer.run / "step_000004")
 
 
-@pytest.mark.parametrize("how", ["altered", "gone"])
+@pytest.mark.parametrize("how", ["altered", "unreadable", "gone"])
 def test_latest_version_lost_and_nothing_kept_of_it(
     how: str,
     trainer: Trainer,
@@ -187,13 +187,16 @@ def test_latest_version_lost_and_nothing_kept_of_it(
     """The checkpoint is in the run still, and is shipped again, as another version."""
     broken(trainer, store, monkeypatch)
     check(store, now=time.time(), repair=True)
-    if how == "altered":
-        altered(trainer)
-    else:
+    if how == "gone":
         shutil.rmtree(default_state(trainer.run))
+    else:
+        shutil.copytree(trainer.run / "step_000004", tmp_path / "intact", copy_function=shutil.copy)
+        altered(trainer, at=-2 if how == "altered" else 3)
+        shutil.rmtree(trainer.run / "step_000004")  # where it shares files with what was kept
+        shutil.move(tmp_path / "intact", trainer.run / "step_000004")
     notes: list[str] = []
     (shipped,) = ship(trainer.run, store, note=notes.append).shipped
-    assert ("not what was shipped" in "".join(notes)) == (how == "altered")
+    assert ("not what was shipped" in "".join(notes)) == (how != "gone")
     assert shipped.version.name == "step_000004-000005"
     assert shown(pull(store, tmp_path / "dest")) == "step_000004-000005"
     assert tree(tmp_path / "dest/current") == tree(trainer.run / "step_000004")

@@ -1,0 +1,96 @@
+"""The pointer of a store, as a run of `ship` reads and replaces it.
+
+Enters: a store, the run that is shipped, new versions. Leaves: a catalog, always the one
+that was read last, and a pointer that is replaced by compare-and-swap alone, and only if
+the store is bound to this run, or to none yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sparsediff.errors import UnavailableError, UsageError, printable
+from sparsediff.shipping.binding import check_same
+from sparsediff.shipping.catalog import POINTER, Catalog, Run, Version, dump, read_catalog
+from sparsediff.shipping.kept import Kept, Note
+from sparsediff.stores import Store
+
+
+class Pointer:
+    """The pointer of one store.
+
+    Attributes:
+        catalog: as it was read last; None if the store holds nothing.
+    """
+
+    def __init__(self, store: Store, ours: Run, kept: Kept, *, adopt: bool, note: Note) -> None:
+        """Read nothing yet.
+
+        Args:
+            store: whose pointer.
+            ours: the run that is shipped.
+            kept: knows which run was shipped before, and is told.
+            adopt: bind the store to ``ours`` if it is bound to another run.
+            note: told what should not go unnoticed.
+        """
+        self._store, self._ours, self._kept = store, ours, kept
+        self._adopts, self._note = adopt, note
+        self._tag: str | None = None
+        self.catalog: Catalog | None = None
+
+    def read(self) -> None:
+        """Read the pointer, and check that the store is of our run.
+
+        Raises:
+            UsageError: it is of another.
+            CorruptError: the pointer is damaged.
+            UnavailableError: the store is out of reach, or was being written to; try again.
+        """
+        found = read_catalog(self._store)
+        self.catalog, self._tag = found if found is not None else (None, None)
+        if self.catalog is None or self.catalog.run is None:
+            return
+        bound = self.catalog.run
+        try:
+            noted = check_same(bound, self._ours, self._kept.run, self._store.name)
+        except UsageError:
+            if not self._adopts:
+                raise
+            adopted = dump(replace(self.catalog, run=self._ours))
+            if not self._store.swap(POINTER, adopted, self._tag):
+                raise UnavailableError(
+                    "another shipper was faster; try again", file=self._store.name
+                ) from None
+            self._note(
+                f"{self._store.name}: held the run {printable(bound.name)}, and goes on with "
+                f"{printable(self._ours.name)}"
+            )
+            self.read()
+            return
+        if noted is not None:
+            self._note(noted)
+        self._kept.run = bound.id
+
+    def is_lost(self, version: Version) -> bool:
+        """Whether the store lists a version that cannot be had any more."""
+        return self.catalog is not None and version.version not in self.catalog.reachable()
+
+    def publish(self, store_id: str, record: Version) -> bool:
+        """Make ``record`` the latest version; False if another shipper was faster."""
+        latest = None if self.catalog is None else self.catalog.latest.version
+        while True:
+            before = self.catalog
+            if before is None:
+                catalog = Catalog(store_id, (record,), run=self._ours)
+            else:
+                others = (v for v in before.versions if v.version != record.version)
+                versions = (*others, record)
+                catalog = replace(before, versions=versions, run=before.run or self._ours)
+            won = self._store.swap(POINTER, dump(catalog), self._tag)
+            self.read()
+            if won:
+                return True
+            now = self.catalog
+            if now is None or now.id != store_id or now.latest.version != latest:
+                return False
+            # Somebody pruned: the same version is the latest still.
