@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsediff.apply.rebuild import BaseFiles, is_copy, run, tasks
-from sparsediff.disk.outputs import clone, create, discard, write_at
+from sparsediff.disk.outputs import clone, create, write_at
+from sparsediff.disk.temps import discard
 from sparsediff.errors import UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import content

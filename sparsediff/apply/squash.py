@@ -18,8 +18,9 @@ from pathlib import Path
 from sparsediff.apply.chain import listed, open_chain, rebuild_chain, rebuilt_bytes
 from sparsediff.checkpoint import open_checkpoint
 from sparsediff.disk.names import temp_sibling
-from sparsediff.disk.outputs import check_output, discard, staged_file
-from sparsediff.disk.temps import temp_directory
+from sparsediff.disk.outputs import staged_file
+from sparsediff.disk.replace import check_output
+from sparsediff.disk.temps import discard, temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make import MakeResult, make_patch
 from sparsediff.parallel import Progress, default_jobs

@@ -18,8 +18,9 @@ from pathlib import Path
 from sparsediff.apply.chain import listed, open_chain, rebuild_chain, rebuilt_bytes
 from sparsediff.apply.in_place import update_in_place
 from sparsediff.disk.names import is_temp, temp_sibling
-from sparsediff.disk.outputs import check_output, discard, staged_directory, staged_file
-from sparsediff.disk.temps import clear, temp_directory
+from sparsediff.disk.outputs import staged_directory, staged_file
+from sparsediff.disk.replace import check_output
+from sparsediff.disk.temps import clear, discard, temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.parallel import Progress, default_jobs
 from sparsediff.patch.container import Patch, PatchSource, paths

@@ -83,7 +83,7 @@ def from_array(name: str, array: npt.NDArray[Any]) -> MemoryTensor:
     """A NumPy array as a `MemoryTensor`; copied only if it is not contiguous.
 
     Raises:
-        UnsupportedError: its safetensors has no such dtype.
+        UnsupportedError: safetensors has no such dtype.
     """
     dtype = dtype_named(array.dtype.name, name)
     if array.dtype.byteorder == ">":

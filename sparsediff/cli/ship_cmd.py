@@ -141,9 +141,8 @@ def command(
     overwrite them at any time. Made for cron: a run that finds another at work
     ends with 14 at once.
     """
-    from sparsediff.shipping.absent import check_no_store
     from sparsediff.shipping.policy import Policy
-    from sparsediff.shipping.ship import ShipResult, check_apart, ship
+    from sparsediff.shipping.ship import ShipResult, check_apart, check_source, ship
     from sparsediff.shipping.source import Rule
 
     if once and watch is not None:
@@ -164,9 +163,7 @@ def command(
         result = ShipResult()
         started = time.monotonic()
         try:
-            check_no_store(
-                source, "a source of checkpoints; give the source first and the store after"
-            )
+            check_source(source)
             if "://" not in store:
                 check_apart(Path(source), Path(store))
             with (

@@ -21,22 +21,8 @@ from sparsediff.disk.inputs import InputFile
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.replace import check_output, check_replaceable
-from sparsediff.disk.temps import clear, discard, remove, temp_directory, temp_file
+from sparsediff.disk.temps import clear, remove, temp_directory, temp_file
 from sparsediff.errors import UsageError, os_errors
-
-__all__ = [
-    "check_output",
-    "clone",
-    "create",
-    "discard",
-    "publish",
-    "remove",
-    "staged_directory",
-    "staged_file",
-    "sync",
-    "write_all",
-    "write_at",
-]
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100

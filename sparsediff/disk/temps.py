@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sparsediff.disk.locks import lock, until_free
+from sparsediff.disk.locks import lock
 from sparsediff.errors import LockedError, SparsediffError, UsageError, os_errors
 
 
@@ -33,13 +33,9 @@ def temp_file(path: Path, mode: int = 0o666) -> Iterator[int]:
         UsageError: something that is not ours has this name.
         LockedError: another run holds it.
     """
-
-    def acquire() -> int:
-        clear(path)
-        with _cleared_if_interrupted(path):
-            return lock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-
-    fd = until_free(acquire)
+    clear(path)
+    with _cleared_if_interrupted(path):
+        fd = lock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
     try:
         yield fd
     finally:
@@ -49,18 +45,14 @@ def temp_file(path: Path, mode: int = 0o666) -> Iterator[int]:
 @contextmanager
 def temp_directory(path: Path) -> Iterator[None]:
     """Make the temporary directory ``path`` and lock it; see `temp_file`."""
-
-    def acquire() -> int:
-        clear(path)
-        with _cleared_if_interrupted(path):
-            with os_errors(path):
-                try:
-                    path.mkdir()
-                except FileExistsError:
-                    raise LockedError("another run is writing here", file=path) from None
-            return lock(path, os.O_RDONLY | os.O_DIRECTORY)
-
-    fd = until_free(acquire)
+    clear(path)
+    with _cleared_if_interrupted(path):
+        with os_errors(path):
+            try:
+                path.mkdir()
+            except FileExistsError:
+                raise LockedError("another run is writing here", file=path) from None
+        fd = lock(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield
     finally:
@@ -109,7 +101,7 @@ def _check_ours(path: Path, status: os.stat_result) -> None:
         found = "neither a file nor a directory"
     elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         found = f"a file with {status.st_nlink} names"
-    elif status.st_uid not in (os.geteuid(), _own_uid(path.parent)):
+    elif status.st_uid != os.geteuid() and status.st_uid != _own_uid(path.parent):
         found = f"owner {status.st_uid}"
     else:
         return

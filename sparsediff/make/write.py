@@ -23,7 +23,8 @@ import numpy as np
 from sparsediff import checksum
 from sparsediff.checkpoint import Checkpoint, open_checkpoint
 from sparsediff.disk.inputs import OpenFiles
-from sparsediff.disk.outputs import check_output, staged_file
+from sparsediff.disk.outputs import staged_file
+from sparsediff.disk.replace import check_output
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make.encode import Encoded, Observer, encode_bucket, encode_skeleton
 from sparsediff.make.plan import plan

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from sparsediff.disk.outputs import create, discard, sync, write_at
+from sparsediff.disk.outputs import create, sync, write_at
+from sparsediff.disk.temps import discard
 from sparsediff.errors import CorruptError, os_errors
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.shipping.catalog import StoredPatch
@@ -87,7 +88,7 @@ def is_intact(path: Path, sha256: str) -> bool:
 
     A name proves nothing: after a power cut there may be zeros under it.
     """
-    if _is_ours(path) and _digest(path) == sha256:
+    if _is_ours(path) and digest_file(path) == sha256:
         return True
     discard(path)
     return False
@@ -172,7 +173,7 @@ class _Part:
         Raises:
             BadObjectError: the store sent something else than the catalog says.
         """
-        found = _digest(self.path) if self._arrived is None else self._arrived.hexdigest()
+        found = digest_file(self.path) if self._arrived is None else self._arrived.hexdigest()
         with os_errors(self.path):
             discard(self._notes)
             if found == self.patch.sha256:
@@ -224,7 +225,8 @@ def _check_size(store: Store, patch: StoredPatch) -> None:
         raise BadObjectError(store, patch.key, problem, expected=f"{patch.n_bytes} bytes")
 
 
-def _digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file."""
     with os_errors(path), open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

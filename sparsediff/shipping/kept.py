@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sparsediff.disk.names import is_temp
-from sparsediff.disk.outputs import remove
+from sparsediff.disk.temps import remove
 from sparsediff.errors import (
     CorruptError,
     SparsediffError,
@@ -50,20 +50,23 @@ class Kept:
             home: of the state; exists.
             name: of the source; files keep their names, which say of what format they are.
             store: whose versions they are.
+
+        Raises:
+            CorruptError: the record of earlier runs is damaged.
         """
         self._home, self._name, self._store = home, name, store
         self._identities: dict[int, str] = {}
         self.squash_from: int | None = None
-        self.run = state.load_sent(home).run
+        self._record = state.load_sent(home)  # of earlier runs
+        self.run = self._record.run
 
     def take_up(self, catalog: Catalog | None, note: Note) -> None:
         """Find out what earlier runs left, and remove what is of no use any more.
 
         Raises:
             UnavailableError: versions were shipped from here, but the store is empty.
-            CorruptError: the record of them is damaged.
         """
-        old = state.load_sent(self._home)
+        old = self._record
         identities: dict[int, str] = {}
         self.squash_from = None
         if catalog is None and old.id is not None:
@@ -138,7 +141,7 @@ class Kept:
         try:
             check_is_target(place, self._shipped(version), seen)
         except (CorruptError, UsageError) as e:
-            note(f"{e}; a version will be stored whole for {version.name}")
+            note(f"{e}; a version will be stored whole for {printable(version.name)}")
             self._identities.pop(version.version, None)
             if self.squash_from == version.version:
                 self.squash_from = None

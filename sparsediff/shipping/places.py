@@ -20,7 +20,8 @@ from pathlib import Path
 from sparsediff.apply import apply_patch
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import is_temp, temp_sibling
-from sparsediff.disk.outputs import discard, publish, remove, sync
+from sparsediff.disk.outputs import publish, sync
+from sparsediff.disk.temps import discard, remove
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress
 from sparsediff.shipping import state

@@ -211,12 +211,13 @@ class _Run:
         else:
             return latest
         if version is not latest:
-            lost = f"{latest.name} is lost until the next ship"
+            lost = f"{printable(latest.name)} is lost until the next ship"
+            name = printable(version.name)
             if version.version < (self._result.previous or 0):
                 raise UnavailableError(
-                    f"{lost}, and {version.name} is older than what is here", file=self._store.name
+                    f"{lost}, and {name} is older than what is here", file=self._store.name
                 )
-            self._note(f"{self._store.name}: {lost}; {version.name} is the newest there is")
+            self._note(f"{self._store.name}: {lost}; {name} is the newest there is")
         return version
 
     def _build(self, start: int | None, patches: list[StoredPatch], wanted: Version) -> None:

@@ -11,7 +11,6 @@ system shares blocks.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import uuid
@@ -35,6 +34,7 @@ from sparsediff.shipping import snapshot, source
 from sparsediff.shipping.absent import check_no_store
 from sparsediff.shipping.binding import run_of
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, object_key
+from sparsediff.shipping.fetch import digest_file
 from sparsediff.shipping.kept import Kept, Note, is_published
 from sparsediff.shipping.pointer import Pointer
 from sparsediff.shipping.policy import Policy, pays, unique_name
@@ -120,7 +120,7 @@ def ship(
             changes; nothing is lost, try again.
         LockedError: another run ships from here.
     """
-    check_no_store(path, "a source of checkpoints; give the source first and the store after")
+    check_source(path)
     home = Path(state_directory) if state_directory is not None else default_state(Path(path))
     check_apart(Path(path), home)
     with os_errors(home):
@@ -129,6 +129,11 @@ def ship(
         policy = policy or Policy()
         run = _Run(Path(path), store, policy, home, adopt, streams, jobs, note, progress)
         return run.ship_all(result if result is not None else ShipResult())
+
+
+def check_source(path: Path | str) -> None:
+    """Raise UsageError if a source is plainly a store."""
+    check_no_store(path, "a source of checkpoints; give the source first and the store after")
 
 
 def check_apart(path: Path, other: Path) -> None:
@@ -352,7 +357,7 @@ class _Run:
         stored = []
         for base, result in made.items():
             file = self._home / f"{base}.sdiff"
-            sha256 = _digest(file)
+            sha256 = digest_file(file)
             key = object_key(version, name, base, sha256)
             stored.append((StoredPatch(base, key, result.patch_bytes, sha256), file))
         return stored
@@ -380,8 +385,3 @@ class _Run:
         if base is not None:
             self._kept.check(base)  # a hard link follows whoever writes into the other name
         return result
-
-
-def _digest(path: Path) -> str:
-    with os_errors(path), open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

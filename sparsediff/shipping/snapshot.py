@@ -18,7 +18,8 @@ from pathlib import Path
 from sparsediff.checksum import checksum
 from sparsediff.disk.inputs import InputFile, walk
 from sparsediff.disk.names import temp_sibling
-from sparsediff.disk.outputs import check_output, clone, create, staged_directory, staged_file, sync
+from sparsediff.disk.outputs import clone, create, staged_directory, staged_file, sync
+from sparsediff.disk.replace import check_output
 from sparsediff.errors import CorruptError, SparsediffError, UnavailableError, UsageError, os_errors
 
 State = tuple[str, int, int, int]  # name inside the checkpoint, size, mtime in ns, inode

@@ -19,7 +19,8 @@ from typing import Literal
 import numpy as np
 
 from sparsediff.checkpoint.formats import safetensors
-from sparsediff.disk.outputs import check_output, staged_file, write_all
+from sparsediff.disk.outputs import staged_file, write_all
+from sparsediff.disk.replace import check_output
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
 from sparsediff.parallel import Progress, default_jobs

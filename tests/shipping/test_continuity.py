@@ -23,16 +23,6 @@ from tests.support.pairs import tree
 from tests.support.runs import Trainer, assert_sound, catalog_of, shown
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store"), create=True)
-
-
-@pytest.fixture
-def trainer(tmp_path: Path) -> Trainer:
-    return Trainer(tmp_path / "run")
-
-
 def altered(trainer: Trainer, pattern: str = "*.safetensors", at: int = -2) -> None:
     """Write into what was kept last, and put the times back."""
     kept_at = max((default_state(trainer.run) / "kept").iterdir()) / trainer.run.name

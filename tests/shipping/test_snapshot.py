@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sparsediff import CorruptError, LockedError, UnavailableError, UsageError
-from sparsediff.disk import inputs, outputs
+from sparsediff.disk import inputs, outputs, temps
 from sparsediff.shipping import snapshot as module
 from sparsediff.shipping.snapshot import check_kept, identity, keep, states
 from tests.support.pairs import model_directory, training_pair, tree, write_safetensors
@@ -97,7 +97,7 @@ def test_ways_where_blocks_are_not_shared(
         assert tree(dest) == content
         assert identity(source) == before
         assert (identity(dest) == before) == (done == "link")
-        outputs.remove(source)
+        temps.remove(source)
         assert tree(dest) == content
     assert sorted(os.listdir(tmp_path)) == ["kept_base", "kept_live.safetensors"]
 
@@ -345,7 +345,7 @@ def test_killed_at_any_step(base: Path, single: Path, tmp_path: Path) -> None:
             for again in (single, base):
                 keep(again, dest, how=how)
                 assert tree(dest) == tree(again)
-                outputs.remove(dest)
+                temps.remove(dest)
             assert tree(source) == content
             assert list(tmp_path.glob(".*")) == []
 

@@ -50,49 +50,44 @@ def killed_at_each_point(
 
     Args:
         prepare: called before each child, in this process.
-        act: what to kill; must do the same whenever it is called.
+        act: what to kill; must do the same whenever it is called. If it returns an integer,
+            that is an exit code.
         log: file for the names of the points.
 
     Yields:
         Name of the point at which the child was killed, such as "before replace
         current"; the caller looks at what is left. Ends when a child got to its end.
     """
-    n = 0
-    while True:
-        n += 1
-        prepare()
-        log.write_text("")
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                _arm(n, log)
-                act()
-                code = 0
-            except BaseException:
-                log.write_text(traceback.format_exc())
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(child, 0)
-        if os.waitstatus_to_exitcode(status) == 0:
-            return
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, log.read_text()
-        yield log.read_text()
+    for point, code in _signalled(prepare, act, log, signal.SIGKILL):
+        assert code == -signal.SIGKILL, point
+        yield point
 
 
 def interrupted_at_each_point(
-    prepare: Callable[[], None], arguments: tuple[object, ...], log: Path, signum: int
+    prepare: Callable[[], None], act: Callable[[], object], log: Path, signum: int
 ) -> Iterator[tuple[str, int]]:
-    """Run a command line in child processes that signal themselves, each a point later.
+    """Like `killed_at_each_point`, with a signal that ``act`` can answer.
 
     Yields:
-        Name of the point, and the exit code. Ends when a child got to its end without a signal.
+        Name of the point, and the exit code that ``act`` returned.
     """
+    yield from _signalled(prepare, act, log, signum)
+
+
+def _signalled(
+    prepare: Callable[[], None], act: Callable[[], object], log: Path, signum: int
+) -> Iterator[tuple[str, int]]:
+    """Points at which children signalled themselves, and how they ended.
+
+    A child that gets to its end without a signal must have done what it was to do.
+    """
+    failure = log.with_name(f"{log.name}.failure")
     n = 0
     while True:
         n += 1
         prepare()
-        log.write_text("")
+        for file in (log, failure):
+            file.write_text("")
         child = os.fork()
         if child == 0:
             code = 1
@@ -100,14 +95,18 @@ def interrupted_at_each_point(
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 signal.signal(signal.SIGTERM, _interrupt)
                 _arm(n, log, signum)
-                code = run([str(a) for a in arguments])
+                result = act()
+                code = result if isinstance(result, int) else 0
+            except BaseException:
+                failure.write_text(traceback.format_exc())
             finally:
                 os._exit(code)
         _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
         if not log.read_text():
-            assert os.waitstatus_to_exitcode(status) == 0
+            assert code == 0, failure.read_text()
             return
-        yield log.read_text(), os.waitstatus_to_exitcode(status)
+        yield log.read_text(), code
 
 
 def command_killed_at_each_point(

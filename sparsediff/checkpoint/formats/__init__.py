@@ -25,8 +25,7 @@ from sparsediff.disk.inputs import InputFile
 __all__ = ["MAX_SKELETON_BYTES", "PART_SUFFIXES", "WEIGHT_SUFFIXES", "Span", "find_spans"]
 
 MAX_SKELETON_BYTES = 1 << 27
-"""Skeletons are carried whole; `sparsediff.manifest` has the same limit."""
-
+"""Skeletons are carried whole; `sparsediff.patch.manifest` has the same limit."""
 
 WEIGHT_SUFFIXES = (*safetensors.SUFFIXES, *torch_zip.SUFFIXES)
 """Of files that may be a whole checkpoint of a training run by themselves."""

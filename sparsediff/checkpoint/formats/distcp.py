@@ -18,12 +18,10 @@ from sparsediff.errors import SparsediffError
 
 SUFFIXES = (".distcp",)
 
-_SUFFIX = ".distcp"
-
 
 def claims(file: InputFile) -> bool:
     """Whether ``file`` is called like a part of a distributed checkpoint."""
-    return file.path.name.endswith(_SUFFIX)
+    return file.path.name.endswith(SUFFIXES)
 
 
 def names_by_offset(file: InputFile) -> dict[int, str]:
