@@ -5,12 +5,16 @@ raise `SparsediffError` and print nothing. Names are imported when first used,
 so that the command line answers ``--help`` without loading NumPy.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from sparsediff.version import __version__
 
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from sparsediff.apply import (
         ApplyResult,
         VerifyResult,

@@ -13,7 +13,9 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from importlib import import_module
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -51,15 +53,27 @@ class _Group(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    # Before click sees an interrupt, which would print an empty line.
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _interruptible():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _interruptible():
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # before click sees it, which would print an empty line
-            raise _InterruptedError("interrupted") from None
 
 
 class _InterruptedError(SparsediffError):
     exit_code = 130
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _InterruptedError("interrupted") from None
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -111,8 +125,8 @@ def run(args: list[str] | None = None) -> int:
     except click.ClickException as e:
         e.show()
         return e.exit_code
-    except click.Abort:
-        return _InterruptedError.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", _InterruptedError.exit_code)
     except SparsediffError as e:
         return _fail(message(e), e.exit_code)
     except OSError as e:
@@ -127,21 +141,39 @@ def _fail(message: str, code: int) -> int:
     except (OSError, ValueError):  # what is buffered would fail again when Python ends
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    click.echo(f"sparsediff: {message}", err=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        click.echo(f"sparsediff: {message}", err=True)
     return code
 
 
-def _interrupt(signum: int, frame: object) -> NoReturn:
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that goes says so more than once
+    while frame is not None:
+        # What is imported, is imported before anything is begun, and a module of C may make
+        # any error of an interrupt.
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, b"sparsediff: interrupted\n")
+            os._exit(_InterruptedError.exit_code)
+        frame = frame.f_back
     raise KeyboardInterrupt
 
 
 def main() -> NoReturn:
-    """Entry point of the ``sparsediff`` program."""
-    signal.signal(signal.SIGTERM, _interrupt)  # clean up as after Ctrl-C
+    """Run the command line as a program, which cleans up whatever tells it to end."""
+    _answer_signals(_interrupt)
     # NumPy's linear algebra, which is not used, would start a thread for each processor.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _return_large_blocks()
-    sys.exit(run())
+    code = run()
+    _answer_signals(signal.SIG_IGN)  # it is over; Python's own end is not to be interrupted
+    sys.exit(code)
+
+
+def _answer_signals(handler: Any) -> None:
+    """Handle what tells a program to end, but for what it was started to ignore (nohup)."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, handler)
 
 
 def _return_large_blocks() -> None:
