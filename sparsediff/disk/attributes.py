@@ -36,6 +36,26 @@ def keep_attributes(old: Path, fd: int) -> None:
     os.fchmod(fd, mode)
 
 
+def keep_tree_attributes(old: Path, new: Path) -> None:
+    """`keep_attributes` of a file, or of a directory and all in it that both have.
+
+    Args:
+        old: may be missing, and may lack what ``new`` has.
+        new: ours, without links in it.
+
+    Raises:
+        OSError: something cannot be as well protected as it was.
+    """
+    for path in [*new.rglob("*"), new]:
+        before = old / path.relative_to(new)
+        if before.is_dir() if path.is_dir() else before.is_file():
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                keep_attributes(before, fd)
+            finally:
+                os.close(fd)
+
+
 def _keep_owner(before: os.stat_result, fd: int) -> None:
     for uid, gid in ((before.st_uid, before.st_gid), (-1, before.st_gid)):
         try:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsediff.apply import apply_patch
+from sparsediff.disk.attributes import keep_tree_attributes
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import is_temp, temp_sibling
 from sparsediff.disk.outputs import publish, sync
@@ -69,7 +70,7 @@ class Place(ABC):
             self._jobs = jobs
             self.record = state.load_pulled(self.home, self._advice())
             for directory in self._directories():
-                own_directory(directory)
+                own_directory(directory, 0o700 if directory == self.fetched else 0o777)
             if self.record.id != store_id:  # another history: nothing here counts
                 self.remember(Pulled(store_id, stale=self._stale()))
             self._recover()
@@ -324,10 +325,14 @@ class InPlace(Place):
         if start is not None and self._update(patches, version, progress):
             return
         base = self.nothing if start is None else self.dest
-        new = self.home / "new"
-        discard(new)  # of a run that was killed before it gave the name away
+        room = self.home / "new"
+        discard(room)  # of a run that was killed before it gave the name away
+        with os_errors(room):
+            room.mkdir(0o700)  # until it is as private as what it replaces
+        new = room / self.dest.name
         apply_patch(base, patches, new, jobs=self._jobs, progress=progress)
         with os_errors(self.dest):
+            keep_tree_attributes(self.dest, new)
             publish(new, self.dest)
             sync(self.dest.parent)
         self._is(version.version)

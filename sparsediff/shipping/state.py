@@ -115,11 +115,11 @@ def check_own(path: Path) -> None:
             )
 
 
-def own_directory(path: Path) -> Path:
+def own_directory(path: Path, mode: int = 0o777) -> Path:
     """Make a directory that holds what a command keeps, unless it is there; see `check_own`."""
     check_own(path)
     with os_errors(path):
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode, exist_ok=True)
     return path
 
 
