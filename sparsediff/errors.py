@@ -58,13 +58,17 @@ class SparsediffError(Exception):
             text += f", expected {printable(self.expected)}"
         if self.found is not None:
             text += f", found {printable(self.found)}"
-        return text
+        return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """The same without line breaks and control characters, which are written in hexadecimal."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def printable(value: object) -> str:
-    """Text of one line without control characters, whatever a hostile file put in a name."""
-    text = str(value)
-    safe = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    """Text of one line, not too long, whatever a hostile file put in a name."""
+    safe = one_line(str(value))
     return safe if len(safe) <= 300 else safe[:297] + "..."
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import click
 
-from sparsediff.cli.common import EPILOG_CODES, examples, message
+from sparsediff.cli.common import EPILOG_CODES, examples, message, say
 from sparsediff.errors import SparsediffError, from_os_error
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
@@ -81,7 +81,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
         from sparsediff.kernels import NAME
         from sparsediff.version import FORMAT_VERSION, __version__
 
-        click.echo(f"sparsediff {__version__} (patch format {FORMAT_VERSION}, kernels: {NAME})")
+        say(f"sparsediff {__version__} (patch format {FORMAT_VERSION}, kernels: {NAME})")
         ctx.exit()
 
 
@@ -142,7 +142,7 @@ def _fail(message: str, code: int) -> int:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     with contextlib.suppress(OSError):  # the terminal may be gone
-        click.echo(f"sparsediff: {message}", err=True)
+        say(f"sparsediff: {message}", err=True)
     return code
 
 

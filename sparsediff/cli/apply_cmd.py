@@ -7,6 +7,7 @@ import time
 import click
 
 from sparsediff.cli.common import (
+    PatchPath,
     examples,
     exit_codes,
     force_option,
@@ -16,7 +17,9 @@ from sparsediff.cli.common import (
     print_json,
     progress_bar,
     quiet_option,
+    say,
     size,
+    wait_option,
 )
 
 
@@ -31,7 +34,7 @@ from sparsediff.cli.common import (
     + exit_codes(0, 2, 10, 11, 12, 13, 14, 130),
 )
 @click.argument("base", type=click.Path())
-@click.argument("patches", metavar="PATCH...", nargs=-1, required=True, type=click.Path())
+@click.argument("patches", metavar="PATCH...", nargs=-1, required=True, type=PatchPath())
 @options(
     click.option("-o", "--output", metavar="OUT", help="Where to write the target."),
     click.option(
@@ -41,6 +44,7 @@ from sparsediff.cli.common import (
     ),
     force_option,
     jobs_option,
+    wait_option,
     quiet_option,
     json_option,
 )
@@ -89,7 +93,7 @@ def command(
         )
     elif not quiet:
         patches_text = "1 patch" if result.n_patches == 1 else f"{result.n_patches} patches"
-        click.echo(
+        say(
             f"{result.output}: {size(result.target_bytes)} verified, from {patches_text} of "
             f"{size(result.patch_bytes)}, {took:.2f} s"
         )

@@ -16,6 +16,7 @@ from sparsediff.cli.common import (
     print_json,
     progress_bar,
     quiet_option,
+    say,
     size,
 )
 from sparsediff.cli.service import network_options, opened_store
@@ -91,7 +92,7 @@ def command(
         )
         return code
     for key, problem in result.broken.items():
-        click.echo(f"sparsediff: {opened.name}/{key}: {problem}", err=True)
+        say(f"sparsediff: {opened.name}/{key}: {problem}", err=True)
     for number in result.unreachable:
         version = result.catalog.get(number)
         assert version is not None
@@ -100,7 +101,7 @@ def command(
             what = "is lost"
             if version is result.catalog.latest:
                 what += "; the next ship stores it whole, or else the version after it"
-        click.echo(f"sparsediff: {opened.name}: {version.name} {what}", err=True)
+        say(f"sparsediff: {opened.name}: {version.name} {what}", err=True)
     if not quiet:
         orphans = [*result.orphans, *result.young]
         tail = ""
@@ -117,6 +118,6 @@ def command(
         if repair:
             tail += f"; {len(result.removed)} removed"
         n = len(result.catalog.versions) - len(result.unreachable)
-        click.echo(f"{n} of {plural(len(result.catalog.versions), 'version')} can be had, "
+        say(f"{n} of {plural(len(result.catalog.versions), 'version')} can be had, "
                    f"{size(result.checked_bytes)} checked{tail}")  # fmt: skip
     return code

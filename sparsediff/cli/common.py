@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sparsediff.errors import SparsediffError, printable
+from sparsediff.errors import SparsediffError, one_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -73,6 +73,20 @@ jobs_option = click.option(
 )
 
 
+def _wait(ctx: click.Context, _: click.Parameter, seconds: float | None) -> None:
+    """Let this command wait for locks, and say so when it does."""
+    if seconds is None:
+        return
+    from sparsediff.disk.locks import waiting
+
+    def tell(error: SparsediffError) -> None:
+        if not (ctx.params.get("quiet") or ctx.params.get("log_json")):
+            with bar_aside():
+                say(f"sparsediff: note: {error}; waiting up to {duration(seconds)}", err=True)
+
+    ctx.with_resource(waiting(seconds, tell))
+
+
 def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Apply several option decorators, listed in the order the help shows them."""
 
@@ -82,6 +96,11 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
         return function
 
     return apply
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line, whatever control characters are in the names it speaks of."""
+    click.echo(one_line(text), err=err)
 
 
 def print_json(document: object) -> None:
@@ -178,6 +197,26 @@ class Duration(click.ParamType[float]):
             units = f"{match[1]}s, {match[1]}min, {match[1]}h or {match[1]}d"
             self.fail(f"{value!r} has no unit: {units}", param, ctx)
         return n * {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}[unit]
+
+
+class PatchPath(click.Path):
+    """Path of a patch; of ``-`` on a terminal it says what is waited for."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        if value == "-" and sys.stdin is not None and sys.stdin.isatty():
+            say("sparsediff: note: reading the patch from standard input", err=True)
+        return super().convert(value, param, ctx)
+
+
+wait_option = click.option(
+    "--wait",
+    type=Duration(),
+    metavar="TIME",
+    expose_value=False,
+    callback=_wait,
+    help="Wait so long for another run that is writing the same, instead of ending with 14.",
+)
 
 
 _bars: list[Progress] = []  # the one on the terminal, if any
@@ -277,4 +316,4 @@ def print_table(
     click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
     if left_out:
         width = f"{room} columns have no room for {', '.join(left_out)}"
-        click.echo(f"sparsediff: note: {width}; a wider terminal or --json shows all", err=True)
+        say(f"sparsediff: note: {width}; a wider terminal or --json shows all", err=True)

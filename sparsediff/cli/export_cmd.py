@@ -9,6 +9,7 @@ from typing import Literal, cast
 import click
 
 from sparsediff.cli.common import (
+    PatchPath,
     count,
     duration,
     examples,
@@ -20,7 +21,9 @@ from sparsediff.cli.common import (
     print_json,
     progress_bar,
     quiet_option,
+    say,
     size,
+    wait_option,
 )
 
 
@@ -32,7 +35,7 @@ from sparsediff.cli.common import (
     )
     + exit_codes(0, 2, 10, 11, 12, 13, 14, 130),
 )
-@click.argument("patch", type=click.Path())
+@click.argument("patch", type=PatchPath())
 @click.argument("base", type=click.Path())
 @options(
     click.option(
@@ -47,6 +50,7 @@ from sparsediff.cli.common import (
     ),
     force_option,
     jobs_option,
+    wait_option,
     quiet_option,
     json_option,
 )
@@ -85,7 +89,7 @@ def command(
     elif not quiet:
         whole = f", {count(len(result.whole))} new" if result.whole else ""
         gone = f", {count(len(result.removed))} removed" if result.removed else ""
-        click.echo(
+        say(
             f"{output}: {count(result.n_changed)} of {count(result.n_words)} words in "
             f"{count(len(result.sparse))} tensors{whole}{gone}, {size(result.n_bytes)}, "
             f"{duration(time.monotonic() - start)}"

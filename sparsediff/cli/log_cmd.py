@@ -14,6 +14,7 @@ from sparsediff.cli.common import (
     plural,
     print_json,
     print_table,
+    say,
     size,
 )
 from sparsediff.cli.service import opened_store
@@ -87,7 +88,7 @@ def command(store: str, last: int | None, as_json: bool) -> None:
         )
         return
     if not versions:
-        click.echo("nothing has been shipped here yet")
+        say("nothing has been shipped here yet")
         return
     table = [
         [
@@ -109,7 +110,7 @@ def command(store: str, last: int | None, as_json: bool) -> None:
         for v in shown
     ]
     print_table(_COLUMNS, table, expendable=("shortcut", "bytes", "shipped (UTC)"))
-    click.echo(
+    say(
         f"{plural(len(versions), 'version')} in {size(sent)}; whole copies would be {size(whole)} "
         f"({number(share(whole, sent), 1)}x)"
     )

@@ -21,7 +21,9 @@ from sparsediff.cli.common import (
     print_json,
     progress_bar,
     quiet_option,
+    say,
     size,
+    wait_option,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     ),
     force_option,
     jobs_option,
+    wait_option,
     quiet_option,
     json_option,
 )
@@ -114,7 +117,7 @@ def print_result(
             }
         )
     elif not quiet:
-        click.echo(
+        say(
             f"{output if output != '-' else 'patch'}: {size(stats.patch_bytes)} for "
             f"{size(stats.target_bytes)} ({number(stats.ratio, 1)}x), "
             f"{percent(total.density)} of {total.n_elements:,} elements changed, "

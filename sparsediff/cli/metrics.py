@@ -55,7 +55,7 @@ def write_metrics(
         from prometheus_client.parser import text_string_to_metric_families
     except ImportError:
         raise UsageError(
-            "--metrics-file needs prometheus_client: install sparsediff[metrics]"
+            "--metrics-file needs prometheus_client: pip install prometheus_client"
         ) from None
     prefix = f"sparsediff_{verb}_"
     values: dict[str, float] = {}

@@ -17,6 +17,7 @@ from sparsediff.cli.common import (
     plural,
     print_json,
     quiet_option,
+    say,
     size,
 )
 from sparsediff.cli.service import opened_store
@@ -100,7 +101,7 @@ def command(
             }
         )
     elif not quiet:
-        click.echo(_line(result, grace, dry_run))
+        say(_line(result, grace, dry_run))
 
 
 def _line(result: PruneResult, grace: float, dry_run: bool) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from sparsediff.cli.common import Bandwidth, bar_aside, in_options, message, options
+from sparsediff.cli.common import Bandwidth, bar_aside, in_options, message, options, say
 from sparsediff.errors import LockedError, SparsediffError
 
 _TRANSIENT = (10, 11, 13, 14)  # after these, --watch goes on
@@ -61,7 +61,7 @@ report_options = options(
     click.option(
         "--metrics-file",
         metavar="FILE",
-        help="Write metrics for Prometheus' node exporter (needs sparsediff[metrics]).",
+        help="Write metrics for Prometheus' node exporter (needs prometheus_client).",
     ),
 )
 
@@ -141,7 +141,7 @@ class Service:
             click.echo(json.dumps(line | {"text": text} | document), err=err)
         else:
             kind = "note: " if event == "note" else ""
-            click.echo(f"sparsediff: {kind}{text}" if err else text, err=err)
+            say(f"sparsediff: {kind}{text}" if err else text, err=err)
 
 
 @contextmanager

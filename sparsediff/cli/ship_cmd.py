@@ -20,6 +20,7 @@ from sparsediff.cli.common import (
     progress_bar,
     quiet_option,
     size,
+    wait_option,
 )
 from sparsediff.cli.service import (
     Outcome,
@@ -107,6 +108,7 @@ if TYPE_CHECKING:
     watch_option,
     network_options,
     jobs_option,
+    wait_option,
     quiet_option,
     report_options,
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sparsediff.cli.common import (
+    PatchPath,
     count,
     examples,
     exit_codes,
@@ -16,6 +17,7 @@ from sparsediff.cli.common import (
     percent,
     print_json,
     print_table,
+    say,
     size,
 )
 from sparsediff.errors import printable
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     epilog=examples("sparsediff show 101.sdiff", "sparsediff show 101.sdiff --json | jq .tensors")
     + exit_codes(0, 2, 11, 12, 130),
 )
-@click.argument("patch", type=click.Path())
+@click.argument("patch", type=PatchPath())
 @options(json_option)
 def command(patch: str, as_json: bool) -> None:
     """Print what PATCH says about itself: its manifest.
@@ -65,21 +67,21 @@ def command(patch: str, as_json: bool) -> None:
         kept = {f.name for f in manifest.target_files}
         removed = [f.name for f in manifest.base_files if f.name not in kept]
     total = stats.total
-    click.echo(f"{patch}: sparsediff patch, format {FORMAT_VERSION}, {size(stats.patch_bytes)}")
+    say(f"{patch}: sparsediff patch, format {FORMAT_VERSION}, {size(stats.patch_bytes)}")
     base_bytes = sum(f.size for f in manifest.base_files)
-    click.echo(f"base    {_files(len(manifest.base_files))}, {size(base_bytes)}")
-    click.echo(
+    say(f"base    {_files(len(manifest.base_files))}, {size(base_bytes)}")
+    say(
         f"target  {_files(len(manifest.target_files))}, {size(stats.target_bytes)}, "
         f"ratio {number(stats.ratio, 1)}"
     )
-    click.echo(
+    say(
         f"tensors {total.n_tensors:,} ({total.n_untouched:,} untouched), "
         f"{total.n_changed:,} of {total.n_elements:,} elements changed, "
         f"density {percent(total.density)}\n"
     )
     print_table(["file", "size", "tensors", "buckets", "in patch"], rows)
     if removed:
-        click.echo(f"removed: {', '.join(map(printable, removed))}")
+        say(f"removed: {', '.join(map(printable, removed))}")
 
 
 def _files(n: int) -> str:

@@ -7,6 +7,7 @@ import time
 import click
 
 from sparsediff.cli.common import (
+    PatchPath,
     examples,
     exit_codes,
     force_option,
@@ -15,6 +16,7 @@ from sparsediff.cli.common import (
     options,
     progress_bar,
     quiet_option,
+    wait_option,
 )
 from sparsediff.cli.make_cmd import print_result
 
@@ -28,7 +30,7 @@ from sparsediff.cli.make_cmd import print_result
     + exit_codes(0, 2, 10, 11, 12, 13, 14, 130),
 )
 @click.argument("base", type=click.Path())
-@click.argument("patches", metavar="PATCH...", nargs=-1, required=True, type=click.Path())
+@click.argument("patches", metavar="PATCH...", nargs=-1, required=True, type=PatchPath())
 @options(
     click.option(
         "-o",
@@ -39,6 +41,7 @@ from sparsediff.cli.make_cmd import print_result
     ),
     force_option,
     jobs_option,
+    wait_option,
     quiet_option,
     json_option,
 )

@@ -23,6 +23,7 @@ from sparsediff.cli.common import (
     print_table,
     progress_bar,
     quiet_option,
+    say,
     size,
 )
 
@@ -189,8 +190,8 @@ def _print(stats: CheckpointStats, groups: list[Group], by: str, hidden: int) ->
     ]
     print_table(head, rows, last_is_total=True, expendable=("sparsity", "median", "largest", "±1"))
     if hidden:
-        click.echo(f"({hidden:,} rows not shown)")
-    click.echo(
+        say(f"({hidden:,} rows not shown)")
+    say(
         f"\n{total.n_tensors:,} tensors, {total.n_untouched:,} untouched; patch "
         f"{size(stats.patch_bytes)} for {size(stats.target_bytes)}: ratio {number(stats.ratio, 1)}"
     )
@@ -200,10 +201,10 @@ def _print_bound(stats: CheckpointStats) -> None:
     assert stats.bound_bits is not None
     bits = stats.bound_bits
     if not bits:
-        click.echo("bound   0 B: what changed, if anything, follows from the base")
+        say("bound   0 B: what changed, if anything, follows from the base")
         return
     stepped = sum(t.n_changed - t.n_new for t in stats.tensors)
-    click.echo(
+    say(
         f"bound   {size(bits / 8)}, {bits / stepped:.2f} bits per change: payloads are "
         f"{_above(8 * stats.coded_bytes / bits)}, the whole patch "
         f"{_above(8 * stats.patch_bytes / bits)}"
@@ -226,7 +227,8 @@ def _times(stats: CheckpointStats, bandwidth: float) -> list[tuple[str, int, flo
 
 
 def _print_times(stats: CheckpointStats, bandwidth: float) -> None:
-    click.echo(f"\ntransfer at {bandwidth / 1e9:g} Gbit/s:")
+    click.echo()
+    say(f"transfer at {bandwidth / 1e9:g} Gbit/s:")
     rows = [[name, size(n), duration(t)] for name, n, t in _times(stats, bandwidth)]
     print_table(["what", "bytes", "time"], rows)
 

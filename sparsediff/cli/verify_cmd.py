@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from sparsediff.cli.common import (
+    PatchPath,
     examples,
     exit_codes,
     jobs_option,
@@ -14,6 +15,7 @@ from sparsediff.cli.common import (
     options,
     print_json,
     quiet_option,
+    say,
     size,
 )
 
@@ -27,7 +29,7 @@ from sparsediff.cli.common import (
     )
     + exit_codes(0, 2, 10, 11, 12, 13, 130),
 )
-@click.argument("patch", type=click.Path())
+@click.argument("patch", type=PatchPath())
 @options(
     click.option("--base", type=click.Path(), help="Also rebuild everything from this base."),
     click.option("--target", type=click.Path(), help="Also compare this checkpoint."),
@@ -54,4 +56,4 @@ def command(
         checked = ["patch intact"]
         checked += ["rebuilds from the base"] if result.base else []
         checked += ["target identical"] if result.target else []
-        click.echo(f"{patch}: {', '.join(checked)} ({size(result.patch_bytes)})")
+        say(f"{patch}: {', '.join(checked)} ({size(result.patch_bytes)})")

@@ -107,8 +107,6 @@ def staged_directory(
             shutil.rmtree(temp, ignore_errors=True)
             raise
         with os_errors(path):
-            if os.path.lexists(temp):
-                remove(temp)
             sync(path.parent)
 
 
@@ -119,14 +117,16 @@ def _check_directory(path: Path, force: bool, replaceable: Collection[str]) -> N
 
 
 def publish(temp: Path, path: Path) -> None:
-    """Give ``temp`` the name ``path``; what had it before is then called ``temp``."""
-    if not os.path.lexists(path):
-        os.rename(temp, path)
-    elif path.is_dir() and not path.is_symlink():
-        with locked(path, os.O_RDONLY | os.O_DIRECTORY):  # not while it is updated in place
-            _exchange(temp, path)
-    else:
+    """Give ``temp`` the name ``path``, and remove what had it before."""
+    with ExitStack() as stack:
+        if not os.path.lexists(path):
+            os.rename(temp, path)
+            return
+        if path.is_dir() and not path.is_symlink():
+            # Not while it is updated in place; and until it is removed nobody else shall do that.
+            stack.enter_context(locked(path, os.O_RDONLY | os.O_DIRECTORY))
         _exchange(temp, path)
+        remove(temp)
 
 
 def _exchange(a: Path, b: Path) -> None:

@@ -29,6 +29,7 @@ from sparsediff.errors import (
 )
 from sparsediff.make import MakeResult, make_patch
 from sparsediff.parallel import Progress, ordered_map
+from sparsediff.patch.container import SUFFIX
 from sparsediff.patch.content import of_base, of_target
 from sparsediff.shipping import snapshot, source
 from sparsediff.shipping.absent import check_no_store
@@ -124,6 +125,8 @@ def ship(
     home = Path(state_directory) if state_directory is not None else default_state(Path(path))
     check_apart(Path(path), home)
     with os_errors(home):
+        if home.is_dir() and any(home.iterdir()) and not (home / "lock").exists():
+            raise UsageError("directory holds other things than what ship keeps", file=home)
         home.mkdir(parents=True, exist_ok=True)
     with locked(home / "lock", os.O_RDWR | os.O_CREAT):
         policy = policy or Policy()
@@ -327,7 +330,7 @@ class _Run:
             raise UnavailableError("changed while it was read; try again", file=place)
         base, result = next(iter(made.items()))
         head_bytes = result.patch_bytes - sum(result.sizes.values())
-        self._kept.describe(version, self._home / f"{base}.sdiff", head_bytes)
+        self._kept.describe(version, self._patch_file(base), head_bytes)
         return made
 
     def _make_step(self, base: int, target: Path) -> MakeResult | None:
@@ -350,13 +353,17 @@ class _Run:
             empty.mkdir(exist_ok=True)
         return self._make_from(None, empty, place)
 
+    def _patch_file(self, base: int | None) -> Path:
+        """Where a patch is made before it is sent; messages may name it."""
+        return self._home / f"{'anchor' if base is None else f'from-{base:06}'}{SUFFIX}"
+
     def _stored(
         self, version: int, name: str, made: dict[int | None, MakeResult]
     ) -> list[tuple[StoredPatch, Path]]:
         """What the store will say of the patches made, and their files."""
         stored = []
         for base, result in made.items():
-            file = self._home / f"{base}.sdiff"
+            file = self._patch_file(base)
             sha256 = digest_file(file)
             key = object_key(version, name, base, sha256)
             stored.append((StoredPatch(base, key, result.patch_bytes, sha256), file))
@@ -378,7 +385,7 @@ class _Run:
                 self._progress(done, total)
 
     def _make_from(self, base: int | None, place: Path, target: Path) -> MakeResult:
-        output = self._home / f"{base}.sdiff"
+        output = self._patch_file(base)
         result = make_patch(
             place, target, output, jobs=self._jobs, force=True, progress=self._progress
         )

@@ -64,7 +64,7 @@ def open_store(
     except ImportError as e:
         if e.name is None or e.name.partition(".")[0] != "obstore":
             raise
-        raise UsageError(f"{scheme}:// needs obstore: pip install 'sparsediff[cloud]'") from None
+        raise UsageError(f"{scheme}:// needs obstore: pip install obstore") from None
     return Retrying(CloudStore(scheme, bucket, prefix, throttle, retries), retries, uploads=False)
 
 

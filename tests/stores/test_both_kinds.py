@@ -577,7 +577,7 @@ def test_without_obstore() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert done.stdout == "s3:// needs obstore: pip install 'sparsediff[cloud]'\n"
+    assert done.stdout == "s3:// needs obstore: pip install obstore\n"
 
 
 # Throttle
