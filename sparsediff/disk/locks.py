@@ -1,20 +1,64 @@
 """Locks that keep two runs apart.
 
 Enters: the path of what only one run at a time may touch. Leaves: its descriptor,
-locked until the run lets go of it or ends, however it ends.
+locked until the run lets go of it or ends, however it ends. Who finds it locked is
+told so at once, or waits as long as `waiting` allows.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from sparsediff.errors import LockedError, os_errors
 
+_POLL = 0.05  # seconds; flock itself cannot wait for a while only
 _IN_USE = "another run is writing here"
+
+Tell = Callable[[LockedError], None]
+
+_patience: ContextVar[tuple[float, Tell]] = ContextVar("_patience", default=(0.0, lambda _: None))
+
+
+@contextmanager
+def waiting(seconds: float, tell: Tell) -> Iterator[None]:
+    """Let all locks taken in this context be waited for.
+
+    Args:
+        seconds: how long, for each lock; then a LockedError is raised as usual.
+        tell: called when waiting begins, with the error that would have been raised.
+    """
+    token = _patience.set((seconds, tell))
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
+def until_free(acquire: Callable[[], int]) -> int:
+    """The descriptor that ``acquire`` returns, tried again while it raises LockedError.
+
+    Raises:
+        LockedError: the time of `waiting` is over.
+    """
+    seconds, tell = _patience.get()
+    end: float | None = None
+    while True:
+        try:
+            return acquire()
+        except LockedError as e:
+            if end is None:
+                end = time.monotonic() + seconds
+                if seconds > 0:
+                    tell(e)
+            if time.monotonic() >= end:
+                raise
+        time.sleep(_POLL)
 
 
 @contextmanager
@@ -24,7 +68,7 @@ def locked(path: Path, flags: int) -> Iterator[int]:
     Raises:
         LockedError: another run holds it.
     """
-    fd = lock(path, flags)
+    fd = until_free(lambda: lock(path, flags))
     try:
         yield fd
     finally:

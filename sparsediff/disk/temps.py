@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sparsediff.disk.locks import lock
+from sparsediff.disk.locks import lock, until_free
 from sparsediff.errors import LockedError, SparsediffError, UsageError, os_errors
 
 
@@ -33,9 +33,13 @@ def temp_file(path: Path, mode: int = 0o666) -> Iterator[int]:
         UsageError: something that is not ours has this name.
         LockedError: another run holds it.
     """
-    clear(path)
-    with _cleared_if_interrupted(path):
-        fd = lock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+
+    def acquire() -> int:
+        clear(path)
+        with _cleared_if_interrupted(path):
+            return lock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+
+    fd = until_free(acquire)
     try:
         yield fd
     finally:
@@ -45,14 +49,18 @@ def temp_file(path: Path, mode: int = 0o666) -> Iterator[int]:
 @contextmanager
 def temp_directory(path: Path) -> Iterator[None]:
     """Make the temporary directory ``path`` and lock it; see `temp_file`."""
-    clear(path)
-    with _cleared_if_interrupted(path):
-        with os_errors(path):
-            try:
-                path.mkdir()
-            except FileExistsError:
-                raise LockedError("another run is writing here", file=path) from None
-        fd = lock(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def acquire() -> int:
+        clear(path)
+        with _cleared_if_interrupted(path):
+            with os_errors(path):
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    raise LockedError("another run is writing here", file=path) from None
+            return lock(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    fd = until_free(acquire)
     try:
         yield
     finally:
