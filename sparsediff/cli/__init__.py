@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import difflib
 import io
 import os
 import signal
@@ -38,6 +39,22 @@ _COMMANDS = (
     "prune",
     "check",
 )
+_CALLED_ELSEWHERE = {
+    "create": "make",
+    "diff": "make",
+    "fetch": "pull",
+    "fsck": "check",
+    "gc": "prune",
+    "history": "log",
+    "info": "show",
+    "list": "log",
+    "patch": "apply",
+    "publish": "ship",
+    "push": "ship",
+    "restore": "apply",
+    "sync": "pull",
+}
+"""What people type who know other tools, and what it is here."""
 
 
 class _Group(click.Group):
@@ -52,6 +69,20 @@ class _Group(click.Group):
         command = import_module(f"sparsediff.cli.{cmd_name}_cmd").command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as e:
+            known = [*_COMMANDS, *_CALLED_ELSEWHERE]
+            meant = difflib.get_close_matches(args[0].lower(), known, n=1)
+            if not meant:
+                raise
+            verb = _CALLED_ELSEWHERE.get(meant[0], meant[0])
+            e.message = f"No such command {args[0]!r}. Did you mean {verb!r}?"
+            raise
 
     # Before click sees an interrupt, which would print an empty line.
 

@@ -30,13 +30,13 @@ from sparsediff.cli.common import (
 @click.command(
     "export",
     epilog=examples(
-        "sparsediff export 101.sdiff step_100/ -o 101.safetensors",
-        "sparsediff export 101.sdiff step_100/ -o 101.safetensors --layout trl",
+        "sparsediff export step_100/ 101.sdiff -o 101.safetensors",
+        "sparsediff export step_100/ 101.sdiff -o 101.safetensors --layout trl",
     )
     + exit_codes(0, 2, 10, 11, 12, 13, 14, 130),
 )
+@click.argument("base", type=click.Path(allow_dash=True))
 @click.argument("patch", type=PatchPath())
-@click.argument("base", type=click.Path())
 @options(
     click.option(
         "-o", "--output", metavar="FILE", required=True, help="Where to write the safetensors file."
@@ -55,8 +55,8 @@ from sparsediff.cli.common import (
     json_option,
 )
 def command(
-    patch: str,
     base: str,
+    patch: str,
     output: str,
     layout: str,
     force: bool,
@@ -71,8 +71,12 @@ def command(
     plain safetensors entries. New tensors are stored whole. Everything is
     verified against BASE first. - reads the patch from standard input.
     """
+    from sparsediff.patch.container import is_patch
     from sparsediff.updates import export_patch
 
+    if base == "-" or (is_patch(base) and not is_patch(patch)):  # as it was once
+        base, patch = patch, base
+        say("sparsediff: note: export takes BASE first, then PATCH, as apply does", err=True)
     start = time.monotonic()
     with progress_bar("export", quiet=quiet) as progress:
         result = export_patch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,40 @@ def test_every_command_has_examples_and_exit_codes(cli: Run) -> None:
         assert code == 0
         assert "Examples:\n    sparsediff " in text
         assert "Exit codes:\n    0    done" in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("aply", "apply"), ("diff", "make"), ("Pull", "pull"), ("publish", "ship")]
+)
+def test_an_unknown_verb_is_answered_with_the_one_meant(typed: str, meant: str, cli: Run) -> None:
+    code, out, err = cli(typed, "a", "b")
+    assert (code, out) == (2, "")
+    assert f"No such command '{typed}'. Did you mean '{meant}'?" in err
+
+
+def test_nothing_is_guessed_for_a_word_that_is_far_from_all_verbs(cli: Run) -> None:
+    code, _, err = cli("quantise")
+    assert code == 2
+    assert "No such command 'quantise'." in err
+    assert "mean" not in err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_verbs(shell: str) -> None:
+    words = "sparsediff sq" if shell != "fish" else "sparsediff"
+    run = subprocess.run(
+        ["sparsediff"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ
+        | {
+            "_SPARSEDIFF_COMPLETE": f"{shell}_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": "1" if shell != "fish" else "sq",
+        },
+    )
+    assert "squash" in run.stdout
 
 
 def test_version_names_format_and_kernels(cli: Run) -> None:

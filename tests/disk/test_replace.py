@@ -207,7 +207,7 @@ def test_no_verb_makes_a_directory_a_file(
     verb: str, cli: Run, base: Path, target: Path, patch: Path, home: Path
 ) -> None:
     before = tree(home)
-    args = {"make": (base, target), "squash": (base, patch), "export": (patch, base)}[verb]
+    args = {"make": (base, target), "squash": (base, patch), "export": (base, patch)}[verb]
     for output in (".", "..", home, home / "project" / "src"):
         code, _, err = cli(verb, "-f", *args, "-o", output)
         assert (code, err.count("\n")) == (2, 1)

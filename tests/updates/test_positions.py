@@ -302,21 +302,20 @@ def test_the_trl_layout_has_the_fields_its_reader_asks_for(
 def test_export_on_the_command_line(base: Path, target: Path, tmp_path: Path, cli: Run) -> None:
     patch, output = tmp_path / "p.sdiff", tmp_path / "e.safetensors"
     make_patch(base, target, patch)
-    code, out, err = cli("export", patch, base, "-o", output)
+    code, out, err = cli("export", base, patch, "-o", output)
     assert (code, err) == (0, "")
     assert "words in 12 tensors" in out
     first = output.read_bytes()
-    refused(cli("export", patch, base, "-o", output), 2, "exists")
-    code, out, _ = cli("export", patch, base, "-o", output, "-f", "--json", "-j", 1)
+    refused(cli("export", base, patch, "-o", output), 2, "exists")
+    code, out, _ = cli("export", base, patch, "-o", output, "-f", "--json", "-j", 1)
     assert code == 0
     assert set(json.loads(out)["sparse"]) == {u.name for u in iter_updates(patch, base)}
     assert output.read_bytes() == first
-    refused(cli("export", patch, target, "-o", output, "-f"), 10, "already the target's")
-    refused(cli("export", base, patch, "-o", tmp_path / "x"), 2)
-    refused(cli("export", patch, tmp_path / "none", "-o", tmp_path / "x"), 2)
-    refused(cli("export", patch, base, "-o", base / "x"), 2, "lies in")
+    refused(cli("export", target, patch, "-o", output, "-f"), 10, "already the target's")
+    refused(cli("export", tmp_path / "none", patch, "-o", tmp_path / "x"), 2)
+    refused(cli("export", base, patch, "-o", base / "x"), 2, "lies in")
     patch.write_bytes(patch.read_bytes()[:-1])
-    refused(cli("export", patch, base, "-o", output, "-f"), 11, "cut short")
+    refused(cli("export", base, patch, "-o", output, "-f"), 11, "cut short")
     assert output.read_bytes() == first
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "base",
@@ -372,3 +371,15 @@ def test_a_model_directory_is_unharmed(base: Path, target: Path, tmp_path: Path)
     list(iter_updates(tmp_path / "p.sdiff", base))
     export_patch(tmp_path / "p.sdiff", base, tmp_path / "e.safetensors")
     assert tree(base) == before == tree(model_directory(tmp_path / "again"))
+
+
+def test_export_takes_patch_and_base_in_their_old_order_too(
+    base: Path, target: Path, tmp_path: Path, cli: Run
+) -> None:
+    patch = tmp_path / "p.sdiff"
+    make_patch(base, target, patch)
+    assert cli("export", base, patch, "-o", tmp_path / "new", "-q") == (0, "", "")
+    code, out, err = cli("export", patch, base, "-o", tmp_path / "old", "-q")
+    assert (code, out) == (0, "")
+    assert err == "sparsediff: note: export takes BASE first, then PATCH, as apply does\n"
+    assert (tmp_path / "old").read_bytes() == (tmp_path / "new").read_bytes()
