@@ -7,12 +7,13 @@ only; tensor data is read later, piece by piece, by whoever needs it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsediff.checkpoint.formats import Span, find_spans
 from sparsediff.disk.inputs import InputFile, Readable, walk
 from sparsediff.disk.names import check_relative_name
+from sparsediff.disk.selection import Selection
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
 
 
@@ -69,11 +70,13 @@ class Checkpoint:
         path: where it is.
         is_directory: which of the two.
         files: sorted by name.
+        left_out: names and bytes of files that were not asked for.
     """
 
     path: Path
     is_directory: bool
     files: list[CheckpointFile]
+    left_out: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def n_bytes(self) -> int:
@@ -87,7 +90,11 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: Path | str, *, allow_empty: bool = False, whole: bool = False
+    path: Path | str,
+    *,
+    allow_empty: bool = False,
+    whole: bool = False,
+    selection: Selection | None = None,
 ) -> Checkpoint:
     """Find the files and spans of the checkpoint at ``path``.
 
@@ -96,6 +103,7 @@ def open_checkpoint(
         allow_empty: accept a directory without files, as the base of a patch from nothing.
         whole: refuse a directory that holds what a killed run left behind, instead of passing
             over it: nothing is left out of what travels without a word.
+        selection: take only these of a directory's files.
 
     Raises:
         UsageError: there is nothing usable at ``path``.
@@ -107,10 +115,18 @@ def open_checkpoint(
     with os_errors(path):
         is_directory = path.is_dir()
     if not is_directory:
+        if selection:
+            raise UsageError(
+                "is one file; `include` and `exclude` choose among those of a directory", file=path
+            )
         return Checkpoint(path, False, [_open_file("", path)])
     files: list[CheckpointFile] = []
     passed_over: list[Path] = []
+    left_out: list[tuple[str, int]] = []
     for name, file in walk(path, passed_over=passed_over):
+        if selection and not selection.takes(name):
+            left_out.append((name, InputFile.of(file).size))
+            continue
         try:
             check_relative_name(name)
         except CorruptError:
@@ -119,14 +135,17 @@ def open_checkpoint(
             ) from None
         files.append(_open_file(name, file))
     if not files and not allow_empty:
-        raise UsageError("directory holds no files", file=path)
+        problem = (
+            "`include` and `exclude` leave no file" if left_out else "directory holds no files"
+        )
+        raise UsageError(problem, file=path)
     if whole and passed_over:
         raise UnsupportedError(
             "a file of this name cannot travel, because killed runs leave such files behind; "
             "remove or rename it",
             file=passed_over[0],
         )
-    return Checkpoint(path, True, files)
+    return Checkpoint(path, True, files, left_out)
 
 
 def _open_file(name: str, path: Path) -> CheckpointFile:

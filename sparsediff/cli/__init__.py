@@ -81,8 +81,8 @@ class _Group(click.Group):
             if not meant:
                 raise
             verb = _CALLED_ELSEWHERE.get(meant[0], meant[0])
-            e.message = f"No such command {args[0]!r}. Did you mean {verb!r}?"
-            raise
+            problem = f"No such command {args[0]!r}. Did you mean {verb!r}?"
+            raise click.UsageError(problem, ctx) from e
 
     # Before click sees an interrupt, which would print an empty line.
 

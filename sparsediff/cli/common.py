@@ -219,6 +219,25 @@ wait_option = click.option(
 )
 
 
+def selection_options(where: str) -> Callable[[F], F]:
+    """``--include`` and ``--exclude``: which files of ``where`` are carried."""
+    return options(
+        click.option(
+            "--include",
+            multiple=True,
+            metavar="PATTERN",
+            help=f"Carry only the files of {where} that match, as '*.safetensors'; repeatable."
+            " [default: all]",
+        ),
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="PATTERN",
+            help="Do not carry files, nor directories, that match, as 'optimizer*'; repeatable.",
+        ),
+    )
+
+
 _bars: list[Progress] = []  # the one on the terminal, if any
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from sparsediff.cli.common import (
@@ -49,7 +51,7 @@ def command(store: str, last: int | None, as_json: bool) -> None:
     from sparsediff.errors import UnavailableError
     from sparsediff.patch.measures import share
     from sparsediff.shipping.absent import no_pointer
-    from sparsediff.shipping.catalog import read_catalog, to_text
+    from sparsediff.shipping.catalog_json import read_catalog, to_text
 
     with opened_store(store, None, 5, create=False) as opened:
         found = read_catalog(opened)
@@ -75,6 +77,7 @@ def command(store: str, last: int | None, as_json: bool) -> None:
                 "n_elements": v.n_elements,
                 "n_changed": v.n_changed,
                 "density": v.density,
+                "left_out": None if v.left_out is None else asdict(v.left_out),
                 "patches": [
                     {"base": p.base, "key": p.key, "bytes": p.n_bytes, "sha256": p.sha256}
                     for p in v.patches
@@ -110,6 +113,14 @@ def command(store: str, last: int | None, as_json: bool) -> None:
         for v in shown
     ]
     print_table(_COLUMNS, table, expendable=("shortcut", "bytes", "shipped (UTC)"))
+    partial = [v for v in shown if v.left_out is not None]
+    if partial and (left := partial[-1].left_out) is not None:
+        patterns = [f"--include {p!r}" for p in left.include]
+        patterns += [f"--exclude {p!r}" for p in left.exclude]
+        say(
+            f"{plural(len(partial), 'version')} without all files, the last of them by "
+            f"{' '.join(patterns)}: {plural(left.n_files, 'file')} ({size(left.n_bytes)}) left out"
+        )
     say(
         f"{plural(len(versions), 'version')} in {size(sent)}; whole copies would be {size(whole)} "
         f"({number(share(whole, sent), 1)}x)"

@@ -18,10 +18,12 @@ from sparsediff.cli.common import (
     number,
     options,
     percent,
+    plural,
     print_json,
     progress_bar,
     quiet_option,
     say,
+    selection_options,
     size,
     wait_option,
 )
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "sparsediff make step_100/ step_101/ -o 101.sdiff",
         "sparsediff make a.safetensors b.safetensors",
+        "sparsediff make step_100/ step_101/ --exclude 'optimizer*'",
         "sparsediff make A B -o - | ssh host sparsediff apply A - -o B",
     )
     + exit_codes(0, 2, 11, 12, 13, 14, 130),
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
         help="Where to write the patch; - for standard output. [default: TARGET's name + .sdiff,"
         " in the current directory]",
     ),
+    selection_options("BASE and TARGET"),
     force_option,
     jobs_option,
     wait_option,
@@ -59,6 +63,8 @@ def command(
     base: str,
     target: str,
     output: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     force: bool,
     jobs: int | None,
     quiet: bool,
@@ -67,7 +73,8 @@ def command(
     """Write the patch that turns BASE into TARGET.
 
     BASE and TARGET are checkpoints: files, or directories with everything in
-    them. TARGET can then be rebuilt from BASE and the patch, byte for byte.
+    them. TARGET can then be rebuilt from BASE and the patch, byte for byte;
+    with --include or --exclude, that part of it.
     """
     from sparsediff.errors import UsageError
     from sparsediff.make import make_patch
@@ -89,7 +96,16 @@ def command(
             raise click.UsageError("will not write a patch to a terminal; give -o PATCH")
     start = time.monotonic()
     with progress_bar("make", quiet=quiet) as progress:
-        result = make_patch(base, target, output, jobs=jobs, force=force, progress=progress)
+        result = make_patch(
+            base,
+            target,
+            output,
+            jobs=jobs,
+            force=force,
+            include=include,
+            exclude=exclude,
+            progress=progress,
+        )
     took = time.monotonic() - start
     print_result(output, result, took, quiet=quiet, as_json=as_json)
 
@@ -113,14 +129,19 @@ def print_result(
                 "n_changed": total.n_changed,
                 "density": total.density,
                 "bits_per_changed": total.bits_per_changed,
+                "left_out": dict(result.left_out),
                 "seconds": took,
             }
         )
     elif not quiet:
+        left_out = ""
+        if result.left_out:
+            n_bytes = sum(n for _, n in result.left_out)
+            left_out = f", {plural(len(result.left_out), 'file')} left out ({size(n_bytes)})"
         say(
             f"{output if output != '-' else 'patch'}: {size(stats.patch_bytes)} for "
             f"{size(stats.target_bytes)} ({number(stats.ratio, 1)}x), "
             f"{percent(total.density)} of {total.n_elements:,} elements changed, "
-            f"{number(total.bits_per_changed)} bits per change, {took:.2f} s",
+            f"{number(total.bits_per_changed)} bits per change{left_out}, {took:.2f} s",
             err=output == "-",
         )

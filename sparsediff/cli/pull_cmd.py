@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +18,7 @@ from sparsediff.cli.common import (
     jobs_option,
     number,
     options,
+    plural,
     progress_bar,
     quiet_option,
     size,
@@ -210,6 +212,7 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
         "n_patches": len(result.patches),
         "fetched_bytes": result.fetched_bytes,
         "target_bytes": version.n_bytes,
+        "left_out": None if version.left_out is None else asdict(version.left_out),
         "fetch_seconds": round(result.fetch_seconds, 3),
         "apply_seconds": round(result.apply_seconds, 3),
         "seconds": round(took, 3),
@@ -224,6 +227,9 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
     fetched = f"{size(result.fetched_bytes)} fetched for {size(version.n_bytes)}"
     if ratio is not None:
         fetched += f" ({number(ratio, 1)}x)"
+    if version.left_out is not None:
+        left = version.left_out
+        fetched += f", without {plural(left.n_files, 'file')} ({size(left.n_bytes)}) not shipped"
     outcome.line = (
         f"{dest}: now {printable(version.name)}, from {text}, {fetched}, {duration(took)}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,10 @@ from sparsediff.cli.common import (
     number,
     options,
     percent,
+    plural,
     progress_bar,
     quiet_option,
+    selection_options,
     size,
     wait_option,
 )
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
         metavar="TIME",
         help="A checkpoint is complete when none of its files changed for this long.",
     ),
+    selection_options("a checkpoint"),
     click.option("--newest", is_flag=True, help="Ship only the newest, not those between."),
     click.option(
         "--rewind",
@@ -118,6 +122,8 @@ def command(
     pattern: str | None,
     marker: str | None,
     settled: float,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     newest: bool,
     rewind: bool,
     anchor_every: int | None,
@@ -143,6 +149,7 @@ def command(
     overwrite them at any time. Made for cron: a run that finds another at work
     ends with 14 at once.
     """
+    from sparsediff.disk.selection import Selection
     from sparsediff.shipping.policy import Policy
     from sparsediff.shipping.ship import ShipResult, check_apart, check_source, ship
     from sparsediff.shipping.source import Rule
@@ -158,7 +165,13 @@ def command(
         store=store,
     )
     policy = Policy(
-        Rule(marker, settled, pattern), anchor_every, anchor_weight, squash_every, newest, rewind
+        Rule(marker, settled, pattern),
+        anchor_every,
+        anchor_weight,
+        squash_every,
+        newest,
+        rewind,
+        Selection(include, exclude),
     )
 
     def run(outcome: Outcome) -> None:
@@ -218,6 +231,7 @@ def _report(outcome: Outcome, result: ShipResult, took: float) -> None:
                 "sent_bytes": s.sent_bytes,
                 "ratio": s.version.ratio,
                 "density": s.version.density,
+                "left_out": None if s.version.left_out is None else asdict(s.version.left_out),
                 "make_seconds": round(s.make_seconds, 3),
                 "send_seconds": round(s.send_seconds, 3),
             }
@@ -244,6 +258,8 @@ def _report(outcome: Outcome, result: ShipResult, took: float) -> None:
     if version.density is not None:
         outcome.gauges["density"] = version.density
         what += f", {percent(version.density)} changed"
+    if version.left_out is not None:
+        what += f", {plural(version.left_out.n_files, 'file')} left out"
     names = version.name if len(shipped) == 1 else f"{len(shipped)} versions up to {version.name}"
     outcome.line = (
         f"shipped {names}: {size(sent)} sent for {size(whole)} "

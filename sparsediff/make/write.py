@@ -11,9 +11,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +25,7 @@ from sparsediff.checkpoint import Checkpoint, open_checkpoint
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.disk.outputs import staged_file
 from sparsediff.disk.replace import check_output
+from sparsediff.disk.selection import Selection
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make.encode import Encoded, Observer, encode_bucket, encode_skeleton
 from sparsediff.make.plan import plan
@@ -45,6 +46,7 @@ class MakeResult:
         base_bytes: bytes of all base files.
         target_bytes: bytes of all target files.
         patch_bytes: bytes of the whole patch.
+        left_out: names and bytes of the target's files that were not asked for.
     """
 
     manifest: Manifest
@@ -52,6 +54,7 @@ class MakeResult:
     base_bytes: int
     target_bytes: int
     patch_bytes: int
+    left_out: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def ratio(self) -> float | None:
@@ -66,6 +69,8 @@ def make_patch(
     *,
     jobs: int | None = None,
     force: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     bucket_words: int = MAX_BUCKET_WORDS,
     progress: Progress | None = None,
     observer: Observer | None = None,
@@ -81,6 +86,10 @@ def make_patch(
             or None to measure only.
         jobs: threads; default all processors. Does not change the patch.
         force: replace an existing output.
+        include: patterns of the files of directories to carry, default all: see
+            `disk.selection.Selection`. Files that are left out are neither in the patch nor
+            demanded of the base.
+        exclude: patterns of those not to carry.
         bucket_words: most words per bucket.
         progress: told of bytes read.
         observer: shown each pair of words compared.
@@ -102,9 +111,14 @@ def make_patch(
         place = Path(os.path.abspath(output))
         named = [side for side in (base, target) if not isinstance(side, Checkpoint)]
         check_output(place, force=force, inputs=named)
+    chosen = Selection(tuple(include), tuple(exclude))
     sides = (
-        base if isinstance(base, Checkpoint) else open_checkpoint(base, allow_empty=True),
-        target if isinstance(target, Checkpoint) else open_checkpoint(target, whole=True),
+        base
+        if isinstance(base, Checkpoint)
+        else open_checkpoint(base, allow_empty=True, selection=chosen),
+        target
+        if isinstance(target, Checkpoint)
+        else open_checkpoint(target, whole=True, selection=chosen),
     )
     manifest = plan(*sides, bucket_words)
     with _spool(place) as spool, os_errors(place or "temporary file"):
@@ -122,7 +136,12 @@ def make_patch(
             assert not isinstance(output, Path)
             _write(output, head, spool)
     return MakeResult(
-        manifest, sizes, sides[0].n_bytes, sides[1].n_bytes, len(head) + sum(sizes.values())
+        manifest,
+        sizes,
+        sides[0].n_bytes,
+        sides[1].n_bytes,
+        len(head) + sum(sizes.values()),
+        sides[1].left_out,
     )
 
 

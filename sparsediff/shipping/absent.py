@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 from sparsediff.errors import CorruptError, SparsediffError, UnavailableError, UsageError
-from sparsediff.shipping.catalog import POINTER, PREFIX
+from sparsediff.shipping.catalog import PREFIX
+from sparsediff.shipping.catalog_json import POINTER
 from sparsediff.stores import Store
 
 HOME = ".sparsediff"  # in a destination of `pull`

@@ -1,33 +1,21 @@
-"""The pointer of a store: which versions there are and which patches lead to them.
+"""The catalog of a store, as records: which versions there are and which patches lead to them.
 
-Enters: the JSON of ``latest.json``, or a store that holds it. Leaves: a
-validated `Catalog`, and the cheapest way from one version to another
-(store.md, "The pointer"). One object says everything, and it is replaced by
-compare-and-swap alone, so a reader sees the store before a change or after it.
-Versions are ordered by their number in the store, never by any clock.
+Enters: what `catalog_json` read, or what was just shipped. Leaves: the cheapest way from
+one version to another, and what is left when versions go. Versions are ordered by their
+number in the store, never by any clock. Knows nothing of how it is stored.
 """
 
 from __future__ import annotations
 
 import heapq
-import json
 import re
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from itertools import count
 
-from sparsediff.checksum import checksum
-from sparsediff.errors import CorruptError, UnsupportedError
 from sparsediff.patch.measures import share
-from sparsediff.shipping import fields
-from sparsediff.shipping.fields import FieldError
-from sparsediff.stores import Store
 
-POINTER = "latest.json"
 PREFIX = "versions/"
-FORMAT = "sparsediff-store"
-LAYOUT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +36,23 @@ class StoredPatch:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What of a checkpoint was not shipped: who pulls it has a part of what the trainer wrote.
+
+    Attributes:
+        include: patterns of the files that were asked for; empty for all.
+        exclude: patterns of those that were not.
+        n_files: how many files were left out.
+        n_bytes: of these files.
+    """
+
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    n_files: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """One shipped checkpoint.
 
@@ -61,6 +66,7 @@ class Version:
         n_elements: of its tensors, in words.
         n_changed: words that differ from the version before; None if that is not known.
         patches: ways to get here.
+        left_out: what of the checkpoint was not shipped, where that was asked for; else None.
     """
 
     version: int
@@ -72,6 +78,7 @@ class Version:
     n_elements: int
     n_changed: int | None
     patches: tuple[StoredPatch, ...]
+    left_out: LeftOut | None = None
 
     @property
     def anchor(self) -> StoredPatch | None:
@@ -252,155 +259,3 @@ def object_key(version: int, name: str, base: int | None, sha256: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9._=+-]", "_", name)[:100]
     kind = "anchor" if base is None else f"from-{base:06}"
     return f"{PREFIX}{version:06}-{readable}/{kind}-{sha256[:16]}.sdiff"
-
-
-def read_catalog(store: Store) -> tuple[Catalog, str] | None:
-    """The catalog of a store and the tag of its pointer; None if nothing was shipped yet.
-
-    Raises:
-        CorruptError: the pointer is damaged.
-        UnsupportedError: its layout is of a later version.
-    """
-    found = store.get(POINTER)
-    if found is None:
-        return None
-    data, tag = found
-    try:
-        return parse(data), tag
-    except (CorruptError, UnsupportedError) as e:
-        e.file = f"{store.name}/{POINTER}"
-        raise
-
-
-def dump(catalog: Catalog) -> bytes:
-    """The JSON of a catalog."""
-    versions = []
-    for v in catalog.versions:
-        row = asdict(v) | {"shipped": to_text(v.shipped), "patches": [asdict(p) for p in v.patches]}
-        versions.append(row)
-    document: dict[str, object] = {
-        "format": FORMAT,
-        "layout": LAYOUT,
-        "id": catalog.id,
-        "latest": catalog.latest.version,
-        "versions": versions,
-        "dropped": [{"key": d.key, "since": to_text(d.since)} for d in catalog.dropped],
-    }
-    if catalog.run is not None:
-        document["run"] = asdict(catalog.run)
-    document["xxh3"] = _checksum(document)
-    return (json.dumps(document, indent=1) + "\n").encode()
-
-
-def parse(data: bytes) -> Catalog:
-    """The catalog that `dump` wrote.
-
-    Raises:
-        CorruptError: this is no such JSON, or a damaged one.
-        UnsupportedError: its layout is of a later version.
-    """
-    try:
-        document = fields.parsed(data)
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise CorruptError("not the pointer of a store")
-        if document.get("layout") != LAYOUT:
-            raise UnsupportedError(
-                "unknown layout of the store", expected=LAYOUT, found=document.get("layout")
-            )
-        stated = document.pop("xxh3", None)
-        if stated != _checksum(document):
-            raise CorruptError("pointer does not match its checksum", expected=stated)
-        row = fields.Row(document)
-        versions = tuple(row.get("versions", fields.listed(_version)))
-        dropped = tuple(row.get("dropped", fields.listed(_dropped)))
-        catalog = Catalog(row.get("id", fields.history), versions, dropped, row.find("run", _run))
-        latest = row.get("latest", fields.version)
-    except FieldError as e:
-        if not e.path:
-            raise CorruptError("not the pointer of a store") from None
-        raise CorruptError(
-            "pointer of the store is malformed", expected=e.text, found=e.found
-        ) from None
-    except RecursionError:
-        raise CorruptError("not the pointer of a store") from None
-    numbers = [v.version for v in versions]
-    if not numbers or numbers != sorted(set(numbers)) or latest != numbers[-1]:
-        raise CorruptError("versions of the store are out of order")
-    if len({v.name for v in versions}) != len(versions):
-        raise CorruptError("two versions of the store share a name")
-    return catalog
-
-
-def _version(value: object) -> Version:
-    row = fields.Row(value)
-    version = Version(
-        row.get("version", fields.version),
-        row.get("name", fields.file_name),
-        row.get("number", fields.optional(fields.count)),
-        row.get("source", fields.any_text),
-        row.get("shipped", _time),
-        row.get("n_bytes", fields.count),
-        row.get("n_elements", fields.count),
-        row.get("n_changed", fields.optional(fields.count)),
-        tuple(row.get("patches", fields.listed(_patch))),
-    )
-    if any(p.base is not None and p.base >= version.version for p in version.patches):
-        raise CorruptError("patch of the store leads backwards", found=f"version {version.version}")
-    return version
-
-
-def _patch(value: object) -> StoredPatch:
-    row = fields.Row(value)
-    return StoredPatch(
-        row.get("base", fields.optional(fields.version)),
-        row.get("key", _key),
-        row.get("n_bytes", fields.count),
-        row.get("sha256", fields.sha256),
-    )
-
-
-def _dropped(value: object) -> Dropped:
-    row = fields.Row(value)
-    return Dropped(row.get("key", _key), row.get("since", _time))
-
-
-def _run(value: object) -> Run:
-    row = fields.Row(value)
-    return Run(
-        row.get("id", fields.history),
-        row.get("name", fields.any_text),
-        row.get("host", fields.any_text),
-        row.get("path", fields.any_text),
-    )
-
-
-def _checksum(document: dict[str, object]) -> str:
-    return checksum(json.dumps(document, separators=(",", ":")).encode())
-
-
-def _key(value: object) -> str:
-    key = fields.relative_name(value)
-    if not key.startswith(PREFIX):
-        raise FieldError(f"a key below {PREFIX}", value)
-    return key
-
-
-def _time(value: object) -> float:
-    """A time that `to_text` wrote: no other, so that it can be written again."""
-    try:
-        return from_text(_time_text(value))
-    except (ValueError, OverflowError):
-        raise FieldError("a time such as 2026-11-23T20:32:58Z", value) from None
-
-
-_time_text = fields.matching("[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z", "a time")
-
-
-def to_text(seconds: float) -> str:
-    """A time as text, UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def from_text(text: str) -> float:
-    """The time that `to_text` wrote, in seconds since the epoch."""
-    return datetime.fromisoformat(text).timestamp()

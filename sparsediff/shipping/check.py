@@ -14,7 +14,8 @@ from sparsediff.errors import CorruptError, UnavailableError, UnsupportedError
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.patch.manifest import Manifest
 from sparsediff.shipping.absent import no_pointer
-from sparsediff.shipping.catalog import POINTER, PREFIX, Catalog, StoredPatch, dump, read_catalog
+from sparsediff.shipping.catalog import PREFIX, Catalog, StoredPatch
+from sparsediff.shipping.catalog_json import POINTER, dump, read_catalog
 from sparsediff.shipping.fetch import digest_object
 from sparsediff.shipping.links import Follower, stored_manifest
 from sparsediff.shipping.recover import recover

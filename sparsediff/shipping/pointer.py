@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from sparsediff.errors import UnavailableError, UsageError, printable
 from sparsediff.shipping.binding import check_same
-from sparsediff.shipping.catalog import POINTER, Catalog, Run, Version, dump, read_catalog
+from sparsediff.shipping.catalog import Catalog, Run, Version
+from sparsediff.shipping.catalog_json import POINTER, dump, read_catalog
 from sparsediff.shipping.kept import Kept, Note
 from sparsediff.stores import Store
 

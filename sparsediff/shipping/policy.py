@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sparsediff.disk.selection import Selection
 from sparsediff.shipping.catalog import Catalog, Version
 from sparsediff.shipping.source import Candidate, Rule
 
@@ -26,6 +27,7 @@ class Policy:
         newest: ship only the newest checkpoint, not those between.
         rewind: ship the checkpoint modified last, even if its number is not above
             the last one's: the training was taken back.
+        selection: which files of a checkpoint are shipped.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -34,6 +36,7 @@ class Policy:
     squash_every: int | None = None
     newest: bool = False
     rewind: bool = False
+    selection: Selection = field(default_factory=Selection)
 
     def wants_anchor(self, catalog: Catalog | None, step_bytes: int | None) -> bool:
         """Whether the next version is to be stored whole.

@@ -13,14 +13,8 @@ from dataclasses import dataclass, replace
 
 from sparsediff.errors import UnavailableError
 from sparsediff.shipping.absent import no_pointer
-from sparsediff.shipping.catalog import (
-    POINTER,
-    Catalog,
-    StoredPatch,
-    Version,
-    dump,
-    read_catalog,
-)
+from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
+from sparsediff.shipping.catalog_json import POINTER, dump, read_catalog
 from sparsediff.stores import Store
 
 

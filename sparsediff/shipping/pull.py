@@ -26,7 +26,8 @@ from sparsediff.errors import (
 )
 from sparsediff.parallel import Progress
 from sparsediff.shipping.absent import check_no_store, no_pointer
-from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, read_catalog
+from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
+from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.fetch import BadObjectError, fetch
 from sparsediff.shipping.kept import Note
 from sparsediff.shipping.places import InPlace, Place, Versions

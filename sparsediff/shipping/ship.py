@@ -34,7 +34,7 @@ from sparsediff.patch.content import of_base, of_target
 from sparsediff.shipping import snapshot, source
 from sparsediff.shipping.absent import check_no_store
 from sparsediff.shipping.binding import run_of
-from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, object_key
+from sparsediff.shipping.catalog import Catalog, LeftOut, StoredPatch, Version, object_key
 from sparsediff.shipping.fetch import digest_file
 from sparsediff.shipping.kept import Kept, Note, is_published
 from sparsediff.shipping.pointer import Pointer
@@ -251,7 +251,7 @@ class _Run:
         place = self._kept.place(version)
         self._kept.clean(before)
         try:
-            self._keep(candidate, place)
+            left_out = self._keep(candidate, place)
         except SparsediffError:
             if os.path.lexists(candidate.path):
                 raise
@@ -286,6 +286,7 @@ class _Run:
             stats.total.n_elements,
             None if version - 1 not in made else stats.total.n_changed,
             patches,
+            left_out,
         )
         won = self._pointer.publish(store_id, record)
         if not won:
@@ -299,16 +300,24 @@ class _Run:
         done = time.monotonic()
         return Shipped(record, sum(p.n_bytes for p, _ in todo), made_at - started, done - made_at)
 
-    def _keep(self, candidate: Candidate, place: Path) -> None:
-        """Take the copy of a checkpoint that patches are made from, now and next time."""
+    def _keep(self, candidate: Candidate, place: Path) -> LeftOut | None:
+        """Take the copy of a checkpoint that patches are made from, now and next time.
+
+        Returns what was not to be shipped.
+        """
+        chosen = self._policy.selection
         with os_errors(place):
             place.parent.mkdir(parents=True, exist_ok=True)
         # Trainers write a numbered checkpoint once; an overwritten one may change under a link.
-        snapshot.keep(candidate.path, place, linkable=candidate.number is not None)
+        snapshot.keep(
+            candidate.path, place, linkable=candidate.number is not None, selection=chosen
+        )
         for left_out in snapshot.leftovers(candidate.path):
             self._note(f"{left_out}: is not shipped: killed runs leave files of such names behind")
         if snapshot.identity(candidate.path) != candidate.fingerprint:
             raise UnavailableError("changed while it was read; try again", file=candidate.path)
+        others = [n for name, n, *_ in snapshot.states(candidate.path) if not chosen.takes(name)]
+        return LeftOut(chosen.include, chosen.exclude, len(others), sum(others)) if others else None
 
     def _make(self, version: int, place: Path) -> dict[int | None, MakeResult]:
         """Make the patches of a version, the one from the version before first, as files."""

@@ -20,6 +20,7 @@ from sparsediff.disk.inputs import InputFile, walk
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.outputs import clone, create, staged_directory, staged_file, sync
 from sparsediff.disk.replace import check_output
+from sparsediff.disk.selection import Selection
 from sparsediff.errors import CorruptError, SparsediffError, UnavailableError, UsageError, os_errors
 
 State = tuple[str, int, int, int]  # name inside the checkpoint, size, mtime in ns, inode
@@ -36,16 +37,22 @@ class _CannotError(Exception):
     """This way of keeping is not possible here."""
 
 
-def states(path: Path) -> list[State]:
+def states(path: Path, selection: Selection | None = None) -> list[State]:
     """What a checkpoint looks like from outside: each file's name, size, mtime and inode.
 
     Not the ctime: another hard link that comes or goes changes it.
+
+    Args:
+        path: of the checkpoint.
+        selection: look only at these of a directory's files.
 
     Raises:
         UsageError: it is missing, or holds something that is no file.
     """
     with os_errors(path):
         files = list(walk(path)) if path.is_dir() else [("", path)]
+    if selection:
+        files = [(name, file) for name, file in files if not name or selection.takes(name)]
     pinned = [(name, InputFile.of(file)) for name, file in files]
     return sorted((name, f.size, f.identity[2], f.identity[1]) for name, f in pinned)
 
@@ -95,7 +102,14 @@ def check_kept(dest: Path, expected: str) -> None:
         )
 
 
-def keep(candidate_path: Path, dest: Path, *, how: str = "auto", linkable: bool = False) -> str:
+def keep(
+    candidate_path: Path,
+    dest: Path,
+    *,
+    how: str = "auto",
+    linkable: bool = False,
+    selection: Selection | None = None,
+) -> str:
     """Keep the files of a checkpoint at ``dest``, which must not exist.
 
     Links are followed, so ``dest`` holds files only; empty directories are not
@@ -109,6 +123,7 @@ def keep(candidate_path: Path, dest: Path, *, how: str = "auto", linkable: bool 
             first way that its file system allows.
         linkable: the trainer replaces or deletes these files, but never writes
             into them.
+        selection: keep only these of a directory's files.
 
     Returns:
         The way that asks most care of the caller: ``link`` if any file was
@@ -116,7 +131,7 @@ def keep(candidate_path: Path, dest: Path, *, how: str = "auto", linkable: bool 
         ``reflink``.
 
     Raises:
-        UsageError: ``candidate_path`` holds no files, or ``dest`` exists.
+        UsageError: ``candidate_path`` holds no files, or none that is wanted, or ``dest`` exists.
         UnavailableError: the disk is full, or a file changed or went meanwhile.
         LockedError: another run keeps something at ``dest``.
     """
@@ -128,14 +143,24 @@ def keep(candidate_path: Path, dest: Path, *, how: str = "auto", linkable: bool 
         ways = list(dict.fromkeys((how, "copy")))
     check_output(dest, force=False, inputs=[candidate_path])
     with _gone_is_changed(candidate_path):
-        before = states(candidate_path)
+        before = states(candidate_path, selection)
         if not before:
-            raise UsageError("directory holds no files", file=candidate_path)
+            raise UsageError(
+                "`include` and `exclude` leave no file"
+                if selection
+                else "directory holds no files",
+                file=candidate_path,
+            )
         if before[0][0] == "":
+            if selection:
+                raise UsageError(
+                    "is one file; `include` and `exclude` choose among those of a directory",
+                    file=candidate_path,
+                )
             return _keep_file(candidate_path, dest, ways, before)
         with staged_directory(dest, force=False) as staged:
             done = {_keep_one_of(ways, candidate_path / n, staged / n) for n, *_ in before}
-            _check_same(candidate_path, before)
+            _check_same(candidate_path, before, selection)
     return next(way for way in ("link", "copy", "reflink") if way in done)
 
 
@@ -237,9 +262,9 @@ def _copy_step(a: int, b: int, n_bytes: int, offset: int) -> int:
     return n
 
 
-def _check_same(path: Path, before: list[State]) -> None:
+def _check_same(path: Path, before: list[State], selection: Selection | None = None) -> None:
     """Raise UnavailableError unless the files at ``path`` are still those of ``before``."""
-    differ = sorted(set(before) ^ set(states(path)))
+    differ = sorted(set(before) ^ set(states(path, selection)))
     if differ:
         name = differ[0][0]
         raise UnavailableError(_CHANGED, file=path / name if name else path)

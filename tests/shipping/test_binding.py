@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sparsediff import UsageError
-from sparsediff.shipping.catalog import POINTER, dump
+from sparsediff.shipping.catalog_json import POINTER, dump
 from sparsediff.shipping.check import check
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import default_state, ship

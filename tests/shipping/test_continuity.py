@@ -12,7 +12,7 @@ import pytest
 
 from sparsediff import UnavailableError
 from sparsediff.shipping import kept
-from sparsediff.shipping.catalog import POINTER, dump
+from sparsediff.shipping.catalog_json import POINTER, dump
 from sparsediff.shipping.check import check
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.pull import pull

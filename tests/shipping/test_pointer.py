@@ -15,7 +15,8 @@ import pytest
 
 from sparsediff import CorruptError, UnsupportedError
 from sparsediff.checksum import checksum
-from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, dump, parse
+from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
+from sparsediff.shipping.catalog_json import dump, parse
 from tests.conftest import Run
 
 PATCHES = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsediff.shipping.catalog import POINTER, dump
+from sparsediff.shipping.catalog_json import POINTER, dump
 from sparsediff.shipping.ship import ship
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run

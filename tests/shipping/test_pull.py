@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from sparsediff import CorruptError, LockedError, UnavailableError
 from sparsediff.disk.locks import locked
-from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, dump, object_key, parse
+from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, object_key
+from sparsediff.shipping.catalog_json import dump, parse
 from sparsediff.shipping.check import check
 from sparsediff.shipping.fetch import fetch
 from sparsediff.shipping.policy import Policy

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sparsediff import apply_patch, squash_patches
-from sparsediff.shipping.catalog import POINTER, Catalog, StoredPatch, dump
+from sparsediff.shipping.catalog import Catalog, StoredPatch
+from sparsediff.shipping.catalog_json import POINTER, dump
 from sparsediff.shipping.check import check
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.prune import prune

@@ -15,7 +15,8 @@ from sparsediff import CorruptError, LockedError, UnavailableError, UsageError
 from sparsediff.disk.inputs import InputFile, OpenFiles
 from sparsediff.disk.locks import locked
 from sparsediff.shipping import snapshot
-from sparsediff.shipping.catalog import POINTER, Catalog, Version, dump, parse
+from sparsediff.shipping.catalog import Catalog, Version
+from sparsediff.shipping.catalog_json import POINTER, dump, parse
 from sparsediff.shipping.check import check
 from sparsediff.shipping.kept import Kept
 from sparsediff.shipping.policy import Policy

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsediff.shipping.catalog import POINTER, Catalog
+from sparsediff.shipping.catalog import Catalog
+from sparsediff.shipping.catalog_json import POINTER
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sparsediff.shipping.catalog import Catalog, read_catalog
+from sparsediff.shipping.catalog import Catalog
+from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.check import check
 from sparsediff.shipping.pull import PullResult, pull
 from sparsediff.stores import Store
