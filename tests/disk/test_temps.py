@@ -85,7 +85,7 @@ def test_what_is_not_ours_is_refused_and_left_alone(
         named = {
             "make": (base, place / "target"),
             "apply": (base, *patches),
-            "export": (patches[0], base),
+            "export": (base, patches[0]),
             "squash": (base, *patches),
         }
         args = (verb, *named[verb], "-o", out)
