@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sparsediff.checkpoint.formats import Span, find_spans
 from sparsediff.disk.inputs import InputFile, Readable, walk
-from sparsediff.disk.names import check_relative_name
+from sparsediff.disk.names import CANNOT_BE_CARRIED, why_unsafe
 from sparsediff.disk.selection import Selection
-from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
+from sparsediff.errors import UnsupportedError, UsageError, os_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +127,9 @@ def open_checkpoint(
         if selection and not selection.takes(name):
             left_out.append((name, InputFile.of(file).size))
             continue
-        try:
-            check_relative_name(name)
-        except CorruptError:
-            raise UnsupportedError(
-                "file name cannot be carried in a patch", file=repr(name)
-            ) from None
+        problem = why_unsafe(name)
+        if problem is not None:
+            raise UnsupportedError(f"{CANNOT_BE_CARRIED}: {problem}", file=repr(name))
         files.append(_open_file(name, file))
     if not files and not allow_empty:
         problem = (

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
+from sparsediff.cli.commands import command_options, run_command
 from sparsediff.cli.common import (
-    bar_aside,
     duration,
     examples,
     exit_codes,
@@ -79,6 +77,7 @@ if TYPE_CHECKING:
         help="Run this after a switch, in a shell that has SPARSEDIFF_PATH, _NAME, _VERSION and"
         " _PREVIOUS_VERSION in its environment. If it fails, the next run runs it again.",
     ),
+    command_options,
     once_option,
     watch_option,
     network_options,
@@ -94,6 +93,8 @@ def command(
     keep: int,
     in_place: bool,
     after: str | None,
+    on_error: str | None,
+    exec_timeout: float,
     once: bool,
     watch: float | None,
     bwlimit: float | None,
@@ -116,7 +117,14 @@ def command(
     if once and watch is not None:
         raise click.UsageError("--once and --watch exclude each other")
     service = Service(
-        "pull", quiet=quiet, log_json=log_json, metrics_file=metrics_file, store=store, dest=dest
+        "pull",
+        quiet=quiet,
+        log_json=log_json,
+        metrics_file=metrics_file,
+        on_error=on_error,
+        command_limit=exec_timeout,
+        store=store,
+        dest=dest,
     )
 
     def run(outcome: Outcome) -> None:
@@ -135,7 +143,7 @@ def command(
                     keep=keep,
                     streams=streams,
                     jobs=jobs,
-                    after=None if after is None else lambda r: _run_command(after, r),
+                    after=None if after is None else lambda r: _run_after(after, r, exec_timeout),
                     note=service.note,
                     progress=progress,
                     result=result,
@@ -146,29 +154,25 @@ def command(
     return service.run(run, watch)
 
 
-def _run_command(command: str, result: PullResult) -> None:
-    """Run the operator's own command.
+def _run_after(command: str, result: PullResult, limit: float) -> None:
+    """Run the operator's own command after a switch.
 
     Raises:
         UnavailableError: it failed.
     """
     assert result.version is not None
-    previous = "" if result.previous is None else str(result.previous)
-    environment = os.environ | {
-        "SPARSEDIFF_PATH": str(result.path),
-        "SPARSEDIFF_NAME": result.version.name,
-        "SPARSEDIFF_VERSION": str(result.version.version),
-        "SPARSEDIFF_PREVIOUS_VERSION": previous,
+    variables = {
+        "PATH": str(result.path),
+        "NAME": result.version.name,
+        "VERSION": str(result.version.version),
+        "PREVIOUS_VERSION": "" if result.previous is None else str(result.previous),
     }
-    with bar_aside():
-        run = subprocess.run(command, shell=True, env=environment, stdin=subprocess.DEVNULL)
-    if run.returncode:
-        raise UnavailableError(
-            f"now {printable(result.version.name)}, but the command failed; "
-            "the next run runs it again",
-            file=command,
-            found=f"exit code {run.returncode}",
-        )
+    try:
+        run_command(command, variables, limit)
+    except UnavailableError as e:
+        now = f"now {printable(result.version.name)}"
+        e.problem = f"{now}, but {e.problem}; the next run runs it again"
+        raise
 
 
 def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> None:
@@ -187,6 +191,7 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
         "latest_version": catalog.latest.version,
         "lag_versions": len(missed),
         "lag_seconds": max(0.0, age),
+        "last_shipped_timestamp_seconds": catalog.latest.shipped,
     }
     if here is not None:
         outcome.gauges["version"] = here

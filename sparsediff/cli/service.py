@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from sparsediff.cli.commands import run_command
 from sparsediff.cli.common import Bandwidth, bar_aside, in_options, message, options, say
 from sparsediff.errors import LockedError, SparsediffError
 
@@ -75,23 +76,36 @@ class Outcome:
         document: the same for programs.
         gauges: metrics with their values now.
         added: metrics that only grow, and by how much.
+        by_reason: metrics with a value now for each reason.
+        error: what the run ends with although it did all that it could.
     """
 
     line: str = ""
     document: dict[str, Any] = field(default_factory=dict)
     gauges: dict[str, float] = field(default_factory=dict)
     added: dict[str, float] = field(default_factory=dict)
+    by_reason: dict[str, dict[str, float]] = field(default_factory=dict)
+    error: SparsediffError | None = None
 
 
 class Service:
     """Runs a verb once or again and again, and reports."""
 
     def __init__(
-        self, verb: str, *, quiet: bool, log_json: bool, metrics_file: str | None, **labels: str
+        self,
+        verb: str,
+        *,
+        quiet: bool,
+        log_json: bool,
+        metrics_file: str | None,
+        on_error: str | None,
+        command_limit: float,
+        **labels: str,
     ) -> None:
         self._verb, self._quiet, self._log_json = verb, quiet, log_json
         self._metrics_file, self._labels = metrics_file, labels
-        self._last_line = ""
+        self._on_error, self._limit = on_error, command_limit
+        self._last_line = self._last_error = ""
 
     def note(self, text: str) -> None:
         """Say what an operator should know."""
@@ -109,20 +123,23 @@ class Service:
 
     def _run(self, once: Callable[[Outcome], None]) -> int:
         outcome, started = Outcome(), time.time()
-        code = 0
+        code, error = 0, ""
         try:
             once(outcome)
             # --watch has something to say when something happens, not every few seconds.
             if self._log_json or not (self._quiet or outcome.line == self._last_line):
                 self._say("done", outcome.line, outcome.document, err=False)
             self._last_line = outcome.line
+            if outcome.error is not None:
+                raise outcome.error
         except LockedError as e:
             if not self._quiet and sys.stderr is not None and sys.stderr.isatty():
                 self._say("note", message(e), {}, err=True)
             return e.exit_code
         except SparsediffError as e:
             code = e.exit_code
-            self._say("error", message(e), {"exit_code": code}, err=True)
+            error = message(e)
+            self._say("error", error, {"exit_code": code}, err=True)
         if self._metrics_file is not None:
             from sparsediff.cli.metrics import write_metrics
 
@@ -130,9 +147,25 @@ class Service:
             if code == 0:
                 outcome.gauges["last_success_timestamp_seconds"] = time.time()
             write_metrics(
-                self._metrics_file, self._verb, self._labels, outcome.gauges, outcome.added
+                self._metrics_file,
+                self._verb,
+                self._labels,
+                outcome.gauges,
+                outcome.added,
+                outcome.by_reason,
             )
+        if self._on_error is not None and error not in ("", self._last_error):
+            self._tell(self._on_error, code, error)
+        self._last_error = error
         return code
+
+    def _tell(self, command: str, code: int, error: str) -> None:
+        """Run the command for errors."""
+        variables = {"COMMAND": self._verb, "EXIT_CODE": str(code), "ERROR": error}
+        try:
+            run_command(command, variables, self._limit)
+        except SparsediffError as e:
+            self.note(f"{e} (--on-error)")
 
     def _say(self, event: str, text: str, document: dict[str, Any], *, err: bool) -> None:
         if self._log_json:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sparsediff.cli.commands import command_options
 from sparsediff.cli.common import (
     Duration,
     duration,
     examples,
     exit_codes,
+    in_options,
     jobs_option,
     number,
     options,
@@ -36,7 +38,11 @@ from sparsediff.cli.service import (
 )
 
 if TYPE_CHECKING:
+    from sparsediff.errors import SparsediffError
+    from sparsediff.shipping.look import Waiting
     from sparsediff.shipping.ship import ShipResult
+
+_SAID = 3  # checkpoints, or names, that one line tells of
 
 
 @click.command(
@@ -66,6 +72,14 @@ if TYPE_CHECKING:
         default=0.0,
         metavar="TIME",
         help="A checkpoint is complete when none of its files changed for this long.",
+    ),
+    click.option(
+        "--stalled-after",
+        type=Duration(),
+        default=3600.0,
+        metavar="TIME",
+        help="End with 13 once a checkpoint has waited for longer than this, --settled aside."
+        " [default: 1h]",
     ),
     selection_options("a checkpoint"),
     click.option("--newest", is_flag=True, help="Ship only the newest, not those between."),
@@ -108,6 +122,7 @@ if TYPE_CHECKING:
         help="Continue STORE with this run, though it holds the checkpoints of another. Everybody"
         " who pulls from it goes over to this one.",
     ),
+    command_options,
     once_option,
     watch_option,
     network_options,
@@ -122,6 +137,7 @@ def command(
     pattern: str | None,
     marker: str | None,
     settled: float,
+    stalled_after: float,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     newest: bool,
@@ -131,6 +147,8 @@ def command(
     squash_every: int | None,
     state: str | None,
     adopt: bool,
+    on_error: str | None,
+    exec_timeout: float,
     once: bool,
     watch: float | None,
     bwlimit: float | None,
@@ -161,6 +179,8 @@ def command(
         quiet=quiet,
         log_json=log_json,
         metrics_file=metrics_file,
+        on_error=on_error,
+        command_limit=exec_timeout,
         source=source,
         store=store,
     )
@@ -198,18 +218,49 @@ def command(
                     result=result,
                 )
         finally:
-            _report(outcome, result, time.monotonic() - started)
+            now = time.time()
+            stalled = [w for w in result.waiting if now - w.since > stalled_after + settled]
+            _report(outcome, result, stalled, time.monotonic() - started)
+        if stalled:
+            outcome.error = _stall(source, stalled)
 
     return service.run(run, watch)
 
 
-def _report(outcome: Outcome, result: ShipResult, took: float) -> None:
+def _stall(source: str, stalled: list[Waiting]) -> SparsediffError:
+    """The error of a run that did all that it could, and yet checkpoints wait."""
+    from sparsediff.errors import UnavailableError, printable
+
+    said = [
+        f"{printable(w.name)} has waited for {duration(time.time() - w.since)}: {w.why}"
+        for w in stalled[:_SAID]
+    ]
+    more = len(stalled) - len(said)
+    also = [f"{plural(more, 'more checkpoint')} as well"] if more else []
+    return UnavailableError("; ".join(said + also), file=source)
+
+
+def _report(outcome: Outcome, result: ShipResult, stalled: list[Waiting], took: float) -> None:
     """Fill in what a run did, as far as it got."""
+    from sparsediff.errors import printable
+    from sparsediff.shipping.look import REASONS
+
+    others = [] if result.look is None else result.look.others
     shipped, catalog = result.shipped, result.catalog
     sent = sum(s.sent_bytes for s in shipped)
     whole = sum(s.version.n_bytes for s in shipped)
-    ages = [max(0.0, time.time() - c.modified) for c in result.waiting]
-    outcome.gauges |= {"lag_versions": len(result.waiting), "lag_seconds": max(ages, default=0.0)}
+    if result.look is not None:
+        ages = [max(0.0, time.time() - w.since) for w in result.waiting]
+        outcome.gauges |= {
+            "lag_versions": len(ages),
+            "lag_seconds": max(ages, default=0.0),
+            "newest_seen_timestamp_seconds": result.look.seen.newest,
+        }
+        for name, group in (
+            ("waiting_checkpoints", result.waiting),
+            ("stalled_checkpoints", stalled),
+        ):
+            outcome.by_reason[name] = {r: sum(w.reason == r for w in group) for r in REASONS}
     outcome.added |= {
         "versions_total": len(shipped),
         "moved_bytes_total": sent,
@@ -217,7 +268,11 @@ def _report(outcome: Outcome, result: ShipResult, took: float) -> None:
     }
     latest = None if catalog is None else catalog.latest
     if latest is not None:
-        outcome.gauges |= {"version": latest.version, "latest_version": latest.version}
+        outcome.gauges |= {
+            "version": latest.version,
+            "latest_version": latest.version,
+            "last_shipped_timestamp_seconds": latest.shipped,
+        }
     outcome.document |= {
         "version": None if latest is None else latest.version,
         "name": None if latest is None else latest.name,
@@ -237,14 +292,23 @@ def _report(outcome: Outcome, result: ShipResult, took: float) -> None:
             }
             for s in shipped
         ],
-        "waiting": [c.name for c in result.waiting],
-        "incomplete": dict(result.incomplete),
+        "waiting": [
+            asdict(w) | {"why": in_options(w.why), "stalled": w in stalled} for w in result.waiting
+        ],
+        "passed_over": others,
         "seconds": round(took, 3),
     }
+    also = "".join(
+        f"; {printable(w.name)} waits: {in_options(w.why)}"
+        for w in result.waiting[-1:]
+        if w not in stalled
+    )
+    if others:
+        names = ", ".join(map(printable, others[:_SAID])) + (", …" if others[_SAID:] else "")
+        also += f"; of another sequence: {names}"
     if not shipped:
         have = "the store is empty" if latest is None else f"the store is at {latest.name}"
-        unready = [f"; {name} is not complete: {why}" for name, why in result.incomplete[-1:]]
-        outcome.line = f"nothing new to ship, {have}{''.join(unready)}"
+        outcome.line = f"nothing new to ship, {have}{also}"
         return
     last = shipped[-1]
     version = last.version
@@ -263,7 +327,7 @@ def _report(outcome: Outcome, result: ShipResult, took: float) -> None:
     names = version.name if len(shipped) == 1 else f"{len(shipped)} versions up to {version.name}"
     outcome.line = (
         f"shipped {names}: {size(sent)} sent for {size(whole)} "
-        f"({number(whole / sent if sent else None, 1)}x; {what}), {duration(took)}"
+        f"({number(whole / sent if sent else None, 1)}x; {what}), {duration(took)}{also}"
     )
 
 

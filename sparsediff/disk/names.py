@@ -14,6 +14,7 @@ from sparsediff.checksum import checksum
 from sparsediff.errors import CorruptError
 
 TEMP_SUFFIX = ".sparsediff-tmp"
+CANNOT_BE_CARRIED = "file name cannot be carried to another machine"
 _TEMP = re.compile(rf"(\..*)?{re.escape(TEMP_SUFFIX)}(\.[0-9]+)?", re.DOTALL)
 
 
@@ -24,21 +25,38 @@ def check_relative_name(name: str, *, file: object = None) -> str:
         CorruptError: it is absolute, climbs, is too long or too deep, or is
             the name of a temporary file.
     """
-    parts = name.split("/")
-    bad = (
-        not name
-        or "\0" in name
-        or len(name.encode("utf-8", "surrogatepass")) > 4095
-        or "\\" in name
-        or any(p in ("", ".", "..") for p in parts)
-        or len(parts) > 100
-        or any(p[1:2] == ":" or is_temp(p) for p in parts)
-        or any(len(p.encode("utf-8", "surrogatepass")) > 255 for p in parts)
-        or any("\ud800" <= c <= "\udfff" for c in name)
-    )
-    if bad:
-        raise CorruptError("unsafe file name", file=file, found=repr(name))
+    problem = why_unsafe(name)
+    if problem is not None:
+        raise CorruptError(f"unsafe file name: {problem}", file=file, found=repr(name))
     return name
+
+
+def why_unsafe(name: str) -> str | None:
+    """What keeps ``name`` from being a relative path on every machine; None if nothing does."""
+    if not name:
+        return "it is empty"
+    for i, c in enumerate(name):
+        if c == "\0":
+            return f"character {i + 1} is a zero byte"
+        if c == "\\":
+            return f"character {i + 1} is a backslash, which separates directories elsewhere"
+        if "\ud800" <= c <= "\udfff":
+            return f"character {i + 1} is no UTF-8"
+    if len(name.encode()) > 4095:
+        return "it is longer than 4095 bytes"
+    parts = name.split("/")
+    if len(parts) > 100:
+        return "it is more than 100 directories deep"
+    for part in parts:
+        if part in ("", ".", ".."):
+            return f"{part!r} in it is no name of a file"
+        if part[1:2] == ":":
+            return f"{part[:2]!r} at the beginning of a name is a drive elsewhere"
+        if len(part.encode()) > 255:
+            return f"the part of it that begins with {part[:20]!r} is longer than 255 bytes"
+        if is_temp(part):
+            return f"{part!r} is what killed runs leave behind"
+    return None
 
 
 def temp_sibling(path: Path, part: int | None = None) -> Path:

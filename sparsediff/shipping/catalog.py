@@ -225,6 +225,10 @@ class Catalog:
                 found.add(version.version)
         return {v for v in found if v is not None}
 
+    def is_lost(self, version: Version) -> bool:
+        """Whether a version that is listed cannot be had any more."""
+        return version.version not in self.reachable()
+
     def keys(self) -> set[str]:
         """Keys of all objects that belong to the store, the pointer aside."""
         kept = {p.key for v in self.versions for p in v.patches}

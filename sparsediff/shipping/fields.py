@@ -135,6 +135,13 @@ def whole_number(least: int) -> Reader[int]:
     return read
 
 
+def seconds(value: object) -> float:
+    """Seconds since the epoch."""
+    if type(value) not in (int, float) or not 0 <= float(str(value)) < 1e11:
+        raise FieldError("seconds since the epoch", value)
+    return float(str(value))
+
+
 def matching(pattern: str, what: str) -> Reader[str]:
     """Text, all of which matches ``pattern``; ``what`` says to people what that is."""
     compiled = re.compile(pattern, re.DOTALL)

@@ -148,6 +148,14 @@ class Kept:
             return False
         return True
 
+    def holds(self, version: Version, place: Path) -> bool:
+        """Whether the checkpoint at ``place`` is known to be what was shipped as a version."""
+        try:
+            check_is_target(place, self._shipped(version), None)
+        except (CorruptError, UsageError):
+            return False
+        return True
+
     def _shipped(self, version: Version) -> Manifest:
         """The manifest of a patch that led to a version.
 

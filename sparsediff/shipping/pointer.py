@@ -72,10 +72,6 @@ class Pointer:
             self._note(noted)
         self._kept.run = bound.id
 
-    def is_lost(self, version: Version) -> bool:
-        """Whether the store lists a version that cannot be had any more."""
-        return self.catalog is not None and version.version not in self.catalog.reachable()
-
     def publish(self, store_id: str, record: Version) -> bool:
         """Make ``record`` the latest version; False if another shipper was faster."""
         latest = None if self.catalog is None else self.catalog.latest.version

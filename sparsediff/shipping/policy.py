@@ -38,6 +38,35 @@ class Policy:
     rewind: bool = False
     selection: Selection = field(default_factory=Selection)
 
+    def due(
+        self, catalog: Catalog | None, complete: list[Candidate]
+    ) -> tuple[list[Candidate], list[Candidate]]:
+        """Which complete checkpoints are to be shipped, in order, and which are left alone.
+
+        The step shipped last is shipped again if it was written again. Earlier ones that
+        were are left alone: a later one may be their continuation, or the training that
+        was given up.
+
+        Args:
+            catalog: of the store; None if it is empty.
+            complete: checkpoints, in numeric order.
+        """
+        if catalog is None:
+            return (complete[-1:] if self.newest else complete), []
+        last = catalog.latest
+        lost = catalog.is_lost(last)
+        shipped = {(v.number, v.source) for v in catalog.versions if not (lost and v is last)}
+        new = [c for c in complete if (c.number, c.fingerprint) not in shipped]
+        if self.rewind:
+            return sorted(new, key=lambda c: c.modified)[-1:], []
+        if last.number is None:
+            return new[-1:], []
+        later = [c for c in new if c.number is not None and c.number > last.number]
+        again = [c for c in new if c.number == last.number]  # or the same, if it was lost
+        due = later if later and lost else again + later
+        left = [c for c in new if c not in due and c not in again and c.modified > last.shipped]
+        return (due[-1:] if self.newest else due), left
+
     def wants_anchor(self, catalog: Catalog | None, step_bytes: int | None) -> bool:
         """Whether the next version is to be stored whole.
 

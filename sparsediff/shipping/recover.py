@@ -15,7 +15,7 @@ import uuid
 from dataclasses import replace
 
 from sparsediff.errors import CorruptError
-from sparsediff.shipping import source
+from sparsediff.shipping import entries
 from sparsediff.shipping.catalog import PREFIX, Catalog, StoredPatch, Version
 from sparsediff.shipping.fetch import digest_object
 from sparsediff.stats import patch_stats
@@ -72,7 +72,7 @@ def _version(store: Store, stored: Stored, match: re.Match[str]) -> Version:
     return Version(
         version,
         name,
-        source.number_in(name),
+        entries.number_in(name),
         "",
         float(int(stored.modified)),
         stats.target_bytes,

@@ -31,12 +31,13 @@ from sparsediff.make import MakeResult, make_patch
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.patch.container import SUFFIX
 from sparsediff.patch.content import of_base, of_target
-from sparsediff.shipping import snapshot, source
+from sparsediff.shipping import snapshot, state
 from sparsediff.shipping.absent import check_no_store
 from sparsediff.shipping.binding import run_of
 from sparsediff.shipping.catalog import Catalog, LeftOut, StoredPatch, Version, object_key
 from sparsediff.shipping.fetch import digest_file
 from sparsediff.shipping.kept import Kept, Note, is_published
+from sparsediff.shipping.look import Look, Waiting, look
 from sparsediff.shipping.pointer import Pointer
 from sparsediff.shipping.policy import Policy, pays, unique_name
 from sparsediff.shipping.source import Candidate
@@ -69,14 +70,21 @@ class ShipResult:
     Attributes:
         shipped: new versions, in order.
         catalog: of the store afterwards; None if it holds nothing yet.
-        waiting: complete checkpoints that are still to be shipped.
-        incomplete: names of checkpoints that are not complete, and why.
+        look: what the source held when it was looked at; None if it could not be.
+        due: complete checkpoints that are still to be shipped.
     """
 
     shipped: list[Shipped] = field(default_factory=list)
     catalog: Catalog | None = None
-    waiting: list[Candidate] = field(default_factory=list)
-    incomplete: list[tuple[str, str]] = field(default_factory=list)
+    look: Look | None = None
+    due: list[Candidate] = field(default_factory=list)
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        """All that was seen and is not in the store, the longest waiting first."""
+        still = {c.name for c in self.due}
+        seen = [] if self.look is None else self.look.waiting
+        return [w for w in seen if w.reason != "ready" or w.name in still]
 
 
 def default_state(path: Path) -> Path:
@@ -176,59 +184,30 @@ class _Run:
         self._kept.take_up(self._catalog, self._note)
         self._heal()
         result.catalog = self._catalog
-        after, since = None, 0.0
-        if self._catalog is not None and not self._policy.rewind:
-            latest = self._catalog.latest
-            after, since = latest.number, latest.shipped
-            if after is not None and self._pointer.is_lost(latest):
-                after -= 1
-        candidates, result.incomplete = source.survey(
-            self._path, self._policy.rule, after=after, since=since
-        )
-        result.waiting = self._not_shipped(candidates)
-        while result.waiting:
-            shipped = self._ship(result.waiting[0])
+        before = state.load_seen(self._home)
+        found = result.look = look(self._path, self._catalog, self._policy, before)
+        result.due = found.due
+        if found.seen != before:
+            state.save(self._home, found.seen)
+        while result.due:
+            shipped = self._ship(result.due[0])
             if shipped is not None:
                 result.shipped.append(shipped)
             result.catalog = self._catalog
             # What another shipper published meanwhile is not shipped again.
-            result.waiting = self._not_shipped(result.waiting[1:])
+            result.due, _ = self._policy.due(self._catalog, result.due[1:])
         return result
 
     @property
     def _catalog(self) -> Catalog | None:
         return self._pointer.catalog
 
-    def _not_shipped(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Which of the complete checkpoints are still to be shipped, in order."""
-        if self._catalog is None:
-            return candidates[-1:] if self._policy.newest else candidates
-        last = self._catalog.latest
-        lost = self._pointer.is_lost(last)
-        shipped = {(v.number, v.source) for v in self._catalog.versions if not (lost and v is last)}
-        new = [c for c in candidates if (c.number, c.fingerprint) not in shipped]
-        if self._policy.rewind:
-            return sorted(new, key=lambda c: c.modified)[-1:]
-        if last.number is None:
-            return new[-1:]
-        waiting = [c for c in new if c.number is not None and c.number > last.number]
-        if lost and not waiting:
-            waiting = [c for c in new if c.number == last.number]
-        changed = [c.name for c in new if c not in waiting and c.modified > last.shipped]
-        if changed and not waiting:
-            self._note(
-                f"{self._path}: {', '.join(map(printable, changed))} changed after "
-                f"{printable(last.name)} was shipped and is left alone; if the training was taken "
-                "back, ship once with `rewind=True`"
-            )
-        return waiting[-1:] if self._policy.newest else waiting
-
     def _heal(self) -> None:
         """Store the latest version whole if damage cut it off and what it was made from is here."""
         if self._catalog is None:
             return
         latest = self._catalog.latest
-        if not self._pointer.is_lost(latest) or latest.version not in self._kept:
+        if not self._catalog.is_lost(latest) or latest.version not in self._kept:
             return
         if not self._kept.is_as_shipped(latest, None, self._note):
             return
@@ -258,13 +237,24 @@ class _Run:
             self._note(f"{candidate.path}: gone before it could be shipped")
             return None
         identity = snapshot.identity(place)
+        store_id = uuid.uuid4().hex if before is None else before.id
+        again = self._again(candidate)
+        if again is not None and self._kept.holds(again, place):
+            # Touched, or written again as it was: that is all there is to remember.
+            self._pointer.publish(store_id, replace(again, source=candidate.fingerprint))
+            self._kept.clean(self._catalog)
+            return None
         made = self._make(version, place)
         snapshot.check_kept(place, identity)
         made_at = time.monotonic()
         name = unique_name(candidate, version, before)
+        if again is not None:
+            self._note(
+                f"{candidate.path}: was written again after it was shipped; it is shipped again, "
+                f"as {printable(name)}"
+            )
         stored = self._stored(version, name, made)
         patches = tuple(patch for patch, _ in stored)
-        store_id = uuid.uuid4().hex if before is None else before.id
         pending = Pending(
             store_id,
             version,
@@ -299,6 +289,13 @@ class _Run:
             return None
         done = time.monotonic()
         return Shipped(record, sum(p.n_bytes for p, _ in todo), made_at - started, done - made_at)
+
+    def _again(self, candidate: Candidate) -> Version | None:
+        """The latest version, if it can be had and the checkpoint is the same step once more."""
+        if self._catalog is None or candidate.number is None:
+            return None
+        last = self._catalog.latest
+        return last if last.number == candidate.number and not self._catalog.is_lost(last) else None
 
     def _keep(self, candidate: Candidate, place: Path) -> LeftOut | None:
         """Take the copy of a checkpoint that patches are made from, now and next time.

@@ -1,6 +1,6 @@
 """What a command keeps between its runs, in a small JSON file.
 
-Enters and leaves: a record of one of the two kinds, `Pulled` and `Sent`. Replaced by rename,
+Enters and leaves: a record of a kind: `Pulled`, `Sent`, or `Seen`. Replaced by rename,
 so the file is whole or as it was, and a missing one is an empty record. It is input like any
 other: of a file that is there, everything is checked, and one that cannot be read or is
 malformed is an error, because whoever takes it for empty forgets what is on the disk.
@@ -22,6 +22,7 @@ from sparsediff.shipping import fields
 from sparsediff.shipping.fields import FieldError, Row
 
 NAME = "state.json"
+SEEN = "seen.json"
 _MAX_BYTES = 1 << 24
 
 S = TypeVar("S")
@@ -103,6 +104,19 @@ class Sent:
     run: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What earlier looks at a source have seen.
+
+    Attributes:
+        first: when each checkpoint that waits was seen first, in seconds since the epoch.
+        newest: mtime of the newest checkpoint there ever was; 0 if there was none.
+    """
+
+    first: dict[str, float] = field(default_factory=dict)
+    newest: float = 0.0
+
+
 def check_own(path: Path) -> None:
     """Raise UsageError if what is at ``path`` is anything but a true directory.
 
@@ -144,14 +158,19 @@ def load_sent(directory: Path) -> Sent:
     return _load(directory / NAME, _sent, advice) or Sent()
 
 
-def save(directory: Path, record: Pulled | Sent) -> None:
+def load_seen(directory: Path) -> Seen:
+    """What was seen of a source; raises what `load_pulled` does."""
+    return _load(directory / SEEN, _seen, "remove it, and all waiting begins anew") or Seen()
+
+
+def save(directory: Path, record: Pulled | Sent | Seen) -> None:
     """Replace the record.
 
     Raises:
         UnavailableError: the disk is full, or fails.
     """
     data = (json.dumps(asdict(record), indent=1) + "\n").encode()
-    path = directory / NAME
+    path = directory / (SEEN if isinstance(record, Seen) else NAME)
     with staged_file(path, force=True) as stream, os_errors(path):
         stream.write(data)
 
@@ -218,6 +237,13 @@ def _sent(row: Row) -> Sent:
         row.find("squash_from", fields.version),
         row.find("pending", _pending),
         row.find("run", fields.history),
+    )
+
+
+def _seen(row: Row) -> Seen:
+    return Seen(
+        row.find("first", fields.table(fields.any_text, fields.seconds)) or {},
+        row.find("newest", fields.seconds) or 0.0,
     )
 
 

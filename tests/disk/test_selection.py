@@ -43,7 +43,7 @@ def test_a_pattern_holds_for_names_their_last_parts_and_directories(
 
 def _with_optimizer(*checkpoints: Path) -> None:
     for i, path in enumerate(checkpoints):
-        (path / "optimizer.pt").write_bytes(bytes([i]) * 1000)
+        (path / "optimizer.pt").write_bytes(bytes([i + 1]) * 1000)
 
 
 def test_make_carries_what_was_asked_for(

@@ -73,8 +73,8 @@ def test_another_run_may_continue_a_store(trainer: Trainer, store: Store, tmp_pa
 
 def test_adopted_with_nothing_to_ship(trainer: Trainer, store: Store, tmp_path: Path) -> None:
     other = Trainer(tmp_path / "other", seed=1)
-    other.save_steps(1)
-    shutil.copytree(trainer.run / "step_000001", other.run / "step_000000")
+    for name in ("step_000001", "step_000000"):
+        shutil.copytree(trainer.run / "step_000001", other.run / name)
     assert ship(other.run, store, adopt=True).shipped == []
     ship(other.run, store)
 

@@ -75,6 +75,7 @@ def test_what_was_noted_is_noted_once(trainer: Trainer, tmp_path: Path, cli: Run
     command = ("ship", trainer.run, tmp_path / "store")
     assert cli(*command)[0] == 0
     for file in default_state(trainer.run).glob("kept/*/run/config.json"):
+        file.unlink()  # it may be the source's
         file.write_text("changed")
     assert "kept checkpoint was modified" in cli(*command)[2]
     assert cli(*command)[2] == ""

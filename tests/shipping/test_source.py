@@ -18,16 +18,16 @@ import torch
 from sparsediff import UnavailableError, UsageError
 from sparsediff.shipping import source as module
 from sparsediff.shipping.snapshot import State, identity, states
-from sparsediff.shipping.source import Candidate, Rule, survey
+from sparsediff.shipping.source import Candidate, Rule, Survey, survey
 from tests.support.pairs import model_directory, safetensors_bytes, training_pair
 
 
 def find(source: Path, rule: Rule, *, after: int | None = None) -> list[Candidate]:
-    return survey(source, rule, after=after)[0]
+    return survey(source, rule, after=after).complete
 
 
 def incomplete(source: Path, rule: Rule) -> list[tuple[str, str]]:
-    return survey(source, rule)[1]
+    return survey(source, rule).incomplete
 
 
 WHOLE = safetensors_bytes({"w": training_pair(200)[0]})
@@ -137,7 +137,10 @@ def test_names_that_do_not(name: str, tmp_path: Path) -> None:
         (tmp_path / name).write_text("log")
     else:
         small(tmp_path / name)
-    assert survey(tmp_path, DEFAULT) == (find(tmp_path, DEFAULT), [])
+    found = survey(tmp_path, DEFAULT)
+    assert found.incomplete == []
+    said = name.endswith(".ckpt") or name == "mp_rank_00"  # what might be meant as a checkpoint
+    assert found.others == ([name] if said else [])
     assert names(find(tmp_path, DEFAULT)) == ["step_100"]
 
 
@@ -215,7 +218,7 @@ def test_unusable_pattern(pattern: str, problem: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "pattern"),
-    [("checkpoint-100", "checkpoint-0100", r".*-(1\d+)"), ("step_1", "eval_1", r"step_(\d+)")],
+    [("checkpoint-100", "checkpoint-0100", r".*-(1\d+)"), ("actor_1", "critic_1", r"actor_(\d+)")],
 )
 def test_same_number_twice_is_refused(
     first: str, second: str, pattern: str, tmp_path: Path
@@ -275,16 +278,25 @@ def test_other_numbered_entries_of_a_run(run: Path) -> None:
     (run / "step_9").mkdir()
     os.mkfifo(run / "step_10.pt")
     aged(run)
-    complete, others = survey(run, DEFAULT)
+    found = survey(run, DEFAULT)
+    complete, others = found.complete, found.incomplete
     assert names(complete) == ["checkpoint-100", "checkpoint-1200"]
-    assert others == [("step_9", "holds no files"), ("logs_2024", "holds no weights")]
+    assert others == []
+    (run / "checkpoint-9").mkdir()
+    (run / "checkpoint-10").mkdir()
+    (run / "checkpoint-10" / "a.txt").write_text("x")
+    assert survey(run, DEFAULT).incomplete == [
+        ("checkpoint-9", "holds no files"),
+        ("checkpoint-10", "holds no weights (a pattern or a marker says otherwise)"),
+    ]
 
 
 # What is complete
 
 
 def only_reason(source: Path, rule: Rule = DEFAULT) -> str:
-    complete, others = survey(source, rule)
+    found = survey(source, rule)
+    complete, others = found.complete, found.incomplete
     assert names(complete) == ["checkpoint-100"]
     ((name, reason),) = others
     assert name == "checkpoint-1200"
@@ -348,7 +360,7 @@ def test_index_that_climbs(run: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "no header"),
+        (b"", "file of weights is empty"),
         (WHOLE[:-1], "malformed safetensors"),
         (WHOLE[:50], "malformed safetensors"),
         (b"\xff" * 100, "header exceeds the file"),
@@ -402,7 +414,7 @@ def test_growing_file_is_not_complete(rule: Rule, ahead: float, run: Path) -> No
 def test_growing_single_file(tmp_path: Path) -> None:
     file = tmp_path / "model.pt"
     with written(file):
-        assert survey(file, DEFAULT) == ([], [("model.pt", "still being written")])
+        assert survey(file, DEFAULT) == Survey([], [("model.pt", "still being written")], [])
     start = time.monotonic()
     assert names(find(file, DEFAULT)) == ["model.pt"]
     assert time.monotonic() - start >= 0.9
@@ -429,7 +441,7 @@ def test_one_wait_for_all(run: Path, naps: list[float]) -> None:
 
 def test_marker(run: Path, naps: list[float]) -> None:
     rule = Rule(marker="DONE")
-    assert survey(run, rule)[1] == [
+    assert survey(run, rule).incomplete == [
         ("checkpoint-100", "marker DONE is missing"),
         ("checkpoint-1200", "marker DONE is missing"),
     ]
@@ -457,7 +469,8 @@ def test_marker_beside_a_file(marker: str, tmp_path: Path) -> None:
     for step in (1, 2):
         small(tmp_path / f"step_{step}.safetensors")
     (tmp_path / "step_1.safetensors.done").touch()
-    complete, others = survey(tmp_path, Rule(marker=marker))
+    found = survey(tmp_path, Rule(marker=marker))
+    complete, others = found.complete, found.incomplete
     assert names(complete) == ["step_1.safetensors"]
     assert others == [("step_2.safetensors", f"marker {marker} is missing")]
 
@@ -509,7 +522,8 @@ def test_pruned_while_looked_at(calls: int, run: Path, monkeypatch: pytest.Monke
         return states(path)
 
     monkeypatch.setattr(module, "states", pruned)
-    complete, others = survey(run, DEFAULT)
+    found = survey(run, DEFAULT)
+    complete, others = found.complete, found.incomplete
     expected = ["checkpoint-7"] * (calls == 4) + ["checkpoint-100", "checkpoint-1200"]
     assert (names(complete), others) == (expected, [])  # it is looked at three times
 
@@ -525,7 +539,7 @@ def test_all_pruned_while_listed(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", listed)
         patch.setattr(shutil, "rmtree", lambda path: subprocess.run(["rm", "-r", path], check=True))
-        assert survey(run, DEFAULT) == ([], [])
+        assert survey(run, DEFAULT) == Survey([], [], [])
     with pytest.raises(UnavailableError, match="no checkpoint here"):
         find(run, DEFAULT)
 
@@ -550,7 +564,8 @@ def test_trainer_that_writes_and_prunes_meanwhile(tmp_path: Path) -> None:
         unfinished: set[str] = set()
         end = time.monotonic() + 2
         while time.monotonic() < end:
-            complete, others = survey(run, DEFAULT)
+            found = survey(run, DEFAULT)
+            complete, others = found.complete, found.incomplete
             seen.update(names(complete))
             unfinished.update(name for name, _ in others)
     finally:
@@ -567,7 +582,8 @@ def test_cut_off_archive_of_torch_is_incomplete(tmp_path: Path) -> None:
     small(tmp_path / "run" / "step_1" / "model.pt", data)
     small(tmp_path / "run" / "step_2" / "model.pt", data[:-100])
     aged(tmp_path / "run")
-    complete, ((name, why),) = survey(tmp_path / "run", DEFAULT)
+    found = survey(tmp_path / "run", DEFAULT)
+    complete, ((name, why),) = found.complete, found.incomplete
     assert names(complete) == ["step_1"]
     assert name == "step_2"
     assert "cut off?" in why

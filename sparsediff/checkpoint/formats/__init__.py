@@ -1,37 +1,45 @@
-"""File formats: where the tensors of a file lie, and nothing else.
+"""File formats: where the tensors of a file lie, and what else belongs to it.
 
 Enters: a file. Leaves: its spans, in file order, without overlap, inside the
 file. Whatever no span covers is skeleton and travels byte for byte, so a
-format module cannot break exactness, only sparsity.
+format module cannot break exactness, only sparsity. Or: the files that it names and
+that must lie beside it, or the error that says it is not whole itself.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Protocol
 
 from sparsediff.checkpoint.formats import (
+    deepspeed,
     distcp,
     gguf,
+    listings,
     npy,
     npz,
+    onnx,
     opaque,
     safetensors,
     torch_legacy,
     torch_zip,
 )
-from sparsediff.checkpoint.formats.span import MalformedError, Span
+from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.disk.inputs import InputFile
 
-__all__ = ["MAX_SKELETON_BYTES", "PART_SUFFIXES", "WEIGHT_SUFFIXES", "Span", "find_spans"]
+__all__ = [
+    "MAX_SKELETON_BYTES",
+    "PART_SUFFIXES",
+    "WEIGHT_SUFFIXES",
+    "Reference",
+    "Span",
+    "find_references",
+    "find_spans",
+]
 
 MAX_SKELETON_BYTES = 1 << 27
 """Skeletons are carried whole; `sparsediff.patch.manifest` has the same limit."""
-
-WEIGHT_SUFFIXES = (*safetensors.SUFFIXES, *torch_zip.SUFFIXES)
-"""Of files that may be a whole checkpoint of a training run by themselves."""
-
-PART_SUFFIXES = distcp.SUFFIXES
-"""Of files with weights that are never a checkpoint by themselves."""
 
 
 class Format(Protocol):
@@ -77,3 +85,64 @@ def find_spans(file: InputFile) -> list[Span]:
         if spans is not None and file.size - sum(s.nbytes for s in spans) <= MAX_SKELETON_BYTES:
             return spans
     return opaque.find_spans(file)
+
+
+WEIGHT_SUFFIXES: tuple[str, ...] = (
+    *(suffix for module in _FORMATS for suffix in module.SUFFIXES),
+    *onnx.SUFFIXES,
+)
+"""Of files that may be a whole checkpoint of a training run by themselves."""
+
+PART_SUFFIXES = distcp.SUFFIXES
+"""Of files with weights that are never a checkpoint by themselves."""
+
+_REFERRING: tuple[tuple[re.Pattern[str], Callable[[InputFile], list[Reference]]], ...] = tuple(
+    (re.compile(names, re.DOTALL), references)
+    for names, references in (
+        *(
+            (rf".*(?:{'|'.join(map(re.escape, suffixes))})", references)
+            for suffixes, references in (
+                (torch_zip.SUFFIXES, torch_zip.references),
+                (torch_zip.SUFFIXES, torch_legacy.references),
+                (gguf.SUFFIXES, gguf.references),
+                (npy.SUFFIXES, npy.references),
+                (npz.SUFFIXES, npz.references),
+                (onnx.SUFFIXES, onnx.references),
+            )
+        ),
+        (distcp.METADATA, distcp.references),
+        (deepspeed.NAMES, deepspeed.references),
+        (listings.NAMES, listings.references),
+    )
+)
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LOOK = 1 << 12  # bytes, at both ends
+
+
+def find_references(file: InputFile) -> list[Reference]:
+    """What must lie beside ``file``, as far as it says so.
+
+    Whether tensors lie where a header says is `find_spans`' to check. The name decides what
+    is promised here: a file that was never filled has no content to go by.
+
+    Raises:
+        CorruptError: the file is not whole.
+    """
+    name = file.path.name
+    if name.endswith((*WEIGHT_SUFFIXES, *PART_SUFFIXES)):
+        _check_filled(file)
+    return [r for names, find in _REFERRING if names.fullmatch(name) for r in find(file)]
+
+
+def _check_filled(file: InputFile) -> None:
+    """Raise MalformedError if there is nothing in the place of weights."""
+    if file.size == 0:
+        raise MalformedError("file of weights is empty", file=file.path)
+    n_bytes = min(file.size, _LOOK)
+    start = file.read(0, n_bytes)
+    if start.startswith(_POINTER):
+        raise MalformedError("pointer of Git LFS in place of weights", file=file.path)
+    if not any(start) and not any(file.read(file.size - n_bytes, n_bytes)):
+        raise MalformedError(
+            "file of weights begins and ends with nothing but zeros", file=file.path
+        )

@@ -1,9 +1,9 @@
 """Distributed checkpoints of torch: which tensor begins where in a ``.distcp`` file.
 
-Enters: such a file, with ``.metadata`` beside it. Leaves: names by offset. The
-file itself is archives of torch in a row, one for each tensor or part of one,
-and says nothing of names. ``.metadata`` is a pickle and is read as inert data;
-if it is missing, changing or strange, there are no names.
+Enters: such a file, with ``.metadata`` beside it; or that. Leaves: names by offset; or
+the parts it names and how long each is at least. A part is archives of torch in a row,
+one for each tensor or part of one, and says nothing of names. ``.metadata`` is a pickle
+and is read as inert data; if it is missing, changing or strange, there are no names.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import Any, TypeGuard
 
 from sparsediff.checkpoint.formats import pickles
 from sparsediff.checkpoint.formats.pickles import Call, Dict
+from sparsediff.checkpoint.formats.span import MalformedError, Reference
 from sparsediff.disk.inputs import InputFile
 from sparsediff.errors import SparsediffError
 
-SUFFIXES = (".distcp",)
+SUFFIXES: tuple[str, ...] = (".distcp",)
+METADATA = r"(?:__\d+)?\.metadata"
+"""What the files are called that name the parts: one for all ranks, or one of each."""
 
 
 def claims(file: InputFile) -> bool:
@@ -33,6 +36,33 @@ def names_by_offset(file: InputFile) -> dict[int, str]:
         return _read(beside).get(file.path.name, {})
     except SparsediffError:
         return {}
+
+
+def references(file: InputFile) -> list[Reference]:
+    """The parts that a ``.metadata`` names; none if it is too large to be looked at.
+
+    Raises:
+        MalformedError: it is no whole pickle, or none of a distributed checkpoint.
+    """
+    if file.size > pickles.MAX_BYTES:
+        return []
+    try:
+        root, _ = pickles.load(file.read(0, file.size))
+    except pickles.TooLargeError:
+        return []
+    except pickles.PickleError as e:
+        raise MalformedError(
+            f"malformed metadata of a distributed checkpoint: {e}", file=file.path
+        ) from None
+    table = _attributes(root).get("storage_data")
+    ends: dict[str, int] = {}
+    for _, info in table.pairs if isinstance(table, Dict) else ():
+        place = _attributes(info)
+        path, offset, length = (place.get(k) for k in ("relative_path", "offset", "length"))
+        if _is_name(path):
+            end = offset + length if type(offset) is int and type(length) is int else 0
+            ends[path] = max(ends.get(path, 0), end)
+    return [Reference(path, end) for path, end in sorted(ends.items())]
 
 
 @lru_cache(maxsize=1)  # read once for all parts of a checkpoint; the key knows its identity

@@ -4,15 +4,16 @@ Enters: a file. Leaves: its spans; versions 2 and 3, little-endian, are
 understood, others are not. Sizes in the file run from the innermost dimension,
 so shapes are reversed. Blocks of quantised numbers are read as bytes, a row of
 blocks as the innermost dimension; a type that is not in the table, as bytes up to the next
-tensor. Metadata is skipped over, but for the alignment; every count, length and
-offset is checked before it is used.
+tensor. Metadata is skipped over, but for the alignment and the number of files; every
+count, length and offset is checked before it is used.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from sparsediff.checkpoint.formats.span import MalformedError, Span
+from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.disk.inputs import InputFile
 from sparsediff.dtypes import DTYPES, DType
 
@@ -25,7 +26,9 @@ _MAX_DEPTH = 4  # of arrays of arrays
 _MIN_TENSOR, _MIN_VALUE = 24, 13  # bytes, of a description and of a pair of metadata
 _WINDOW = 1 << 18  # bytes read at once
 
-_STRING, _ARRAY, _UINT32 = 8, 9, 4
+_STRING, _ARRAY, _UINT16, _UINT32 = 8, 9, 2, 4
+_PART = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})\.gguf", re.DOTALL)
+_MAX_PARTS = 1000
 _VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _DTYPES = {
     0: "F32", 1: "F16", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16",
@@ -57,19 +60,7 @@ def find_spans(file: InputFile) -> list[Span] | None:
     """
     if not looks_like(file):
         return None
-    reader = _Reader(file, at=8)
-    n_tensors, n_values = reader.integer(8), reader.integer(8)
-    reader.check_room(n_tensors * _MIN_TENSOR + n_values * _MIN_VALUE)
-    alignment = 32
-    for _ in range(n_values):
-        key = reader.string()
-        kind = reader.integer(4)
-        if key == b"general.alignment":
-            alignment = reader.integer(4) if kind == _UINT32 else 0
-            if alignment.bit_count() != 1:
-                raise reader.bad("alignment must be a power of two of type UINT32", alignment)
-        else:
-            reader.skip_value(kind)
+    reader, n_tensors, alignment, _ = _metadata(file)
     tensors: dict[str, _Tensor] = {}
     for _ in range(n_tensors):
         tensor = _describe(reader)
@@ -77,6 +68,44 @@ def find_spans(file: InputFile) -> list[Span] | None:
             raise reader.bad("two tensors of one name", tensor=tensor.name)
     data = -(-reader.at // alignment) * alignment
     return _place(file, list(tensors.values()), data, alignment)
+
+
+def references(file: InputFile) -> list[Reference]:
+    """All parts of a model that is split into several files, by the number in its metadata.
+
+    Raises:
+        MalformedError: it does not begin as such a file does.
+    """
+    if file.size < 24 or file.read(0, 4) != b"GGUF":
+        raise MalformedError(
+            "malformed GGUF: no header", file=file.path, found=f"{file.size} bytes"
+        )
+    name = _PART.fullmatch(file.path.name)
+    if name is None or not looks_like(file):
+        return []
+    *_, n_parts = _metadata(file)
+    n_parts = min(max(n_parts, int(name[2])), _MAX_PARTS)
+    return [Reference(f"{name[1]}-{i:05}-of-{n_parts:05}.gguf") for i in range(1, n_parts + 1)]
+
+
+def _metadata(file: InputFile) -> tuple[_Reader, int, int, int]:
+    """A reader behind the metadata; numbers of tensors, of bytes to align to, and of parts."""
+    reader = _Reader(file, at=8)
+    n_tensors, n_values = reader.integer(8), reader.integer(8)
+    reader.check_room(n_tensors * _MIN_TENSOR + n_values * _MIN_VALUE)
+    alignment, n_parts = 32, 1
+    for _ in range(n_values):
+        key = reader.string()
+        kind = reader.integer(4)
+        if key == b"general.alignment":
+            alignment = reader.integer(4) if kind == _UINT32 else 0
+            if alignment.bit_count() != 1:
+                raise reader.bad("alignment must be a power of two of type UINT32", alignment)
+        elif key == b"split.count" and kind == _UINT16:
+            n_parts = reader.integer(2)
+        else:
+            reader.skip_value(kind)
+    return reader, n_tensors, alignment, n_parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from sparsediff.checkpoint.formats.span import MalformedError, Span
+from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.disk.inputs import InputFile
 from sparsediff.dtypes import DTYPES, DType
 
@@ -34,6 +34,17 @@ _DTYPES = {
 def looks_like(file: InputFile) -> bool:
     """Whether the first bytes are those of the format."""
     return file.size >= 10 and file.read(0, 6) == _MAGIC
+
+
+def references(file: InputFile) -> list[Reference]:
+    """None: such a file stands for itself.
+
+    Raises:
+        MalformedError: it does not begin as such a file does.
+    """
+    if not looks_like(file):
+        raise MalformedError("malformed npy: no header", file=file.path, offset=0)
+    return []
 
 
 def find_spans(file: InputFile) -> list[Span] | None:

@@ -9,7 +9,7 @@ where the entry did not change.
 from __future__ import annotations
 
 from sparsediff.checkpoint.formats import npy, opaque, zips
-from sparsediff.checkpoint.formats.span import Span
+from sparsediff.checkpoint.formats.span import Reference, Span
 from sparsediff.disk.inputs import InputFile
 from sparsediff.dtypes import DTYPES
 
@@ -20,6 +20,16 @@ MAX_ENTRIES = 100_000
 def looks_like(file: InputFile) -> bool:
     """Whether the first entry is named like an array."""
     return (zips.first_name(file) or "").endswith(".npy")
+
+
+def references(file: InputFile) -> list[Reference]:
+    """None: such a file stands for itself.
+
+    Raises:
+        MalformedError: it is no zip archive, or one that was cut off.
+    """
+    zips.find_archive(file, file.size)
+    return []
 
 
 def find_spans(file: InputFile) -> list[Span] | None:

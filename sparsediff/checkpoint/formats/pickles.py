@@ -24,6 +24,10 @@ class PickleError(Exception):
     """Not a pickle, or too large to be looked at."""
 
 
+class TooLargeError(PickleError):
+    """Too large to be looked at; nothing is known of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Global:
     """A function or class, by its dotted name."""
@@ -68,21 +72,23 @@ def load(data: bytes) -> tuple[Any, int]:
     """What the pickle at the start of ``data`` describes, and its length in bytes.
 
     Raises:
-        PickleError: there is none, or it is too large.
+        PickleError: there is none.
+        TooLargeError: it is too large.
     """
-    if len(data) > MAX_BYTES:
-        data = data[:MAX_BYTES]
+    is_all = len(data) < MAX_BYTES
+    data = data[:MAX_BYTES]
     machine = _Machine()
     stream = BytesIO(data)
     try:
         for n, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if n == MAX_OPCODES:
-                raise PickleError("pickle of too many opcodes")
+                raise TooLargeError("pickle of too many opcodes")
             if opcode.name == "STOP":
                 return machine.stack[-1], stream.tell()
             _OPCODES[opcode.name](machine, argument)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, DeprecationWarning) as e:
-        raise PickleError(f"not a pickle ({type(e).__name__})") from None
+        reason = f"not a pickle ({type(e).__name__})"
+        raise (PickleError if is_all else TooLargeError)(reason) from None
     raise PickleError("pickle without an end")
 
 

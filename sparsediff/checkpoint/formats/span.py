@@ -1,4 +1,4 @@
-"""The one thing a format module produces, and the one error it raises."""
+"""The two things a format module produces, and the one error it raises."""
 
 from __future__ import annotations
 
@@ -41,3 +41,19 @@ class Span:
         A format that knows tensors has a header, so none of them is all of a file.
         """
         return not self.name and self.nbytes == size
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a file says must lie beside it.
+
+    Attributes:
+        name: path relative to the directory of the file, ``/`` separated; that of a
+            folder ends with a slash.
+        n_bytes: how long the file is at least, as far as that is said.
+        weights: the folder holds weights; else it is enough that it holds a file.
+    """
+
+    name: str
+    n_bytes: int = 0
+    weights: bool = False

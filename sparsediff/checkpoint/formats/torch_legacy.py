@@ -14,7 +14,7 @@ from typing import Any
 
 from sparsediff.checkpoint.formats import opaque, pickles
 from sparsediff.checkpoint.formats.pickles import Dict
-from sparsediff.checkpoint.formats.span import Span
+from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.checkpoint.formats.torch_tensors import Names, find_storages
 from sparsediff.disk.inputs import InputFile, OpenFiles
 
@@ -29,8 +29,23 @@ def looks_like(file: InputFile) -> bool:
     return _MAGIC in file.read(0, min(file.size, 32))
 
 
+def references(file: InputFile) -> list[Reference]:
+    """None: such a file stands for itself.
+
+    Raises:
+        MalformedError: it was cut off.
+    """
+    if looks_like(file):
+        find_spans(file)
+    return []
+
+
 def find_spans(file: InputFile) -> list[Span] | None:
-    """Spans of ``file`` by offset; None if its parts do not add up to it."""
+    """Spans of ``file`` by offset; None if its parts do not add up to it.
+
+    Raises:
+        MalformedError: it ends before all of them.
+    """
     at = 0
     parts: list[Any] = []
     try:
@@ -38,8 +53,10 @@ def find_spans(file: InputFile) -> list[Span] | None:
             root, length = _load(file, at)
             parts.append(root)
             at += length
-    except pickles.PickleError:
+    except pickles.TooLargeError:
         return None
+    except pickles.PickleError as e:
+        raise _cut(file, at, str(e)) from None
     _, _, system, root, keys = parts
     if not isinstance(system, Dict) or ("little_endian", False) in system.pairs:
         return None
@@ -56,18 +73,29 @@ def find_spans(file: InputFile) -> list[Span] | None:
     with OpenFiles() as files:
         for key in keys:
             if at + 8 > file.size:
-                return None
+                raise _cut(file, at, "no storage")
             size = bytearray(8)
             files.read(file, at, size)
             n_bytes = int.from_bytes(size, "little") * (stored[key].unit or file.size)
             at += 8
             if n_bytes > file.size - at:
-                return None
+                if stored[key].unit is None:
+                    return None
+                raise _cut(file, at, f"storage of {n_bytes} bytes")
             spans.append(stored[key].span(named[key], at, n_bytes))
             at += n_bytes
     if at != file.size:
         return None
     return spans or opaque.find_spans(file)
+
+
+def _cut(file: InputFile, at: int, what: str) -> MalformedError:
+    return MalformedError(
+        "file of torch ends before its last storage (cut off?)",
+        file=file.path,
+        offset=at,
+        found=what,
+    )
 
 
 def _load(file: InputFile, at: int) -> tuple[Any, int]:

@@ -11,14 +11,16 @@ torch, never executes or decompresses anything.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from sparsediff.checkpoint.formats import distcp, opaque, pickles, zips
-from sparsediff.checkpoint.formats.span import MalformedError, Span
+from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.checkpoint.formats.torch_tensors import Names, Stored, find_storages, plain_span
 from sparsediff.checkpoint.formats.zips import Archive, Entry
 from sparsediff.disk.inputs import InputFile
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".jit", ".pt.tar", ".pth.tar")
+_SHORTEST = 64  # bytes; no archive and no pickle of a state dict is shorter
 _MAX_ENTRIES = 1 << 19
 _MAX_SPANS = 1 << 17  # what a manifest can list, and more
 _MAX_REST = 1 << 27  # bytes of skeleton that a patch can hold
@@ -28,6 +30,32 @@ _STORAGES = ("data", "constants")  # each beside a pickle of that name
 def looks_like(file: InputFile) -> bool:
     """Whether it opens with an entry of a zip archive."""
     return zips.first_name(file) is not None
+
+
+def references(file: InputFile) -> list[Reference]:
+    """None: such a file stands for itself.
+
+    Raises:
+        MalformedError: it is a zip archive that was cut off, or too short to be anything.
+    """
+    if file.size < _SHORTEST and not file.path.name.endswith(".bin"):  # which may be anything
+        raise MalformedError(
+            "too short to hold anything (cut off?)", file=file.path, found=f"{file.size} bytes"
+        )
+    if file.read(0, 2) == b"PK":
+        zips.find_archive(file, file.size)
+    return []
+
+
+def read_root(file: InputFile) -> Any:
+    """What the pickle in an archive of torch describes, as inert data; None without one."""
+    try:
+        for entry in zips.read_entries(file, zips.find_archive(file, file.size)):
+            if entry.name.endswith("/data.pkl") and entry.nbytes <= pickles.MAX_BYTES:
+                return pickles.load(file.read(entry.offset, entry.nbytes))[0]
+    except (MalformedError, pickles.PickleError):
+        pass
+    return None
 
 
 def find_spans(file: InputFile) -> list[Span] | None:
