@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from sparsediff.disk.names import is_temp
-from sparsediff.errors import UnavailableError, UsageError, from_os_error, os_errors
+from sparsediff.errors import CorruptError, UnavailableError, UsageError, from_os_error, os_errors
 
 _MAX_OPEN = 64  # files that one bucket may hold open
 
@@ -87,6 +87,10 @@ class InputFile:
         self.read_into(offset, buffer)
         return bytes(buffer)
 
+    def beside(self, name: str) -> InputFile:
+        """Pin the file of that name in the same directory; see `of`."""
+        return InputFile.of(self.path.parent / name)
+
     def open(self) -> int:
         """Descriptor for reading; see `read_into`."""
         try:
@@ -121,6 +125,66 @@ class InputFile:
         return UnavailableError("file changed while it was read; try again", file=self.path)
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A file that lies inside another, as the members of an archive do.
+
+    Attributes:
+        path: what the archive calls it.
+        size: bytes.
+        outer: the file on disk.
+        start: its first byte there.
+        others: start and size there of all that is in the archive, by name.
+    """
+
+    path: Path
+    size: int
+    outer: InputFile
+    start: int
+    others: Mapping[str, tuple[int, int]] = field(repr=False, compare=False)
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill ``buffer`` from ``offset``; see `InputFile.read_into`."""
+        with OpenFiles() as files:
+            files.read(self, offset, buffer)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``offset``; see `InputFile.read_into`."""
+        buffer = bytearray(size)
+        self.read_into(offset, buffer)
+        return bytes(buffer)
+
+    def place(self, offset: int, size: int) -> int:
+        """Where ``size`` of its bytes from ``offset`` lie in the file on disk.
+
+        Raises:
+            CorruptError: they are not all its own.
+        """
+        if not 0 <= offset <= offset + size <= self.size:
+            raise CorruptError("read beyond its end", file=self.path, offset=offset)
+        return self.start + offset
+
+    def beside(self, name: str) -> Window:
+        """The file of that name in the same directory of the archive.
+
+        Raises:
+            UsageError: there is none.
+        """
+        path = self.path.parent / name
+        if str(path) not in self.others:
+            raise UsageError("no such file", file=path)
+        start, size = self.others[str(path)]
+        return Window(path, size, self.outer, start, self.others)
+
+    def check_unchanged(self) -> None:
+        """Raise UnavailableError if the file on disk is no longer what was pinned."""
+        self.outer.check_unchanged()
+
+
+Input = InputFile | Window
+"""What formats are looked for in."""
+
+
 class OpenFiles:
     """Reads from pinned files; each is opened at its first read and closed with this."""
 
@@ -140,6 +204,9 @@ class OpenFiles:
 
     def read(self, file: Readable, offset: int, buffer: Any) -> None:
         """Fill ``buffer`` from ``offset``; see `InputFile.read_into`."""
+        if isinstance(file, Window):
+            offset = file.place(offset, memoryview(buffer).nbytes)
+            file = file.outer
         if not isinstance(file, InputFile):
             file.read_into(offset, buffer)
             return

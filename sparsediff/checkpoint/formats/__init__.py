@@ -9,10 +9,12 @@ that must lie beside it, or the error that says it is not whole itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from sparsediff.checkpoint.formats import (
+    archives,
     deepspeed,
     distcp,
     gguf,
@@ -26,7 +28,8 @@ from sparsediff.checkpoint.formats import (
     torch_zip,
 )
 from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
-from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.inputs import Input, InputFile
+from sparsediff.errors import CorruptError
 
 __all__ = [
     "MAX_SKELETON_BYTES",
@@ -49,10 +52,10 @@ class Format(Protocol):
     def SUFFIXES(self) -> tuple[str, ...]:  # noqa: N802 - a constant of the module
         """A broken file of such a name is an error; of another name it is just bytes."""
 
-    def looks_like(self, file: InputFile) -> bool:
+    def looks_like(self, file: Input) -> bool:
         """Whether the first bytes are those of the format."""
 
-    def find_spans(self, file: InputFile) -> list[Span] | None:
+    def find_spans(self, file: Input) -> list[Span] | None:
         """Spans by offset, None if the module does not understand the file.
 
         Raises:
@@ -61,30 +64,46 @@ class Format(Protocol):
 
 
 _FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, gguf, npy, npz)
+_MAX_DEPTH = 3  # of archives in archives
 
 
-def find_spans(file: InputFile) -> list[Span]:
+def find_spans(file: Input) -> list[Span]:
     """Spans of ``file``, ordered by offset.
 
     The content decides; the suffix decides only whether a file that looks
-    broken is an error or just bytes.
+    broken is an error or just bytes. In an archive it is always just bytes.
 
     Raises:
         CorruptError: a file with the suffix of a format violates that format.
     """
+    return _find_spans(file, 0)
+
+
+def _find_spans(file: Input, depth: int) -> list[Span]:
+    """Spans of ``file``, which lies in ``depth`` archives."""
     for module in _FORMATS:
-        claimed = file.path.name.endswith(module.SUFFIXES)
+        claimed = depth == 0 and file.path.name.endswith(module.SUFFIXES)
         if not (claimed or module.looks_like(file)):
             continue
         try:
             spans = module.find_spans(file)
-        except MalformedError:
+        except CorruptError:
             if claimed:
                 raise
             continue
-        if spans is not None and file.size - sum(s.nbytes for s in spans) <= MAX_SKELETON_BYTES:
+        if spans is not None and _can_travel(file, spans):
             return spans
+    if depth < _MAX_DEPTH:
+        with suppress(CorruptError):
+            spans = archives.find_spans(file, lambda member: _find_spans(member, depth + 1))
+            if spans is not None and _can_travel(file, spans):
+                return spans
     return opaque.find_spans(file)
+
+
+def _can_travel(file: Input, spans: Sequence[Span]) -> bool:
+    """Whether the skeleton that ``spans`` leave is small enough."""
+    return file.size - sum(s.nbytes for s in spans) <= MAX_SKELETON_BYTES
 
 
 WEIGHT_SUFFIXES: tuple[str, ...] = (

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 from sparsediff.checkpoint.formats import pickles
 from sparsediff.checkpoint.formats.pickles import Call, Dict
 from sparsediff.checkpoint.formats.span import MalformedError, Reference
-from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.inputs import Input
 from sparsediff.errors import SparsediffError
 
 SUFFIXES: tuple[str, ...] = (".distcp",)
@@ -22,15 +22,15 @@ METADATA = r"(?:__\d+)?\.metadata"
 """What the files are called that name the parts: one for all ranks, or one of each."""
 
 
-def claims(file: InputFile) -> bool:
+def claims(file: Input) -> bool:
     """Whether ``file`` is called like a part of a distributed checkpoint."""
     return file.path.name.endswith(SUFFIXES)
 
 
-def names_by_offset(file: InputFile) -> dict[int, str]:
+def names_by_offset(file: Input) -> dict[int, str]:
     """Names of what begins at which byte of ``file``; empty if nothing says so."""
     try:
-        beside = InputFile.of(file.path.parent / ".metadata")
+        beside = file.beside(".metadata")
         if not claims(file) or beside.size > pickles.MAX_BYTES:
             return {}
         return _read(beside).get(file.path.name, {})
@@ -38,7 +38,7 @@ def names_by_offset(file: InputFile) -> dict[int, str]:
         return {}
 
 
-def references(file: InputFile) -> list[Reference]:
+def references(file: Input) -> list[Reference]:
     """The parts that a ``.metadata`` names; none if it is too large to be looked at.
 
     Raises:
@@ -66,7 +66,7 @@ def references(file: InputFile) -> list[Reference]:
 
 
 @lru_cache(maxsize=1)  # read once for all parts of a checkpoint; the key knows its identity
-def _read(metadata: InputFile) -> dict[str, dict[int, str]]:
+def _read(metadata: Input) -> dict[str, dict[int, str]]:
     """Names by offset, by file name."""
     try:
         root, _ = pickles.load(metadata.read(0, metadata.size))

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
-from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.inputs import Input
 from sparsediff.dtypes import DTYPES, DType
 
 SUFFIXES: tuple[str, ...] = (".gguf",)
@@ -44,7 +44,7 @@ BLOCKS = {
 """Elements and bytes of a block, by type number, of the types that occur in files."""
 
 
-def looks_like(file: InputFile) -> bool:
+def looks_like(file: Input) -> bool:
     """Whether the first bytes are those of a version that is understood."""
     if file.size < 24:
         return False
@@ -52,7 +52,7 @@ def looks_like(file: InputFile) -> bool:
     return start[:4] == b"GGUF" and int.from_bytes(start[4:], "little") in _VERSIONS
 
 
-def find_spans(file: InputFile) -> list[Span] | None:
+def find_spans(file: Input) -> list[Span] | None:
     """Spans of ``file``, ordered by offset; None if it is not of a version understood.
 
     Raises:
@@ -70,7 +70,7 @@ def find_spans(file: InputFile) -> list[Span] | None:
     return _place(file, list(tensors.values()), data, alignment)
 
 
-def references(file: InputFile) -> list[Reference]:
+def references(file: Input) -> list[Reference]:
     """All parts of a model that is split into several files, by the number in its metadata.
 
     Raises:
@@ -88,7 +88,7 @@ def references(file: InputFile) -> list[Reference]:
     return [Reference(f"{name[1]}-{i:05}-of-{n_parts:05}.gguf") for i in range(1, n_parts + 1)]
 
 
-def _metadata(file: InputFile) -> tuple[_Reader, int, int, int]:
+def _metadata(file: Input) -> tuple[_Reader, int, int, int]:
     """A reader behind the metadata; numbers of tensors, of bytes to align to, and of parts."""
     reader = _Reader(file, at=8)
     n_tensors, n_values = reader.integer(8), reader.integer(8)
@@ -121,7 +121,7 @@ class _Tensor:
 class _Reader:
     """Reads a header from front to back, in windows, up to the longest one allowed."""
 
-    def __init__(self, file: InputFile, at: int) -> None:
+    def __init__(self, file: Input, at: int) -> None:
         self.at = at
         self._file = file
         self._end = min(file.size, _MAX_HEADER)
@@ -186,7 +186,7 @@ def _describe(reader: _Reader) -> _Tensor:
     return _Tensor(name, sides, reader.integer(4), reader.integer(8))
 
 
-def _place(file: InputFile, tensors: list[_Tensor], data: int, alignment: int) -> list[Span]:
+def _place(file: Input, tensors: list[_Tensor], data: int, alignment: int) -> list[Span]:
     """Spans of the tensors described, whose offsets count from ``data``."""
     # Empty tensors share their offset with a neighbour: order them first.
     tensors = sorted(tensors, key=lambda t: (t.offset, 0 not in t.sides))

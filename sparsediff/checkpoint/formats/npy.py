@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
-from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.inputs import Input
 from sparsediff.dtypes import DTYPES, DType
 
 SUFFIXES: tuple[str, ...] = (".npy",)
@@ -31,12 +31,12 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def looks_like(file: InputFile) -> bool:
+def looks_like(file: Input) -> bool:
     """Whether the first bytes are those of the format."""
     return file.size >= 10 and file.read(0, 6) == _MAGIC
 
 
-def references(file: InputFile) -> list[Reference]:
+def references(file: Input) -> list[Reference]:
     """None: such a file stands for itself.
 
     Raises:
@@ -47,7 +47,7 @@ def references(file: InputFile) -> list[Reference]:
     return []
 
 
-def find_spans(file: InputFile) -> list[Span] | None:
+def find_spans(file: Input) -> list[Span] | None:
     """The span of the array, named like the file without its suffix; None if not understood.
 
     Raises:
@@ -57,7 +57,7 @@ def find_spans(file: InputFile) -> list[Span] | None:
     return None if span is None else [span]
 
 
-def find_array(file: InputFile, name: str, start: int, end: int) -> Span | None:
+def find_array(file: Input, name: str, start: int, end: int) -> Span | None:
     """Span of the array whose npy bytes are those of ``file`` from ``start`` to ``end``.
 
     Returns:

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from sparsediff.checkpoint.formats import npy, opaque, zips
 from sparsediff.checkpoint.formats.span import Reference, Span
-from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.inputs import Input
 from sparsediff.dtypes import DTYPES
 
 SUFFIXES: tuple[str, ...] = (".npz",)
 MAX_ENTRIES = 100_000
 
 
-def looks_like(file: InputFile) -> bool:
+def looks_like(file: Input) -> bool:
     """Whether the first entry is named like an array."""
     return (zips.first_name(file) or "").endswith(".npy")
 
 
-def references(file: InputFile) -> list[Reference]:
+def references(file: Input) -> list[Reference]:
     """None: such a file stands for itself.
 
     Raises:
@@ -32,7 +32,7 @@ def references(file: InputFile) -> list[Reference]:
     return []
 
 
-def find_spans(file: InputFile) -> list[Span] | None:
+def find_spans(file: Input) -> list[Span] | None:
     """Spans by offset; None if the file is no zip archive or too large a one.
 
     Raises:

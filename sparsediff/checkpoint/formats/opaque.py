@@ -8,13 +8,13 @@ of bytes like a tensor.
 from __future__ import annotations
 
 from sparsediff.checkpoint.formats.span import Span
-from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.inputs import Input
 from sparsediff.dtypes import DTYPES
 
 MAX_SKELETON = 8 << 20  # bytes
 
 
-def find_spans(file: InputFile) -> list[Span]:
+def find_spans(file: Input) -> list[Span]:
     """No span, or one over the whole file if it is larger than `MAX_SKELETON`."""
     if file.size <= MAX_SKELETON:
         return []

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsediff.checkpoint.formats.span import MalformedError, Span
-from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.inputs import Input
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import UnsupportedError
 
@@ -105,7 +105,7 @@ def check_names(names: Iterable[object]) -> list[str]:
     return found
 
 
-def looks_like(file: InputFile) -> bool:
+def looks_like(file: Input) -> bool:
     """Whether the first bytes could open a safetensors file."""
     if file.size < 10:
         return False
@@ -113,7 +113,7 @@ def looks_like(file: InputFile) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= file.size - 8
 
 
-def find_spans(file: InputFile) -> list[Span]:
+def find_spans(file: Input) -> list[Span]:
     """Spans of ``file``, ordered by offset.
 
     Raises:
@@ -161,7 +161,7 @@ def find_spans(file: InputFile) -> list[Span]:
     return spans
 
 
-def _parse(file: InputFile, raw: bytes) -> dict[str, Any]:
+def _parse(file: Input, raw: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
@@ -183,7 +183,7 @@ def _parse(file: InputFile, raw: bytes) -> dict[str, Any]:
     return header
 
 
-def _span(file: InputFile, name: str, entry: Any, data: int) -> Span:
+def _span(file: Input, name: str, entry: Any, data: int) -> Span:
     def bad(what: str, found: object) -> MalformedError:
         return MalformedError(
             f"malformed safetensors: {what}", file=file.path, tensor=name, found=found

@@ -16,7 +16,7 @@ from sparsediff.checkpoint.formats import opaque, pickles
 from sparsediff.checkpoint.formats.pickles import Dict
 from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.checkpoint.formats.torch_tensors import Names, find_storages
-from sparsediff.disk.inputs import InputFile, OpenFiles
+from sparsediff.disk.inputs import Input, OpenFiles
 
 SUFFIXES: tuple[str, ...] = ()  # nothing is refused: too little in such a file can be checked
 _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
@@ -24,12 +24,12 @@ _MAX_SPANS = 1 << 17
 _FIRST_LOOK = 1 << 16  # bytes; most pickles are shorter
 
 
-def looks_like(file: InputFile) -> bool:
+def looks_like(file: Input) -> bool:
     """Whether it opens with a pickle of the magic number."""
     return _MAGIC in file.read(0, min(file.size, 32))
 
 
-def references(file: InputFile) -> list[Reference]:
+def references(file: Input) -> list[Reference]:
     """None: such a file stands for itself.
 
     Raises:
@@ -40,7 +40,7 @@ def references(file: InputFile) -> list[Reference]:
     return []
 
 
-def find_spans(file: InputFile) -> list[Span] | None:
+def find_spans(file: Input) -> list[Span] | None:
     """Spans of ``file`` by offset; None if its parts do not add up to it.
 
     Raises:
@@ -89,7 +89,7 @@ def find_spans(file: InputFile) -> list[Span] | None:
     return spans or opaque.find_spans(file)
 
 
-def _cut(file: InputFile, at: int, what: str) -> MalformedError:
+def _cut(file: Input, at: int, what: str) -> MalformedError:
     return MalformedError(
         "file of torch ends before its last storage (cut off?)",
         file=file.path,
@@ -98,7 +98,7 @@ def _cut(file: InputFile, at: int, what: str) -> MalformedError:
     )
 
 
-def _load(file: InputFile, at: int) -> tuple[Any, int]:
+def _load(file: Input, at: int) -> tuple[Any, int]:
     """The pickle at ``at`` and its length, which only its end tells."""
     left = min(file.size - at, pickles.MAX_BYTES)
     try:

@@ -17,7 +17,7 @@ from sparsediff.checkpoint.formats import distcp, opaque, pickles, zips
 from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.checkpoint.formats.torch_tensors import Names, Stored, find_storages, plain_span
 from sparsediff.checkpoint.formats.zips import Archive, Entry
-from sparsediff.disk.inputs import InputFile
+from sparsediff.disk.inputs import Input
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".jit", ".pt.tar", ".pth.tar")
 _SHORTEST = 64  # bytes; no archive and no pickle of a state dict is shorter
@@ -27,12 +27,12 @@ _MAX_REST = 1 << 27  # bytes of skeleton that a patch can hold
 _STORAGES = ("data", "constants")  # each beside a pickle of that name
 
 
-def looks_like(file: InputFile) -> bool:
+def looks_like(file: Input) -> bool:
     """Whether it opens with an entry of a zip archive."""
     return zips.first_name(file) is not None
 
 
-def references(file: InputFile) -> list[Reference]:
+def references(file: Input) -> list[Reference]:
     """None: such a file stands for itself.
 
     Raises:
@@ -47,7 +47,7 @@ def references(file: InputFile) -> list[Reference]:
     return []
 
 
-def read_root(file: InputFile) -> Any:
+def read_root(file: Input) -> Any:
     """What the pickle in an archive of torch describes, as inert data; None without one."""
     try:
         for entry in zips.read_entries(file, zips.find_archive(file, file.size)):
@@ -58,7 +58,7 @@ def read_root(file: InputFile) -> Any:
     return None
 
 
-def find_spans(file: InputFile) -> list[Span] | None:
+def find_spans(file: Input) -> list[Span] | None:
     """Spans of ``file`` by offset; None if it is no archive of torch, or too large a one.
 
     Raises:
@@ -87,7 +87,7 @@ def find_spans(file: InputFile) -> list[Span] | None:
     return spans or opaque.find_spans(file)
 
 
-def _find_archives(file: InputFile) -> list[Archive] | None:
+def _find_archives(file: Input) -> list[Archive] | None:
     """All archives in ``file``, from its end back to its start; None if they hold too much."""
     archives: list[Archive] = []
     end, n_entries = file.size, 0
@@ -109,7 +109,7 @@ def _directory(entries: list[Entry]) -> str | None:
     return None
 
 
-def _archive_spans(file: InputFile, entries: list[Entry], title: str, names: Names) -> list[Span]:
+def _archive_spans(file: Input, entries: list[Entry], title: str, names: Names) -> list[Span]:
     """Spans of one archive; their names begin with ``title``."""
     directory = _directory(entries) or ""
     by_name = {e.name.removeprefix(directory): e for e in entries}
@@ -139,7 +139,7 @@ def _title(title: str, name: str) -> str:
     return f"{title}.{name}" if title and name else title or name
 
 
-def _read_pickle(file: InputFile, entry: Entry | None) -> dict[str, Stored]:
+def _read_pickle(file: Input, entry: Entry | None) -> dict[str, Stored]:
     """What a pickle says about storages; nothing if there is none that can be read."""
     if entry is None or not entry.is_stored or entry.nbytes > pickles.MAX_BYTES:
         return {}
@@ -150,7 +150,7 @@ def _read_pickle(file: InputFile, entry: Entry | None) -> dict[str, Stored]:
     return find_storages(root)
 
 
-def _byte_order(file: InputFile, entry: Entry | None) -> bytes:
+def _byte_order(file: Input, entry: Entry | None) -> bytes:
     if entry is None or not entry.is_stored:
         return b""
     return file.read(entry.offset, min(entry.nbytes, 8)).strip()

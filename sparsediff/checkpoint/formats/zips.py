@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from sparsediff.checkpoint.formats.span import MalformedError
-from sparsediff.disk.inputs import InputFile, OpenFiles
+from sparsediff.disk.inputs import Input, OpenFiles
 
 LOCAL = b"PK\x03\x04"
 _END = struct.Struct("<4sHHHHIIH")
@@ -61,7 +61,7 @@ class Entry:
     is_stored: bool
 
 
-def first_name(file: InputFile) -> str | None:
+def first_name(file: Input) -> str | None:
     """Name of the entry that the file opens with; None if it opens with none."""
     with OpenFiles() as files:
         try:
@@ -73,7 +73,7 @@ def first_name(file: InputFile) -> str | None:
             return None
 
 
-def find_archive(file: InputFile, end: int) -> Archive:
+def find_archive(file: Input, end: int) -> Archive:
     """The archive that ends at byte ``end`` of ``file``.
 
     Raises:
@@ -109,7 +109,7 @@ def find_archive(file: InputFile, end: int) -> Archive:
         return Archive(directory - start, directory, size, n_entries)
 
 
-def _end_record(files: OpenFiles, file: InputFile, end: int) -> tuple[int, bytes]:
+def _end_record(files: OpenFiles, file: Input, end: int) -> tuple[int, bytes]:
     """Where the end record is, and the record: last, but for a comment."""
     if end >= _END.size:
         record = _read(files, file, end - _END.size, _END.size)
@@ -124,7 +124,7 @@ def _end_record(files: OpenFiles, file: InputFile, end: int) -> tuple[int, bytes
     raise _malformed(file, "no zip directory at the end (cut off?)", end)
 
 
-def read_entries(file: InputFile, archive: Archive) -> list[Entry]:
+def read_entries(file: Input, archive: Archive) -> list[Entry]:
     """Entries of ``archive``, by offset.
 
     Raises:
@@ -191,7 +191,7 @@ def read_entries(file: InputFile, archive: Archive) -> list[Entry]:
     return [entry for _, entry in entries]
 
 
-def _wide(file: InputFile, where: int, extra: bytes, *values: int) -> list[int]:
+def _wide(file: Input, where: int, extra: bytes, *values: int) -> list[int]:
     """``values`` with those that are all ones taken from the zip64 field of ``extra``."""
     result = list(values)
     wanted = [i for i, v in enumerate(values) if v == 0xFFFFFFFF]
@@ -209,7 +209,7 @@ def _wide(file: InputFile, where: int, extra: bytes, *values: int) -> list[int]:
     return result
 
 
-def _read(files: OpenFiles, file: InputFile, offset: int, size: int) -> bytes:
+def _read(files: OpenFiles, file: Input, offset: int, size: int) -> bytes:
     if not 0 <= offset <= offset + size <= file.size:
         raise _malformed(file, "zip record exceeds the file", offset)
     buffer = bytearray(size)
@@ -217,9 +217,7 @@ def _read(files: OpenFiles, file: InputFile, offset: int, size: int) -> bytes:
     return bytes(buffer)
 
 
-def _malformed(
-    file: InputFile, what: str, offset: int, name: bytes | None = None
-) -> MalformedError:
+def _malformed(file: Input, what: str, offset: int, name: bytes | None = None) -> MalformedError:
     found = None if name is None else repr(name.decode("utf-8", "backslashreplace"))
     return MalformedError(
         f"malformed zip archive: {what}", file=file.path, offset=offset, found=found
