@@ -18,7 +18,7 @@ from sparsediff.checkpoint.formats.span import Span
 from sparsediff.checkpoint.formats.torch_tensors import Names, plain_span
 from sparsediff.disk.inputs import Input, Window
 
-_MIN_LOOKED_INTO = 1 << 12  # bytes; a look costs some reads, whatever is found
+_MIN_LOOKED_INTO = 1 << 14  # bytes; a look costs a dozen reads, whatever is found
 _MIN_SPAN = 1 << 16  # bytes; a row in a manifest takes about 100
 _MAX_SPANS = 1 << 16
 _MAX_NAMES = 1 << 22  # characters, of all together: what a manifest can hold
