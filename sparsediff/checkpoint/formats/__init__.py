@@ -18,6 +18,7 @@ from sparsediff.checkpoint.formats import (
     deepspeed,
     distcp,
     gguf,
+    hdf5,
     listings,
     npy,
     npz,
@@ -63,7 +64,7 @@ class Format(Protocol):
         """
 
 
-_FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, gguf, npy, npz)
+_FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, gguf, npy, npz, hdf5)
 _MAX_DEPTH = 3  # of archives in archives
 
 
