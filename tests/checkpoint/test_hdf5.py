@@ -27,6 +27,11 @@ LAYOUTS = {
     "odd": ("U8", (3, 4)),
 }
 
+KINDS = (
+    *("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "bool"),
+    *(">i4", ">f8", "c8", "S3", "V2", "V5"),
+)
+
 
 def spans_in(data: bytes, tmp_path: Path) -> dict[str, Span]:
     path = tmp_path / "m.weights.h5"
@@ -78,32 +83,13 @@ def test_all_kinds_of_datasets(tmp_path: Path) -> None:
         for i in range(60):  # more than one node of a tree
             f[f"layers/dense_{i}/vars/0"] = np.full((7, 3), i, "<f4")
         group = f.create_group("kinds")
-        for name in [
-            "i1",
-            "i2",
-            "i4",
-            "i8",
-            "u1",
-            "u2",
-            "u4",
-            "u8",
-            "f2",
-            "f4",
-            "f8",
-            ">i4",
-            ">f8",
-            "c8",
-            "S3",
-            "V2",
-            "V5",
-            "bool",
-        ]:
+        for name in KINDS:
             group[name] = np.zeros((3, 2), name)
         group["scalar"] = np.float64(3)
         group["text"] = "of any length"
         group["soft"] = h5py.SoftLink("/kinds/f4")
         group["hard"] = group["f4"]
-        group["é"] = np.zeros(3, "<f4")
+        f["names/é"] = np.zeros(3, "<f4")
         group.attrs["long"] = ["name" * 100] * 150
         f["chunked"] = h5py.Empty("f4")
         f.create_dataset("packed", data=np.zeros((100, 100)), chunks=(10, 10), compression="gzip")
@@ -148,11 +134,8 @@ def test_mutated_files_end_soon(version: str, tmp_path: Path) -> None:
     """Pointers that lead to other places, cycles among them; numbers of all sizes."""
     good = FILES[version]
     path = tmp_path / "a.h5"
-    pointers = [
-        at
-        for at in range(len(good) - 8)
-        if 0 < int.from_bytes(good[at : at + 8], "little") < len(good)
-    ]
+    numbers = (int.from_bytes(good[at : at + 8], "little") for at in range(len(good) - 8))
+    pointers = [at for at, number in enumerate(numbers) if 0 < number < len(good)]
     results: Counter[str] = Counter()
     for seed in range(400):
         rng = random.Random(seed)
