@@ -20,7 +20,7 @@ import click
 
 from sparsediff.cli.commands import run_command
 from sparsediff.cli.common import Bandwidth, bar_aside, in_options, message, options, say
-from sparsediff.errors import LockedError, SparsediffError
+from sparsediff.errors import LockedError, SparsediffError, one_line
 
 _TRANSIENT = (10, 11, 13, 14)  # after these, --watch goes on
 
@@ -78,6 +78,7 @@ class Outcome:
         added: metrics that only grow, and by how much.
         by_reason: metrics with a value now for each reason.
         error: what the run ends with although it did all that it could.
+        about: what that error is about; with --watch it is said when this changes.
     """
 
     line: str = ""
@@ -86,6 +87,7 @@ class Outcome:
     added: dict[str, float] = field(default_factory=dict)
     by_reason: dict[str, dict[str, float]] = field(default_factory=dict)
     error: SparsediffError | None = None
+    about: str = ""
 
 
 class Service:
@@ -105,7 +107,7 @@ class Service:
         self._verb, self._quiet, self._log_json = verb, quiet, log_json
         self._metrics_file, self._labels = metrics_file, labels
         self._on_error, self._limit = on_error, command_limit
-        self._last_line = self._last_error = ""
+        self._last_line = self._last_about = ""
 
     def note(self, text: str) -> None:
         """Say what an operator should know."""
@@ -123,7 +125,7 @@ class Service:
 
     def _run(self, once: Callable[[Outcome], None]) -> int:
         outcome, started = Outcome(), time.time()
-        code, error = 0, ""
+        code, error, about = 0, "", ""
         try:
             once(outcome)
             # --watch has something to say when something happens, not every few seconds.
@@ -139,7 +141,13 @@ class Service:
         except SparsediffError as e:
             code = e.exit_code
             error = message(e)
-            self._say("error", error, {"exit_code": code}, err=True)
+            about = outcome.about or error
+            if not outcome.about or about != self._last_about:
+                self._say("error", error, {"exit_code": code}, err=True)
+        except Exception as e:  # a defect; who is to be told is told all the same
+            if self._on_error is not None:
+                self._tell(self._on_error, 1, f"{type(e).__name__}: {e}")
+            raise
         if self._metrics_file is not None:
             from sparsediff.cli.metrics import write_metrics
 
@@ -154,14 +162,14 @@ class Service:
                 outcome.added,
                 outcome.by_reason,
             )
-        if self._on_error is not None and error not in ("", self._last_error):
+        if self._on_error is not None and about not in ("", self._last_about):
             self._tell(self._on_error, code, error)
-        self._last_error = error
+        self._last_about = about
         return code
 
     def _tell(self, command: str, code: int, error: str) -> None:
         """Run the command for errors."""
-        variables = {"COMMAND": self._verb, "EXIT_CODE": str(code), "ERROR": error}
+        variables = {"COMMAND": self._verb, "EXIT_CODE": str(code), "ERROR": one_line(error)}
         try:
             run_command(command, variables, self._limit)
         except SparsediffError as e:

@@ -39,8 +39,8 @@ from sparsediff.cli.service import (
 
 if TYPE_CHECKING:
     from sparsediff.errors import SparsediffError
-    from sparsediff.shipping.look import Waiting
     from sparsediff.shipping.ship import ShipResult
+    from sparsediff.shipping.state import Waiting
 
 _SAID = 3  # checkpoints, or names, that one line tells of
 
@@ -223,6 +223,7 @@ def command(
             _report(outcome, result, stalled, time.monotonic() - started)
         if stalled:
             outcome.error = _stall(source, stalled)
+            outcome.about = "\n".join(f"{w.name} {w.reason}" for w in stalled)
 
     return service.run(run, watch)
 

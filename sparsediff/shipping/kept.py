@@ -8,6 +8,7 @@ and for a while the one about to be published: never more.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -155,6 +156,29 @@ class Kept:
         except (CorruptError, UsageError):
             return False
         return True
+
+    def lost_files(self, version: Version, place: Path) -> list[str]:
+        """Files of a version that the snapshot at ``place`` lacks, if it has no new ones either."""
+        try:
+            had = {file.name for file in self._shipped(version).target_files}
+        except CorruptError:
+            return []
+        has = {name for name, *_ in snapshot.states(place)}
+        return sorted(had - has) if has < had else []
+
+    def take_for(self, version: int, made: int, identity: str) -> None:
+        """Let the snapshot of ``made``, which holds the same, be that of ``version``.
+
+        Unless that has one: what was touched is no base any more where it was hard-linked.
+        """
+        if version in self._identities:
+            return
+        old, new = self.place(version).parent, self.place(made).parent
+        with os_errors(old):
+            if os.path.lexists(old):
+                remove(old)
+            os.rename(new, old)
+        self._identities[version] = identity
 
     def _shipped(self, version: Version) -> Manifest:
         """The manifest of a patch that led to a version.

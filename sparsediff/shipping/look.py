@@ -19,31 +19,11 @@ from sparsediff.shipping.catalog import Catalog
 from sparsediff.shipping.complete import holds_weights
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.source import Candidate, survey
-from sparsediff.shipping.state import Seen
+from sparsediff.shipping.state import Seen, Waiting
 
 REASONS = ("ready", "incomplete", "name", "taken-back")
 """Why a checkpoint can wait: it is complete and due; it is not complete; a name in it cannot
 be carried; its weights changed although later checkpoints were shipped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A checkpoint that was seen and is not in the store.
-
-    Attributes:
-        name: of the file or directory.
-        reason: one of `REASONS`.
-        why: the same in words, with what is missing.
-        since: when it was seen first or changed last, whichever was earlier, in seconds since
-            the epoch.
-        n_bytes: of its files, as far as they can be looked at.
-    """
-
-    name: str
-    reason: str
-    why: str
-    since: float
-    n_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +66,26 @@ def look(path: Path, catalog: Catalog | None, policy: Policy, seen: Seen) -> Loo
                 after -= 1
     found = survey(path, policy.rule, after=after, since=since, last=last, known=known)
     due, left = policy.due(catalog, found.complete)
-    waiting = [(c.name, "ready", "is complete and about to be shipped") for c in due]
-    waiting += [
-        (c.name, "taken-back", "changed after later ones were shipped (`rewind=True` ships it)")
-        for c in left
-        if _weights_changed(c, since)
-    ]
+    waiting = [(c.name, c.number, "ready", "is complete and about to be shipped") for c in due]
+    again = "changed after later ones were shipped (`rewind=True` ships it)"
+    waiting += [(c.name, c.number, "taken-back", again) for c in left if _weights_changed(c, since)]
     for name, why in found.incomplete:
-        waiting.append((name, "name" if CANNOT_BE_CARRIED in why else "incomplete", why))
+        reason = "name" if CANNOT_BE_CARRIED in why else "incomplete"
+        waiting.append((name, found.numbers[name], reason, why))
     now = time.time()
     first: dict[str, float] = {}
-    newest = seen.newest
+    newest = [seen.newest, *(c.modified for c in found.complete)]
     rows = []
-    for name, reason, why in waiting:
-        modified, n_bytes = _state(path, name)
-        first[name] = min(seen.first.get(name, now), now)  # a clock may have been ahead
-        at = first[name] if modified is None else min(first[name], modified)
-        rows.append(Waiting(name, reason, why, at, n_bytes))
-        newest = max(newest, modified or 0.0)
-    newest = max([newest, *(c.modified for c in found.complete)])
+    for name, number, reason, why in waiting:
+        modified, n_bytes = _state(path if number is None else path / name)
+        first[name] = min(seen.first.get(name, now), now)
+        at = first[name] if modified is None else max(0.0, min(first[name], modified))
+        rows.append(Waiting(name, number, reason, why, at, n_bytes))
+        newest.append(modified or 0.0)
     rows.sort(key=lambda w: w.since)
-    return Look(due, rows, found.others, Seen(first, newest))
+    # A clock that was ahead when a time was taken is not believed.
+    written = max((t for t in newest if 0 <= t <= now), default=0.0)
+    return Look(due, rows, found.others, Seen(first, written, now))
 
 
 def _weights_changed(candidate: Candidate, since: float) -> bool:
@@ -119,9 +98,8 @@ def _weights_changed(candidate: Candidate, since: float) -> bool:
     return max(weights or times.values(), default=0.0) > since
 
 
-def _state(path: Path, name: str) -> tuple[float | None, int]:
+def _state(place: Path) -> tuple[float | None, int]:
     """Newest mtime and bytes of a checkpoint; the mtime of its directory if that is all."""
-    place = path / name if os.path.lexists(path / name) else path
     try:
         files = snapshot.states(place)
     except SparsediffError:

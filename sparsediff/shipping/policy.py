@@ -55,7 +55,9 @@ class Policy:
             return (complete[-1:] if self.newest else complete), []
         last = catalog.latest
         lost = catalog.is_lost(last)
-        shipped = {(v.number, v.source) for v in catalog.versions if not (lost and v is last)}
+        shipped = {(v.number, v.source) for v in catalog.versions if v.number != last.number}
+        if not lost:  # of the same step, only what it was last is what the store has
+            shipped.add((last.number, last.source))
         new = [c for c in complete if (c.number, c.fingerprint) not in shipped]
         if self.rewind:
             return sorted(new, key=lambda c: c.modified)[-1:], []

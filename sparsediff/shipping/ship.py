@@ -19,29 +19,24 @@ from pathlib import Path
 
 from sparsediff.disk.locks import locked
 from sparsediff.errors import (
-    CorruptError,
     SparsediffError,
     UnavailableError,
-    UnsupportedError,
     UsageError,
     os_errors,
     printable,
 )
-from sparsediff.make import MakeResult, make_patch
 from sparsediff.parallel import Progress, ordered_map
-from sparsediff.patch.container import SUFFIX
-from sparsediff.patch.content import of_base, of_target
 from sparsediff.shipping import snapshot, state
 from sparsediff.shipping.absent import check_no_store
 from sparsediff.shipping.binding import run_of
-from sparsediff.shipping.catalog import Catalog, LeftOut, StoredPatch, Version, object_key
-from sparsediff.shipping.fetch import digest_file
+from sparsediff.shipping.catalog import Catalog, LeftOut, StoredPatch, Version
 from sparsediff.shipping.kept import Kept, Note, is_published
-from sparsediff.shipping.look import Look, Waiting, look
+from sparsediff.shipping.look import Look, look
+from sparsediff.shipping.making import Maker
 from sparsediff.shipping.pointer import Pointer
-from sparsediff.shipping.policy import Policy, pays, unique_name
+from sparsediff.shipping.policy import Policy, unique_name
 from sparsediff.shipping.source import Candidate
-from sparsediff.shipping.state import Pending
+from sparsediff.shipping.state import Pending, Waiting
 from sparsediff.stats import stats_of_result
 from sparsediff.stores import Store
 
@@ -175,8 +170,9 @@ class _Run:
         progress: Progress | None,
     ) -> None:
         self._path, self._store, self._policy, self._home = path, store, policy, home
-        self._streams, self._jobs, self._note, self._progress = streams, jobs, note, progress
+        self._streams, self._note, self._progress = streams, note, progress
         self._kept = Kept(home, Path(os.path.abspath(path)).name, store)
+        self._maker = Maker(home, self._kept, policy, jobs, note, progress)
         self._pointer = Pointer(store, run_of(path), self._kept, adopt=adopt, note=note)
 
     def ship_all(self, result: ShipResult) -> ShipResult:
@@ -187,8 +183,8 @@ class _Run:
         before = state.load_seen(self._home)
         found = result.look = look(self._path, self._catalog, self._policy, before)
         result.due = found.due
-        if found.seen != before:
-            state.save(self._home, found.seen)
+        self._remember(found, result)
+        self._note_passed(found)
         while result.due:
             shipped = self._ship(result.due[0])
             if shipped is not None:
@@ -196,7 +192,27 @@ class _Run:
             result.catalog = self._catalog
             # What another shipper published meanwhile is not shipped again.
             result.due, _ = self._policy.due(self._catalog, result.due[1:])
+            self._remember(found, result)
         return result
+
+    def _remember(self, found: Look, result: ShipResult) -> None:
+        """Keep what was seen, for the next look and for who asks how things are."""
+        latest = None if self._catalog is None else self._catalog.latest
+        seen = replace(
+            found.seen,
+            waiting=tuple(result.waiting),
+            latest=None if latest is None else latest.name,
+            shipped=None if latest is None else latest.shipped,
+        )
+        state.save(self._home, seen)
+
+    def _note_passed(self, found: Look) -> None:
+        """Say which checkpoints later ones are about to pass: nobody asks for them any more."""
+        last = found.due[-1].number if found.due else None
+        for w in found.waiting:
+            passed = last is not None and w.number is not None and w.number < last
+            if passed and w.reason != "ready" and self._catalog is not None:
+                self._note(f"{self._path}: {printable(w.name)} is passed over: {w.why}")
 
     @property
     def _catalog(self) -> Catalog | None:
@@ -211,8 +227,8 @@ class _Run:
             return
         if not self._kept.is_as_shipped(latest, None, self._note):
             return
-        anchor = self._make_anchor(self._kept.place(latest.version))
-        stored = self._stored(latest.version, latest.name, {None: anchor})
+        anchor = self._maker.anchor(self._kept.place(latest.version))
+        stored = self._maker.stored(latest.version, latest.name, {None: anchor})
         self._kept.check(latest.version)
         self._send(stored)
         patches = (*latest.patches, *(patch for patch, _ in stored))
@@ -239,21 +255,21 @@ class _Run:
         identity = snapshot.identity(place)
         store_id = uuid.uuid4().hex if before is None else before.id
         again = self._again(candidate)
-        if again is not None and self._kept.holds(again, place):
-            # Touched, or written again as it was: that is all there is to remember.
+        if again is not None and self._is_shipped(candidate, again, version, identity):
             self._pointer.publish(store_id, replace(again, source=candidate.fingerprint))
             self._kept.clean(self._catalog)
+            self._kept.save(self._catalog)
             return None
-        made = self._make(version, place)
+        made = self._maker.make(before, version, place)
         snapshot.check_kept(place, identity)
         made_at = time.monotonic()
         name = unique_name(candidate, version, before)
-        if again is not None:
+        if again is not None and candidate.number is not None:
             self._note(
                 f"{candidate.path}: was written again after it was shipped; it is shipped again, "
                 f"as {printable(name)}"
             )
-        stored = self._stored(version, name, made)
+        stored = self._maker.stored(version, name, made)
         patches = tuple(patch for patch, _ in stored)
         pending = Pending(
             store_id,
@@ -292,10 +308,27 @@ class _Run:
 
     def _again(self, candidate: Candidate) -> Version | None:
         """The latest version, if it can be had and the checkpoint is the same step once more."""
-        if self._catalog is None or candidate.number is None:
+        if self._catalog is None:
             return None
         last = self._catalog.latest
         return last if last.number == candidate.number and not self._catalog.is_lost(last) else None
+
+    def _is_shipped(
+        self, candidate: Candidate, again: Version, version: int, identity: str
+    ) -> bool:
+        """Whether nothing is in the snapshot of ``version`` that ``again`` has not."""
+        place = self._kept.place(version)
+        lost = [] if candidate.number is None else self._kept.lost_files(again, place)
+        if lost:
+            self._note(
+                f"{candidate.path}: {printable(lost[0])} is gone since it was shipped; that is "
+                "taken for cleaning up, and not shipped"
+            )
+            return True
+        if not self._kept.holds(again, place):
+            return False
+        self._kept.take_for(again.version, version, identity)
+        return True
 
     def _keep(self, candidate: Candidate, place: Path) -> LeftOut | None:
         """Take the copy of a checkpoint that patches are made from, now and next time.
@@ -316,65 +349,6 @@ class _Run:
         others = [n for name, n, *_ in snapshot.states(candidate.path) if not chosen.takes(name)]
         return LeftOut(chosen.include, chosen.exclude, len(others), sum(others)) if others else None
 
-    def _make(self, version: int, place: Path) -> dict[int | None, MakeResult]:
-        """Make the patches of a version, the one from the version before first, as files."""
-        made: dict[int | None, MakeResult] = {}
-        step = self._make_step(version - 1, place)
-        if step is not None:
-            made[version - 1] = step
-        if self._policy.wants_anchor(self._catalog, None if step is None else step.patch_bytes):
-            anchor = made[None] = self._make_anchor(place)
-            if step is not None and not pays(step.patch_bytes, anchor.patch_bytes):
-                del made[version - 1]
-        far = self._kept.squash_from
-        if far is not None and self._policy.is_shortcut_due(version, far) and far not in made:
-            shortcut = self._make_step(far, place)
-            if shortcut is not None:
-                made[far] = shortcut
-        first, *others = [of_target(m.manifest) for m in made.values()]
-        if any(first.differs(other) is not None for other in others):
-            raise UnavailableError("changed while it was read; try again", file=place)
-        base, result = next(iter(made.items()))
-        head_bytes = result.patch_bytes - sum(result.sizes.values())
-        self._kept.describe(version, self._patch_file(base), head_bytes)
-        return made
-
-    def _make_step(self, base: int, target: Path) -> MakeResult | None:
-        """The patch from a version that was kept; None if what was kept is not what was shipped."""
-        shipped = None if self._catalog is None else self._catalog.get(base)
-        if shipped is None or base not in self._kept:
-            return None
-        try:
-            result = self._make_from(base, self._kept.place(base), target)
-        except (CorruptError, UnsupportedError, UsageError):
-            if self._kept.is_as_shipped(shipped, None, self._note):
-                raise
-            return None
-        seen = of_base(result.manifest)
-        return result if self._kept.is_as_shipped(shipped, seen, self._note) else None
-
-    def _make_anchor(self, place: Path) -> MakeResult:
-        empty = self._home / "empty"
-        with os_errors(empty):
-            empty.mkdir(exist_ok=True)
-        return self._make_from(None, empty, place)
-
-    def _patch_file(self, base: int | None) -> Path:
-        """Where a patch is made before it is sent; messages may name it."""
-        return self._home / f"{'anchor' if base is None else f'from-{base:06}'}{SUFFIX}"
-
-    def _stored(
-        self, version: int, name: str, made: dict[int | None, MakeResult]
-    ) -> list[tuple[StoredPatch, Path]]:
-        """What the store will say of the patches made, and their files."""
-        stored = []
-        for base, result in made.items():
-            file = self._patch_file(base)
-            sha256 = digest_file(file)
-            key = object_key(version, name, base, sha256)
-            stored.append((StoredPatch(base, key, result.patch_bytes, sha256), file))
-        return stored
-
     def _send(self, stored: list[tuple[StoredPatch, Path]]) -> None:
         done, total = 0, sum(p.n_bytes for p, _ in stored)
 
@@ -389,12 +363,3 @@ class _Run:
             done += n_bytes
             if self._progress is not None:
                 self._progress(done, total)
-
-    def _make_from(self, base: int | None, place: Path, target: Path) -> MakeResult:
-        output = self._patch_file(base)
-        result = make_patch(
-            place, target, output, jobs=self._jobs, force=True, progress=self._progress
-        )
-        if base is not None:
-            self._kept.check(base)  # a hard link follows whoever writes into the other name
-        return result

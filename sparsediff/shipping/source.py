@@ -34,7 +34,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsediff.disk.names import CANNOT_BE_CARRIED, check_relative_name, why_unsafe
@@ -105,11 +105,13 @@ class Survey:
         complete: in numeric order.
         incomplete: names of those that are not, and why.
         others: names that carry a number and are of another sequence.
+        numbers: of those that are not complete, by name.
     """
 
     complete: list[Candidate]
     incomplete: list[tuple[str, str]]
     others: list[str]
+    numbers: dict[str, int | None] = field(default_factory=dict, compare=False)
 
 
 def survey(
@@ -165,7 +167,8 @@ def survey(
         complete.append(
             Candidate(entry.name, entry.number, entry.path, identity_of(seen), _newest(seen))
         )
-    return Survey(complete, incomplete, found.others)
+    numbers = {entry.name: entry.number for entry, _ in looks}
+    return Survey(complete, incomplete, found.others, numbers)
 
 
 def _needs_weights(rule: Rule) -> bool:

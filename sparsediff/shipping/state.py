@@ -105,16 +105,46 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A checkpoint that was seen and is not in the store.
+
+    Attributes:
+        name: of the file or directory.
+        number: its step; None for a single checkpoint.
+        reason: one of `look.REASONS`.
+        why: the same in words, with what is missing.
+        since: when it was seen first or changed last, whichever was earlier, in seconds since
+            the epoch.
+        n_bytes: of its files, as far as they can be looked at.
+    """
+
+    name: str
+    number: int | None
+    reason: str
+    why: str
+    since: float
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What earlier looks at a source have seen.
 
     Attributes:
         first: when each checkpoint that waits was seen first, in seconds since the epoch.
         newest: mtime of the newest checkpoint there ever was; 0 if there was none.
+        looked: when, the last time.
+        waiting: what waited then, the longest waiting first.
+        latest: name of the latest version in the store; None if there was none.
+        shipped: when that was shipped.
     """
 
     first: dict[str, float] = field(default_factory=dict)
     newest: float = 0.0
+    looked: float = 0.0
+    waiting: tuple[Waiting, ...] = ()
+    latest: str | None = None
+    shipped: float | None = None
 
 
 def check_own(path: Path) -> None:
@@ -244,6 +274,22 @@ def _seen(row: Row) -> Seen:
     return Seen(
         row.find("first", fields.table(fields.any_text, fields.seconds)) or {},
         row.find("newest", fields.seconds) or 0.0,
+        row.find("looked", fields.seconds) or 0.0,
+        tuple(row.find("waiting", fields.listed(_waiting)) or ()),
+        row.find("latest", fields.any_text),
+        row.find("shipped", fields.seconds),
+    )
+
+
+def _waiting(value: object) -> Waiting:
+    row = Row(value)
+    return Waiting(
+        row.get("name", fields.any_text),
+        row.find("number", fields.count),
+        row.get("reason", fields.any_text),
+        row.get("why", fields.any_text),
+        row.get("since", fields.seconds),
+        row.get("n_bytes", fields.count),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sparsediff.cli.commands import run_command
+from sparsediff.cli.service import Outcome, Service
 from sparsediff.errors import UnavailableError
 from tests.conftest import Run
 from tests.support.processes import finish, start, wait_until
@@ -73,3 +74,43 @@ def test_an_outage_is_told_once_while_watching(tmp_path: Path) -> None:
     finally:
         process.terminate()
         finish(process)
+
+
+def test_a_defect_is_told_too(
+    trainer: Trainer, tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("one\ntwo")
+
+    told = tmp_path / "told"
+    tell = f'echo "$SPARSEDIFF_EXIT_CODE $SPARSEDIFF_ERROR" > {told}'
+    monkeypatch.setattr("sparsediff.shipping.ship.ship", broken)
+    trainer.save_steps(1)
+    with pytest.raises(RuntimeError):
+        cli("ship", trainer.run, tmp_path / "store", "--on-error", tell)
+    assert told.read_text() == "1 RuntimeError: one\\x0atwo\n"
+
+
+def test_what_waits_is_said_once_while_watching(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = tmp_path / "told"
+    service = Service(
+        "ship",
+        quiet=True,
+        log_json=False,
+        metrics_file=None,
+        on_error=f"echo x >> {told}",
+        command_limit=60,
+    )
+    rounds = iter(["1 h", "1 h 1 min", "1 h 2 min", "", "1 h"])
+
+    def once(outcome: Outcome) -> None:
+        age = next(rounds)
+        if age:
+            outcome.error = UnavailableError(f"step_2 has waited for {age}")
+            outcome.about = "step_2 incomplete"
+
+    assert [service._run(once) for _ in range(5)] == [13, 13, 13, 0, 13]
+    assert capfd.readouterr().err == "sparsediff: step_2 has waited for 1 h\n" * 2
+    assert told.read_text() == "x\n" * 2
