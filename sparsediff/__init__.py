@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sparsediff.stats import (
         CheckpointStats,
         Group,
+        SeriesStats,
         SeriesStep,
         TensorStats,
         checkpoint_stats,
@@ -68,6 +69,7 @@ _HOMES = {
     "stats": (
         "CheckpointStats",
         "Group",
+        "SeriesStats",
         "SeriesStep",
         "TensorStats",
         "checkpoint_stats",
@@ -105,6 +107,7 @@ __all__ = [
     "MakeResult",
     "Manifest",
     "Patch",
+    "SeriesStats",
     "SeriesStep",
     "SparsediffError",
     "TensorStats",

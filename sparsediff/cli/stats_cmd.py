@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sparsediff.cli import series as printed
 from sparsediff.cli.common import (
     Bandwidth,
     count,
@@ -26,9 +27,11 @@ from sparsediff.cli.common import (
     say,
     size,
 )
+from sparsediff.cli.service import opened_store
 
 if TYPE_CHECKING:
-    from sparsediff.stats import CheckpointStats, Group, SeriesStep
+    from sparsediff.parallel import Progress
+    from sparsediff.stats import CheckpointStats, Group, SeriesStats
 
 _FIELDS = [
     "n_tensors",
@@ -65,18 +68,17 @@ _SORTS = {
         "sparsediff stats step_100/ step_101/",
         "sparsediff stats 101.sdiff --by layer --sort density --top 10",
         "sparsediff stats A B --bound --bandwidth 1Gbps",
-        "sparsediff stats step_100/ step_101/ step_102/ step_103/",
+        "sparsediff stats step_100/ step_101/ step_102/ step_103/ --by depth",
+        "sparsediff stats --store s3://weights/grpo7 --last 20",
     )
-    + exit_codes(0, 2, 11, 12, 13, 130),
+    + exit_codes(0, 2, 11, 12, 13, 14, 130),
 )
-@click.argument("paths", metavar="BASE TARGET | PATCH", nargs=-1, required=True, type=click.Path())
+@click.argument("paths", metavar="[BASE TARGET... | PATCH]", nargs=-1, type=click.Path())
 @options(
     click.option(
         "--by",
-        type=click.Choice(["tensor", "layer", "kind", "dtype", "file"]),
-        default="tensor",
-        show_default=True,
-        help="What a row stands for.",
+        type=click.Choice(["tensor", "layer", "kind", "depth", "part", "dtype", "file"]),
+        help="What a row stands for. [default: tensor; of a series, a step]",
     ),
     click.option(
         "--sort",
@@ -93,6 +95,20 @@ _SORTS = {
         metavar="RATE",
         help="Show transfer times at this rate, like 1Gbps or 100MB/s.",
     ),
+    click.option(
+        "--store",
+        metavar="STORE",
+        help="Take the versions of a store as the series, instead of checkpoints.",
+    ),
+    click.option(
+        "--last", type=click.IntRange(2), metavar="N", help="Of a store, the last N versions only."
+    ),
+    click.option(
+        "--patches",
+        is_flag=True,
+        help="Of a series, report the bytes of patches too; they are made for it, which reads"
+        " each checkpoint twice more.",
+    ),
     json_option,
     click.option("--csv", "as_csv", is_flag=True, help="Print rows as CSV."),
     jobs_option,
@@ -100,11 +116,14 @@ _SORTS = {
 )
 def command(
     paths: tuple[str, ...],
-    by: str,
+    by: str | None,
     sort: str | None,
     top: int | None,
     bound: bool,
     bandwidth: float | None,
+    store: str | None,
+    last: int | None,
+    patches: bool,
     as_json: bool,
     as_csv: bool,
     jobs: int | None,
@@ -113,8 +132,9 @@ def command(
     """Report how much changed, per tensor and in total.
 
     Given BASE and TARGET, measures them; given a PATCH, reads the same figures
-    from its manifest. Given more than two checkpoints, reports the density of
-    each step and how many of its changed positions had changed the step before.
+    from its manifest. Given more than two checkpoints in order, or a store, reports
+    each step of the series and how much its changes overlap with those before;
+    --csv then prints a row for each tensor and step.
 
     An element is a stored word; a step is the distance of two words in units
     in the last place (ULP). "in patch" splits a bucket that several tensors
@@ -128,11 +148,31 @@ def command(
     for path in paths[1:] and paths:
         if is_patch(path):
             raise UsageError("is a patch; stats takes one PATCH alone, or checkpoints", file=path)
-    if len(paths) > 2:
-        if bound or bandwidth or sort or top or by != "tensor":
-            raise click.UsageError("a series takes no --by, --sort, --top, --bound or --bandwidth")
-        _series(paths, jobs, quiet, as_json, as_csv)
+    if not paths and not store:
+        raise click.UsageError("give BASE and TARGET, a PATCH, checkpoints in order, or --store")
+    if len(paths) > 2 or store or patches:
+        if bound or sort or top or by == "tensor":
+            raise click.UsageError("a series takes no --sort, --top, --bound or --by tensor")
+        if bandwidth:
+            raise click.UsageError("a series takes no --bandwidth")
+        if store and paths:
+            raise click.UsageError("give checkpoints or --store, not both")
+        if last and not store:
+            raise click.UsageError("--last goes with --store")
+        if len(paths) == 1:
+            raise click.UsageError("a series needs two checkpoints or more")
+        with progress_bar("stats", quiet=quiet) as progress:
+            series = _series(paths, store, last, jobs, patches, progress)
+        if as_json:
+            print_json(printed.document(series))
+        elif as_csv:
+            printed.print_csv(series)
+        elif by:
+            printed.print_groups(series, by)
+        else:
+            printed.print_steps(series)
         return
+    by = by or "tensor"
     stats = _measure(paths, jobs, quiet, bound)
     groups = stats.grouped(by)
     if sort:
@@ -150,6 +190,24 @@ def command(
             _print_bound(stats)
         if bandwidth:
             _print_times(stats, bandwidth)
+
+
+def _series(
+    paths: tuple[str, ...],
+    store: str | None,
+    last: int | None,
+    jobs: int | None,
+    patches: bool,
+    progress: Progress | None,
+) -> SeriesStats:
+    if store is None:
+        from sparsediff.stats import series_stats
+
+        return series_stats(paths, jobs=jobs, patches=patches, progress=progress)
+    from sparsediff.shipping.history import store_series
+
+    with opened_store(store, None, 5, create=False) as opened:
+        return store_series(opened, last=last, jobs=jobs, progress=progress)
 
 
 def _measure(paths: tuple[str, ...], jobs: int | None, quiet: bool, bound: bool) -> CheckpointStats:
@@ -267,34 +325,3 @@ def _document(
             {"what": name, "bytes": n, "seconds": t} for name, n, t in _times(stats, bandwidth)
         ]
     return document
-
-
-def _series(
-    paths: tuple[str, ...], jobs: int | None, quiet: bool, as_json: bool, as_csv: bool
-) -> None:
-    from sparsediff.stats import series_stats
-
-    with progress_bar("stats", quiet=quiet) as progress:
-        steps = series_stats(paths, jobs=jobs, progress=progress)
-    fields = ("n_elements", "n_changed", "density", "n_repeated", "repeated_share")
-
-    def plain(step: SeriesStep) -> dict[str, Any]:
-        ends = {"base": str(step.base), "target": str(step.target)}
-        return ends | {f: getattr(step, f) for f in fields}
-
-    if as_json:
-        print_json({"steps": [plain(s) for s in steps]})
-    elif as_csv:
-        _print_csv(["base", "target", *fields], [list(plain(s).values()) for s in steps])
-    else:
-        rows = [
-            [
-                str(s.target),
-                count(s.n_elements),
-                count(s.n_changed),
-                percent(s.density),
-                percent(s.repeated_share),
-            ]
-            for s in steps
-        ]
-        print_table(["target", "elements", "changed", "density", "changed before"], rows)

@@ -29,16 +29,22 @@ def bits_per_changed(patch_bytes: float, n_changed: int) -> float | None:
     return 8 * patch_bytes / n_changed if n_changed else None
 
 
-def median_step(counts: Counts) -> int:
-    """Median |step| in ULP, from counts per class of |step| - 1; 0 if there are none.
+def median_steps(counts: Counts) -> Counts:
+    """Median |step| in ULP, from counts per class of |step| - 1 along the last axis.
 
-    Exact up to 4; above, the middle of the class it falls in, at most a quarter off.
+    Exact up to 4; above, the middle of the class it falls in, at most a quarter off; 0 where
+    there are no steps.
     """
-    total = int(counts.sum())
-    if not total:
-        return 0
-    c = int(np.searchsorted(np.cumsum(counts), (total + 1) // 2))
-    return int(CLASS_START[c]) + ((1 << int(CLASS_WIDTH[c])) - 1) // 2 + 1
+    ends = np.cumsum(counts, axis=-1)
+    total = ends[..., -1:]
+    c = np.argmax(ends >= (total + 1) // 2, axis=-1)
+    middle = CLASS_START[c].astype(np.int64) + ((1 << CLASS_WIDTH[c]) - 1) // 2 + 1
+    return np.where(total[..., 0] > 0, middle, 0)
+
+
+def median_step(counts: Counts) -> int:
+    """`median_steps` of one row."""
+    return int(median_steps(counts))
 
 
 def weighted_median(values: list[int], weights: list[int]) -> int:

@@ -8,7 +8,8 @@ beginning, never the payloads.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,16 @@ def stored_manifest(store: Store, patch: StoredPatch) -> Manifest:
         CorruptError: the object is missing, or no intact patch.
         UnavailableError: the store is out of reach.
     """
-    return _manifest(lambda at, n: store.read(patch.key, at, n), patch.n_bytes, patch.key)
+    with stored_patch(store, patch) as opened:
+        return opened.manifest
+
+
+@contextmanager
+def stored_patch(store: Store, patch: StoredPatch) -> Iterator[Patch]:
+    """A patch in a store, of which only what is asked for is read; see `stored_manifest`."""
+    stream = _Stream(lambda at, n: store.read(patch.key, at, n), patch.n_bytes)
+    with io.BufferedReader(stream, _REQUEST) as buffered:
+        yield Patch(buffered, patch.key)
 
 
 def kept_manifest(path: Path) -> Manifest:
@@ -62,12 +72,8 @@ def kept_manifest(path: Path) -> Manifest:
     """
     with os_errors(path):
         data = path.read_bytes()
-    return _manifest(lambda at, n: data[at : at + n], len(data), str(path))
-
-
-def _manifest(read: Callable[[int, int], bytes], n_bytes: int, name: str) -> Manifest:
-    with io.BufferedReader(_Stream(read, n_bytes), _REQUEST) as stream:
-        return Patch(stream, name).manifest
+    with io.BytesIO(data) as stream:
+        return Patch(stream, str(path)).manifest
 
 
 def check_is_target(place: Path, shipped: Manifest, seen: Content | None) -> None:

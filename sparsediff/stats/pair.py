@@ -7,7 +7,6 @@ and throws the payloads away, so both ways print the same figures.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ from sparsediff.parallel import Progress
 from sparsediff.patch import measures
 from sparsediff.patch.container import Patch, open_patch
 from sparsediff.patch.manifest import Manifest, Tensor
+from sparsediff.stats import names
 from sparsediff.stats.bound import Bound
-
-_NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +63,6 @@ class TensorStats:
     def label(self) -> str:
         """Name to show."""
         return f"<{self.file or 'file'}>" if self.opaque else self.name or '""'
-
-    @property
-    def layer(self) -> str:
-        """Name up to its first number: ``model.layers.12``; ``(none)`` without one."""
-        number = _NUMBER.search(self.name)
-        return self.name[: number.end()] if number else "(none)"
-
-    @property
-    def kind(self) -> str:
-        """Name after its last number: ``self_attn.q_proj.weight``."""
-        return _NUMBER.split(self.name)[-1].lstrip(".") or self.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,18 +149,24 @@ class CheckpointStats:
         return measures.raw_pairs_bytes(total.changed_bytes, total.n_changed)
 
     def grouped(self, by: str) -> list[Group]:
-        """Figures per ``tensor``, ``layer``, ``kind``, ``dtype`` or ``file``."""
-        key: Callable[[TensorStats], str] = {
-            "tensor": lambda t: t.label,
-            "layer": lambda t: t.layer,
-            "kind": lambda t: t.kind,
-            "dtype": lambda t: t.dtype,
-            "file": lambda t: t.file or "(single file)",
+        """Figures per ``tensor``, ``layer``, ``kind``, ``depth``, ``part``, ``dtype`` or ``file``.
+
+        What they are: see `SeriesStats.grouped`.
+        """
+        depth = names.depths([t.name for t in self.tensors]) if by == "depth" else []
+        key: Callable[[int, TensorStats], str] = {
+            "tensor": lambda _, t: t.label,
+            "layer": lambda _, t: names.layer(t.name),
+            "kind": lambda _, t: names.kind(t.name) or t.label,
+            "depth": lambda i, _: depth[i],
+            "part": lambda _, t: names.part(t.name),
+            "dtype": lambda _, t: t.dtype,
+            "file": lambda _, t: t.file or "(single file)",
         }[by]
         members: dict[tuple[str, int], list[TensorStats]] = {}
         for i, tensor in enumerate(self.tensors):
             # Two files may hold a tensor of the same name: those stay apart.
-            members.setdefault((key(tensor), i if by == "tensor" else 0), []).append(tensor)
+            members.setdefault((key(i, tensor), i if by == "tensor" else 0), []).append(tensor)
         return [
             _group(name, group, sum(t.patch_bytes for t in group))
             for (name, _), group in members.items()

@@ -161,7 +161,7 @@ def test_series(tmp_path: Path) -> None:
         write_safetensors(tmp_path / str(i), {"w": words("I16", v)})
         for i, v in enumerate((first, second, third))
     ]
-    one, two = series_stats(paths)
+    one, two = series_stats(paths).steps
     assert (one.n_changed, one.n_repeated, one.density) == (20, None, 0.2)
     assert (two.n_changed, two.n_repeated, two.repeated_share) == (30, 10, 1 / 3)
 
@@ -173,7 +173,7 @@ def test_tensor_without_a_name_is_still_a_tensor(tmp_path: Path) -> None:
     total = checkpoint_stats(a, b).total
     assert total.n_elements == 1000
     assert total.n_changed > 0
-    assert [s.n_elements for s in series_stats([a, b])] == [1000]
+    assert [s.n_elements for s in series_stats([a, b]).steps] == [1000]
 
 
 def test_large_opaque_files_are_not_in_the_total(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_large_opaque_files_are_not_in_the_total(tmp_path: Path) -> None:
     stats = checkpoint_stats(tmp_path / "a", tmp_path / "b")
     assert stats.total.n_elements == 1000
     assert {g.key for g in stats.grouped("tensor")} == {"<blob>", "w"}
-    assert [s.n_elements for s in series_stats([tmp_path / "a", tmp_path / "b"])] == [1000]
+    assert [s.n_elements for s in series_stats([tmp_path / "a", tmp_path / "b"]).steps] == [1000]
 
 
 def test_series_with_a_tensor_that_is_new_in_the_middle(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_series_with_a_tensor_that_is_new_in_the_middle(tmp_path: Path) -> None:
         write_safetensors(tmp_path / "1", {"w": words("I16", first)}),
         write_safetensors(tmp_path / "2", {"w": words("I16", second)}),
     ]
-    one, two = series_stats(paths)
+    one, two = series_stats(paths).steps
     assert (one.n_changed, two.n_changed, two.n_repeated) == (100, 5, 5)
 
 
@@ -242,11 +242,17 @@ def test_sort_and_top(cli: Run, patch: Path) -> None:
 def test_series_on_the_command_line(cli: Run, base: Path, target: Path) -> None:
     code, out, _ = cli("stats", base, target, target)
     assert code == 0
-    assert len(out.splitlines()) == 4
+    assert "seen before" in out.splitlines()[0]
+    assert len(out.partition("\n\n")[0].splitlines()) == 4
     _, out, _ = cli("stats", base, target, target, "--json")
     steps = json.loads(out)["steps"]
     assert [s["n_repeated"] for s in steps] == [None, 0]
-    assert cli("stats", base, target, target, "--csv")[1].count("\n") == 3
+    rows = list(csv.DictReader(io.StringIO(cli("stats", base, target, target, "--csv")[1])))
+    assert len(rows) == 24
+    assert sum(int(r["n_changed"]) for r in rows if r["step"] == "1") == steps[0]["n_changed"]
+    assert {r["locality"] for r in rows} == {""}
+    _, out, _ = cli("stats", base, target, target, "--by", "part")
+    assert out.splitlines()[2].startswith("dense")
 
 
 def test_unchanged_checkpoint(cli: Run, base: Path, tmp_path: Path) -> None:

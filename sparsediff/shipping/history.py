@@ -1,0 +1,72 @@
+"""The versions of a store as a series of checkpoints.
+
+Enters: a store. Leaves: a `SeriesStats`. The versions are rebuilt one after the other in
+a temporary directory, never more than two of them at a time; how large the patches are,
+the store itself says.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from sparsediff.checkpoint import open_checkpoint
+from sparsediff.errors import UsageError, os_errors
+from sparsediff.parallel import Progress
+from sparsediff.shipping.absent import no_pointer
+from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.links import stored_patch
+from sparsediff.shipping.pull import pull
+from sparsediff.stats import SeriesReader, SeriesStats, patch_stats
+from sparsediff.stores import Store
+
+
+def store_series(
+    store: Store,
+    *,
+    last: int | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> SeriesStats:
+    """Compare each version of a store with the one before.
+
+    Beside what `series_stats` needs, memory is a quarter of a byte for each element. Room
+    for two checkpoints, and for a third one while it is rebuilt, is needed where temporary
+    files go.
+
+    Args:
+        store: where the versions are.
+        last: look at the newest so many versions only.
+        jobs: threads; default all processors.
+        progress: told of bytes fetched, rebuilt and read, for each version anew.
+
+    Raises:
+        UsageError: there are fewer than two versions that can be had.
+        SparsediffError: as `pull` does.
+    """
+    found = read_catalog(store)
+    if found is None:
+        raise no_pointer(store)
+    catalog = found[0]
+    reachable = catalog.reachable()
+    versions = [v for v in catalog.versions if v.version in reachable]
+    versions = versions if last is None else versions[-last:]
+    if len(versions) < 2:
+        raise UsageError("a series needs two versions or more", file=store.name)
+    reader = SeriesReader(jobs)
+    with os_errors(Path(tempfile.gettempdir())):
+        scratch = tempfile.TemporaryDirectory(prefix="sparsediff-stats-")
+    with scratch as place:
+        base = None
+        for i, version in enumerate(versions):
+            pulled = pull(store, place, version=version.name, keep=2, jobs=jobs, progress=progress)
+            assert pulled.path is not None
+            target = open_checkpoint(pulled.path)
+            if base is not None:
+                reader.feed([base, target], more=i < len(versions) - 1, progress=progress)
+                patch = version.step or version.anchor
+                if patch is not None:
+                    with stored_patch(store, patch) as opened:
+                        reader.add_patch(i - 1, patch_stats(opened))
+            base = target
+    return reader.stats([v.name for v in versions])
