@@ -83,25 +83,25 @@ def cut_alike(before: Manifest, after: Manifest) -> bool:
     )
 
 
-def _groups(chain: Sequence[Patch]) -> list[list[Patch]]:
+def groups(chain: Sequence[Patch]) -> list[list[Patch]]:
     """The chain in runs of patches that one pass over the words can take together.
 
     They are cut alike, and what they store of any one bucket is no more than the bucket.
     """
-    groups: list[list[Patch]] = []
+    found: list[list[Patch]] = []
     held: Counter[str] = Counter()  # bytes by payload
     for patch in chain:
         held.update(patch.sizes)
         if (
-            groups
-            and cut_alike(groups[-1][-1].manifest, patch.manifest)
+            found
+            and cut_alike(found[-1][-1].manifest, patch.manifest)
             and max(held.values(), default=0) <= BUCKET_BYTES
         ):
-            groups[-1].append(patch)
+            found[-1].append(patch)
         else:
-            groups.append([patch])
+            found.append([patch])
             held = Counter(patch.sizes)
-    return groups
+    return found
 
 
 def rebuild_chain(
@@ -129,9 +129,9 @@ def rebuild_chain(
         UnavailableError: the disk is full, or the base changed meanwhile.
     """
     root = base
-    groups = _groups(chain)
-    for i, group in enumerate(groups):
-        place = dest if group is groups[-1] else between(i)
+    runs = groups(chain)
+    for i, group in enumerate(runs):
+        place = dest if group is runs[-1] else between(i)
         _rebuild(group, root, place, jobs, advance)
         if root is not base:
             discard(root)
@@ -140,7 +140,7 @@ def rebuild_chain(
 
 def rebuilt_bytes(chain: Sequence[Patch]) -> int:
     """Bytes that `rebuild_chain` writes, and tells of."""
-    return sum(f.size for group in _groups(chain) for f in group[-1].manifest.target_files)
+    return sum(f.size for group in groups(chain) for f in group[-1].manifest.target_files)
 
 
 def _rebuild(

@@ -52,6 +52,11 @@ def dtype_named(name: str, tensor: str) -> DType:
     return DTYPES[_NAMES[name]]
 
 
+def name_elsewhere(dtype: str) -> str | None:
+    """What NumPy, ml_dtypes and PyTorch call an element type of safetensors, if they have it."""
+    return next((name for name, own in _NAMES.items() if own == dtype), None)
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryTensor:
     """A tensor in memory.

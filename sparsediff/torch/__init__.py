@@ -7,6 +7,7 @@ The only part of the package that imports PyTorch, and only when it is imported 
 from typing import TYPE_CHECKING, Any
 
 from sparsediff.torch.emit import PatchWriter, Snapshot, cast, make_patch, snapshot
+from sparsediff.torch.iterate import TensorUpdate, iter_updates
 from sparsediff.torch.live import LiveResult, apply_to_module, apply_to_state_dict
 from sparsediff.torch.tensors import in_memory
 
@@ -27,10 +28,12 @@ __all__ = [
     "PatchWriter",
     "PatchWriterCallback",
     "Snapshot",
+    "TensorUpdate",
     "apply_to_module",
     "apply_to_state_dict",
     "cast",
     "in_memory",
+    "iter_updates",
     "make_patch",
     "snapshot",
 ]

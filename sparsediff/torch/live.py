@@ -21,12 +21,23 @@ import torch
 
 from sparsediff.apply.rebuild import check_words
 from sparsediff.checkpoint.memory import MemoryTensor
-from sparsediff.errors import CorruptError, UnsupportedError, WrongBaseError, printable
+from sparsediff.errors import CorruptError, UnsupportedError, WrongBaseError
 from sparsediff.parallel import default_jobs, ordered_map
 from sparsediff.patch import words
 from sparsediff.patch.container import PatchSource, open_patch
 from sparsediff.patch.manifest import Manifest
-from sparsediff.torch.tensors import StateDict, checked, dtype_of, in_memory, shape_of, words_of
+from sparsediff.torch.tensors import (
+    StateDict,
+    checked,
+    dtype_of,
+    extent,
+    held_by,
+    in_memory,
+    listed,
+    overlaps_itself,
+    shape_of,
+    words_of,
+)
 from sparsediff.updates.changes import Change, changes
 from sparsediff.updates.named import BaseTensors, check_names
 
@@ -76,7 +87,9 @@ def apply_to_module(
         SparsediffError: as `apply_to_state_dict` does; then the module is as it was.
     """
     state = module.state_dict(keep_vars=True)
-    return _apply(patch, state, _held(module), verify_base, verify_result, rename, unreached, jobs)
+    return _apply(
+        patch, state, held_by(module), verify_base, verify_result, rename, unreached, jobs
+    )
 
 
 def apply_to_state_dict(
@@ -146,9 +159,9 @@ def _apply(
         keys, live = _find(manifest, state_dict, rename or str)
         left = _left(held, live)
         if left and unreached == "refuse":
-            raise WrongBaseError(f"wrong base: no tensor of the patch reaches {_listed(left)}")
+            raise WrongBaseError(f"wrong base: no tensor of the patch reaches {listed(left)}")
         base = BaseTensors(_named(manifest, live), manifest)
-        found = list(changes(opened, base, jobs, whole_runs=True, skip_unchanged=not verify_base))
+        found = list(changes([opened], base, jobs, whole_runs=True, skip_unchanged=not verify_base))
     shared = _sharing(live)
     with _undone_on_error() as undo:
         for change in found:
@@ -165,7 +178,7 @@ def _apply(
     changed = dict.fromkeys(keys[c.tensor] for c in found)
     if left and unreached == "warn":
         warnings.warn(
-            f"no tensor of the patch reaches {_listed(left)}: left as it was", stacklevel=3
+            f"no tensor of the patch reaches {listed(left)}: left as it was", stacklevel=3
         )
     return LiveResult(sum(c.values.size for c in found), list(changed), left)
 
@@ -199,7 +212,7 @@ def _find(
                 expected=f"{record.dtype.name}{list(record.shape)}",
                 found=f"{there[0]}{list(there[1])}",
             )
-        if _overlaps_itself(tensor):
+        if overlaps_itself(tensor):
             raise UnsupportedError(
                 "cannot be changed in place: several of its elements share memory", tensor=key
             )
@@ -207,7 +220,7 @@ def _find(
     if len(missing) == 1:
         raise WrongBaseError("wrong base: tensor is missing", tensor=missing[0])
     if missing:
-        raise WrongBaseError(f"wrong base: tensors are missing: {_listed(missing)}")
+        raise WrongBaseError(f"wrong base: tensors are missing: {listed(missing)}")
     return keys, live
 
 
@@ -215,19 +228,9 @@ def _named(manifest: Manifest, live: dict[int, torch.Tensor]) -> dict[str, Memor
     return in_memory({manifest.tensors[i].name: t for i, t in live.items()})
 
 
-def _overlaps_itself(tensor: torch.Tensor) -> bool:
-    """Whether two elements may lie at one place; so it is in what `expand` returns."""
-    reach = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and stride < reach:
-            return tensor.numel() > 0
-        reach += stride * max(size - 1, 0)
-    return False
-
-
 def _sharing(live: dict[int, torch.Tensor]) -> set[int]:
     """Rows of tensors whose memory, from first to last byte, overlaps with another's."""
-    extents = sorted((*_extent(t), row) for row, t in live.items() if t.numel())
+    extents = sorted((*extent(t), row) for row, t in live.items() if t.numel())
     found: set[int] = set()
     reach = ("", 0, -1)  # device, end and row of what reaches furthest so far
     for device, begin, end, row in extents:
@@ -238,26 +241,10 @@ def _sharing(live: dict[int, torch.Tensor]) -> set[int]:
     return found
 
 
-def _extent(tensor: torch.Tensor) -> tuple[str, int, int]:
-    """Device of a tensor, its first byte there, and the end of its last."""
-    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    begin = tensor.data_ptr()
-    return str(tensor.device), begin, begin + (last + 1) * tensor.element_size()
-
-
-def _held(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and persistent buffers of a module, each under all of its names."""
-    yield from module.named_parameters(remove_duplicate=False)
-    for prefix, part in module.named_modules(remove_duplicate=False):
-        for name, buffer in part.named_buffers(recurse=False, remove_duplicate=False):
-            if name not in part._non_persistent_buffers_set:
-                yield f"{prefix}.{name}" if prefix else name, buffer
-
-
 def _left(held: Iterable[tuple[str, torch.Tensor]], live: dict[int, torch.Tensor]) -> list[str]:
     """Names of those that hold memory which tensors of ``live`` do not cover, together."""
     runs: list[tuple[str, int, int]] = []  # of memory that is covered, apart from each other
-    for device, begin, end in sorted(_extent(t) for t in live.values() if t.numel()):
+    for device, begin, end in sorted(extent(t) for t in live.values() if t.numel()):
         if runs and device == runs[-1][0] and begin <= runs[-1][2]:
             runs[-1] = device, runs[-1][1], max(end, runs[-1][2])
         else:
@@ -267,7 +254,7 @@ def _left(held: Iterable[tuple[str, torch.Tensor]], live: dict[int, torch.Tensor
         if not tensor.numel():
             continue
         try:
-            device, begin, end = _extent(checked(name, tensor))
+            device, begin, end = extent(checked(name, tensor))
         except UnsupportedError:  # not the memory of any that was found fit to be changed
             found.append(name)
             continue
@@ -275,12 +262,6 @@ def _left(held: Iterable[tuple[str, torch.Tensor]], live: dict[int, torch.Tensor
         if at < 0 or runs[at][0] != device or runs[at][2] < end:
             found.append(name)
     return found
-
-
-def _listed(names: list[str]) -> str:
-    """The first few of ``names``, and how many there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(f"'{printable(name)}'" for name in names[:5]) + more
 
 
 @contextlib.contextmanager

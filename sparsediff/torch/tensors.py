@@ -7,14 +7,14 @@ Never looks at a value as a number, so every bit pattern stays what it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
-from sparsediff.checkpoint.memory import MemoryTensor, bytes_of, dtype_named
+from sparsediff.checkpoint.memory import MemoryTensor, bytes_of, dtype_named, name_elsewhere
 from sparsediff.dtypes import DType
-from sparsediff.errors import UnsupportedError
+from sparsediff.errors import UnsupportedError, printable
 
 StateDict = Mapping[str, Any]
 """Tensors by name; entries that are no tensors are refused where one is needed."""
@@ -68,6 +68,50 @@ def dtype_of(name: str, tensor: torch.Tensor) -> DType:
         UnsupportedError: safetensors has no such type.
     """
     return dtype_named(str(tensor.dtype).removeprefix("torch."), name)
+
+
+def dtype_in_torch(name: str, tensor: str) -> torch.dtype:
+    """PyTorch's element type for what safetensors calls ``name``.
+
+    Raises:
+        UnsupportedError: PyTorch has none; names the ``tensor``.
+    """
+    own = getattr(torch, name_elsewhere(name) or "", None)
+    if not isinstance(own, torch.dtype):
+        raise UnsupportedError("PyTorch has no such dtype", tensor=tensor, found=name)
+    return own
+
+
+def overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Whether two elements may lie at one place; so it is in what `expand` returns."""
+    reach = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < reach:
+            return tensor.numel() > 0
+        reach += stride * max(size - 1, 0)
+    return False
+
+
+def held_by(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and persistent buffers of a module, each under all of its names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    for prefix, part in module.named_modules(remove_duplicate=False):
+        for name, buffer in part.named_buffers(recurse=False, remove_duplicate=False):
+            if name not in part._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, buffer
+
+
+def extent(tensor: torch.Tensor) -> tuple[str, int, int]:
+    """Device of a tensor, its first byte there, and the end of its last."""
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    begin = tensor.data_ptr()
+    return str(tensor.device), begin, begin + (last + 1) * tensor.element_size()
+
+
+def listed(names: list[str]) -> str:
+    """The first few of ``names``, and how many there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"'{printable(name)}'" for name in names[:5]) + more
 
 
 def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """What a patch changes, as positions and words: for whoever holds the weights already.
 
-Enters: a patch, and its base on disk or in memory. Leaves: per tensor the flat
-positions that change and their new words, a bucket's worth at a time. Of a bucket
+Enters: a patch, or several in a row that are cut alike, and the base on disk or in
+memory. Leaves: per tensor the flat positions that change, their new words and on demand
+their old ones, a bucket's worth at a time. Of a bucket
 nothing leaves before its base words, its payload and its result were verified; that
 all the others are right is known at the end only. Never writes, and never holds
 more than a few buckets.
@@ -9,7 +10,8 @@ more than a few buckets.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +36,15 @@ class Change:
     """New words of the manifest's tensor ``tensor``, from word ``start`` on.
 
     ``positions`` count from ``start`` (int32, strictly increasing); None means that
-    ``values`` are the next words, all of them.
+    ``values`` are the next words, all of them. ``old`` holds the base's words at the same
+    places; None if the base has none there, or nobody asked for them.
     """
 
     tensor: int
     start: int
     positions: npt.NDArray[np.int32] | None
     values: Words
+    old: Words | None = None
 
     def indices(self, dtype: type[np.int32] | type[np.int64]) -> Indices:
         """Flat positions in the tensor."""
@@ -51,38 +55,42 @@ class Change:
 
 
 def changes(
-    patch: Patch,
+    group: Sequence[Patch],
     base: Base,
     jobs: int,
     *,
     whole: Collection[int] = (),
     whole_runs: bool = False,
     skip_unchanged: bool = False,
+    with_old: bool = False,
 ) -> Iterator[Change]:
     """Everything that changes in tensors, bucket by bucket, each verified.
 
     Args:
-        patch: opened, nothing of it read yet.
-        base: where base words come from.
+        group: a patch, or several as `apply.chain.groups` puts them together; opened, nothing
+            of them read yet.
+        base: where the base words of the first come from.
         jobs: threads.
         whole: rows of tensors of which to give every word, changed or not.
         whole_runs: where most words change, give all of them instead of positions.
         skip_unchanged: do not even read the base words of buckets that the patch leaves alone.
+        with_old: give the base's words as well.
 
     Raises:
         WrongBaseError: base words are not those the patch was made from.
         CorruptError: the patch is damaged.
     """
+    manifest = group[-1].manifest
 
     def job(task: Task) -> list[Change]:
-        (payload,) = task.payloads
-        named = task.bucket is not None and _is_named(patch.manifest, task.bucket)
+        stored = [payload for payload in task.payloads if payload is not None]
+        named = task.bucket is not None and _is_named(manifest, task.bucket)
         try:
             if task.bucket is None or not named:
-                if payload is not None:
+                for payload in stored:
                     payload.verified()
-            elif payload is not None or not _avoids(patch.manifest, task.bucket, whole):
-                return _decode(patch, base, task, whole, whole_runs)
+            elif stored or not _avoids(manifest, task.bucket, whole):
+                return _decode(group, base, task, whole, whole_runs, with_old)
             elif not skip_unchanged:
                 base.check(task.bucket)
         except WrongBaseError as e:
@@ -91,7 +99,7 @@ def changes(
             raise
         return []
 
-    for found in ordered_map(job, tasks([patch]), jobs):
+    for found in ordered_map(job, tasks(group), jobs):
         yield from found
 
 
@@ -106,30 +114,35 @@ def _avoids(manifest: Manifest, bucket: int, rows: Collection[int]) -> bool:
 
 
 class _Overheard:
-    """A base of which the words last read can be asked for: those before a change."""
+    """A base that keeps the words that were read: those before a change, in the same order."""
 
     def __init__(self, base: Base) -> None:
         self._base = base
         self.path, self.check, self.skeleton = base.path, base.check, base.skeleton
-        self.last: Words | None = None
+        self.words: deque[Words] = deque()
 
     def source(self, files: OpenFiles) -> words.Source:
         inner = self._base.source(files)
 
         def read(index: int, offset: int, buffer: Any) -> None:
             inner.read(index, offset, buffer)
-            self.last = buffer.copy()
+            self.words.append(buffer.copy())
 
         return words.Source(inner.place, read)
 
 
 def _decode(
-    patch: Patch, base: Base, task: Task, whole: Collection[int], whole_runs: bool
+    group: Sequence[Patch],
+    base: Base,
+    task: Task,
+    whole: Collection[int],
+    whole_runs: bool,
+    with_old: bool,
 ) -> list[Change]:
     """Changes of one bucket, all of it verified."""
     assert task.bucket is not None
     overheard = _Overheard(base)
-    parts = iter(patch.manifest.parts[task.bucket])
+    parts = iter(group[-1].manifest.parts[task.bucket])
     part, done = next(parts), 0
     found: list[Change] = []
 
@@ -139,19 +152,23 @@ def _decode(
             part, done = next(parts), 0
         positions: npt.NDArray[np.int32] | None = None
         values = new
-        if overheard.last is not None and part.tensor not in whole:
-            positions = np.flatnonzero(overheard.last != new).astype(np.int32)
+        old = overheard.words.popleft() if overheard.words else None  # read piece by piece too
+        if part.tensor in whole:
+            old = None
+        if old is not None:
+            positions = np.flatnonzero(old != new).astype(np.int32)
             if whole_runs and positions.size * (4 + new.itemsize) > new.nbytes:
                 positions = None
             else:
-                values = new[positions]
+                values, old = new[positions], old[positions]
                 positions += np.int32(done)
         start = part.start + (done if positions is None else 0)
         done += new.size
         if values.size:
-            found.append(Change(part.tensor, start, positions, values.copy()))
+            kept = old if with_old else None
+            found.append(Change(part.tensor, start, positions, values.copy(), kept))
 
-    run([patch], overheard, task, write)
+    run(group, overheard, task, write)
     return _joined(found)
 
 
@@ -177,6 +194,9 @@ def _joined(found: list[Change]) -> list[Change]:
             group[0].start,
             np.concatenate([c.positions for c in group if c.positions is not None]),
             np.concatenate([c.values for c in group]),
+            None
+            if group[0].old is None
+            else np.concatenate([c.old for c in group if c.old is not None]),
         )
         for group in groups
     ]

@@ -103,7 +103,7 @@ def export_patch(
         manifest = opened.manifest
         check_names(manifest)
         source = open_base(base, manifest)
-        gone = removed(manifest, source)
+        gone = removed(manifest, manifest, source)
         renamed = renamed_rows(manifest, source)
         named = {
             row: t for row, t in enumerate(manifest.tensors) if manifest.names[row] is not None
@@ -143,7 +143,7 @@ def export_patch(
             with os_errors(output):
                 stream.write(head)
                 stream.truncate(size)
-            for change in changes(opened, source, jobs or default_jobs(), whole=renamed):
+            for change in changes([opened], source, jobs or default_jobs(), whole=renamed):
                 put(change, stream.fileno())
                 if progress is not None:
                     progress(sum(done.values()), total)

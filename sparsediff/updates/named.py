@@ -131,15 +131,18 @@ def renamed_rows(manifest: Manifest, base: Base) -> set[int]:
     return found
 
 
-def removed(manifest: Manifest, base: Base) -> list[str]:
-    """Names of the base's tensors that the target no longer has, sorted."""
+def removed(target: Manifest, manifest: Manifest, base: Base) -> list[str]:
+    """Names of the base's tensors that the target no longer has, sorted.
+
+    ``manifest`` is of the patch from that base; ``target`` of the last one, the same or another.
+    """
     if isinstance(base, BaseTensors):
         names = base.names
     else:
         assert isinstance(base, BaseFiles)
         spans = (span for _, found in _base_spans(manifest, base) for span in found)
         names = {span.name for span in spans}
-    return sorted(names - set(manifest.names))
+    return sorted(names - set(target.names))
 
 
 def _base_spans(manifest: Manifest, base: BaseFiles) -> Iterator[tuple[int, list[Span]]]:

@@ -44,7 +44,7 @@ def patches_of(steps: list[Path], *, bucket_words: int = 1 << 24) -> list[Path]:
 
 def group_sizes(patches: list[Path]) -> list[int]:
     with chain.open_chain(patches) as opened:
-        return [len(group) for group in chain._groups(opened)]
+        return [len(group) for group in chain.groups(opened)]
 
 
 @pytest.fixture
