@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from sparsediff.make import MakeResult, make_patch
     from sparsediff.patch.container import Patch, open_patch
     from sparsediff.patch.manifest import Manifest
+    from sparsediff.shipping.catalog import Version
+    from sparsediff.shipping.follow import Arrival, Follower, versions
+    from sparsediff.shipping.policy import Policy
+    from sparsediff.shipping.pull import PullResult, pull
+    from sparsediff.shipping.ship import ShipResult, ship
     from sparsediff.stats import (
         CheckpointStats,
         Group,
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
         patch_stats,
         series_stats,
     )
+    from sparsediff.stores import Store, open_store
     from sparsediff.updates import (
         ExportResult,
         Update,
@@ -66,6 +72,11 @@ _HOMES = {
     "make": ("MakeResult", "make_patch"),
     "patch.container": ("Patch", "open_patch"),
     "patch.manifest": ("Manifest",),
+    "shipping.catalog": ("Version",),
+    "shipping.follow": ("Arrival", "Follower", "versions"),
+    "shipping.policy": ("Policy",),
+    "shipping.pull": ("PullResult", "pull"),
+    "shipping.ship": ("ShipResult", "ship"),
     "stats": (
         "CheckpointStats",
         "Group",
@@ -76,6 +87,7 @@ _HOMES = {
         "patch_stats",
         "series_stats",
     ),
+    "stores": ("Store", "open_store"),
     "updates": (
         "ExportResult",
         "Update",
@@ -99,23 +111,30 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ApplyResult",
+    "Arrival",
     "CheckpointStats",
     "CorruptError",
     "ExportResult",
+    "Follower",
     "Group",
     "LockedError",
     "MakeResult",
     "Manifest",
     "Patch",
+    "Policy",
+    "PullResult",
     "SeriesStats",
     "SeriesStep",
+    "ShipResult",
     "SparsediffError",
+    "Store",
     "TensorStats",
     "UnavailableError",
     "UnsupportedError",
     "Update",
     "UsageError",
     "VerifyResult",
+    "Version",
     "WrongBaseError",
     "__version__",
     "apply_patch",
@@ -124,9 +143,13 @@ __all__ = [
     "iter_updates",
     "make_patch",
     "open_patch",
+    "open_store",
     "patch_stats",
+    "pull",
     "removed_tensors",
     "series_stats",
+    "ship",
     "squash_patches",
     "verify_patch",
+    "versions",
 ]

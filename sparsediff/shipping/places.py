@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +98,24 @@ class Place(ABC):
                 remove(path)
             for path in self.home.iterdir():
                 if is_temp(path.name):  # of a run that was killed
+                    remove(path)
+
+    def patch(self, sha256: str) -> Path:
+        """Where `keep_patches` puts a patch."""
+        return whole(self.home / "patches", sha256)
+
+    def keep_patches(self, digests: Iterable[str]) -> None:
+        """Keep fetched patches, which `tidy` would remove."""
+        own_directory(self.home / "patches", 0o700)
+        with os_errors(self.home):
+            for sha256 in digests:
+                os.replace(whole(self.fetched, sha256), self.patch(sha256))
+
+    def tidy_patches(self, wanted: Collection[str]) -> None:
+        """Remove all patches that were kept but these."""
+        with os_errors(self.home):
+            for path in (self.home / "patches").iterdir():
+                if path.stem not in wanted:
                     remove(path)
 
     def _directories(self) -> list[Path]:

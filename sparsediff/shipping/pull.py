@@ -70,6 +70,7 @@ def pull(
     version: str | None = None,
     in_place: bool = False,
     keep: int = 2,
+    keep_patches: bool = False,
     streams: int = 4,
     jobs: int | None = None,
     after: Callable[[PullResult], None] | None = None,
@@ -85,6 +86,8 @@ def pull(
         version: its name, the number in its name, or its number; default the latest.
         in_place: update ``dest`` itself, file by file.
         keep: versions to keep, the current one included; not in place.
+        keep_patches: leave the patches that were applied where `Place.patch` says, until the
+            versions they lead from go; not the patches from nothing.
         streams: requests to the store at once.
         jobs: threads to rebuild with.
         after: called after a switch; if it raises, the next run calls it again.
@@ -108,7 +111,7 @@ def pull(
     if found is None:
         raise no_pointer(store)
     with place.open(found[0].id, jobs):
-        run = _Run(store, place, found[0], version, streams, note, progress, result)
+        run = _Run(store, place, found[0], version, streams, keep_patches, note, progress, result)
         run.bring()
         if place.record.told != run.told:
             if after is not None:
@@ -127,11 +130,13 @@ class _Run:
         catalog: Catalog,
         asked: str | None,
         streams: int,
+        keep_patches: bool,
         note: Note,
         progress: Progress | None,
         result: PullResult,
     ) -> None:
         self._store, self._place, self._catalog, self._asked = store, place, catalog, asked
+        self._keep_patches = keep_patches
         self._streams, self._note, self._progress = streams, note, progress
         self._result = result
 
@@ -179,7 +184,13 @@ class _Run:
             result.switched = wanted.version != result.previous
             if result.switched:
                 place.switch(wanted)
+            if self._keep_patches:
+                place.keep_patches([p.sha256 for p in patches if p.base is not None])
             place.tidy()
+            if self._keep_patches:
+                oldest = min(place.held())
+                later = (v for v in self._catalog.versions if v.version > oldest)
+                place.tidy_patches({p.sha256 for v in later for p in v.patches})
             result.path = place.path(wanted)
             return
 

@@ -1,0 +1,206 @@
+"""Follower: the versions of a store as they come, each verified, with the way that led there.
+
+Enters: a store and a destination of `pull`, which others on the host may share. Leaves:
+arrivals in order, each a version that is whole on disk and, where there is one, the
+patches from the version before. Skips versions that were overtaken. Never gives up
+because a store is out of reach or damaged, or because another run is writing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sparsediff.disk.locks import waiting
+from sparsediff.errors import CorruptError, LockedError, UnavailableError
+from sparsediff.shipping.absent import no_pointer
+from sparsediff.shipping.catalog import Catalog, Version
+from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.fetch import fetch, is_intact
+from sparsediff.shipping.places import Versions
+from sparsediff.shipping.pull import pull
+from sparsediff.stores import Store
+
+_PATIENCE = 600.0  # seconds for another run's lock, each time
+_STREAMS = 4  # requests at once
+
+
+def versions(store: Store) -> list[Version]:
+    """The versions of a store, the oldest first.
+
+    Raises:
+        UnavailableError: nothing was shipped yet, or the store is out of reach; try again.
+        CorruptError: its pointer is damaged.
+        UnsupportedError: its layout is of a later version.
+    """
+    found = read_catalog(store)
+    if found is None:
+        raise no_pointer(store)
+    return list(found[0].versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A version that has arrived.
+
+    Attributes:
+        version: which.
+        path: its directory; stays until ``keep`` later versions have come.
+        previous: what this follower was at before; None if that is not known here.
+        base: its directory; None if it is not there any more.
+        patches: from ``base`` to ``path``, in order, as files; empty if there is no such way.
+            They stay as long as ``base`` does.
+        latest: the newest version of the store.
+    """
+
+    version: Version
+    path: Path
+    previous: Version | None
+    base: Path | None
+    patches: list[Path]
+    latest: Version
+
+
+class Follower:
+    """Follows a store; an iterator of arrivals, and an asynchronous one.
+
+    Several followers on one host may share a directory: they wait for each other, and
+    what one has fetched and verified is there for all.
+
+    Args:
+        store: what to follow.
+        directory: where versions go, as with `pull`: ``directory/versions/NAME``.
+        holding: name of the version that the caller holds already, which is where the first
+            arrival leads from; None if it holds nothing.
+        every: seconds from one look at the store to the next while there is nothing new.
+        keep: versions to keep in the directory.
+        jobs: threads to rebuild with; default all processors.
+
+    Attributes:
+        problem: why the last look at the store failed; None if it did not.
+        latest: the newest version of the store when it was last looked at.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        directory: Path | str,
+        *,
+        holding: str | None = None,
+        every: float = 1.0,
+        keep: int = 2,
+        jobs: int | None = None,
+    ) -> None:
+        self._store, self._directory = store, Path(os.path.abspath(directory))
+        self._holding: Version | str | None = holding
+        self._every, self._keep, self._jobs = every, keep, jobs
+        self._stopped = threading.Event()
+        self.problem: str | None = None
+        self.latest: Version | None = None
+
+    def poll(self) -> Arrival | None:
+        """Look once: the newest version, if it is another than the last; else None.
+
+        Raises:
+            UnavailableError: the store is out of reach, or nothing was shipped yet; try again.
+            LockedError: another run holds the directory, after ten minutes too; try again.
+            CorruptError: the store has no intact way to any new version.
+            SparsediffError: as `pull` does.
+        """
+        found = read_catalog(self._store)
+        if found is None:
+            raise no_pointer(self._store)
+        catalog = found[0]
+        self.latest = catalog.latest
+        held = self._held(catalog)
+        if held is not None and held.version == catalog.latest.version:
+            return None
+        with waiting(_PATIENCE, lambda _: None):
+            result = pull(
+                self._store,
+                self._directory,
+                keep=self._keep,
+                keep_patches=True,
+                jobs=self._jobs,
+            )
+        assert result.version is not None
+        assert result.path is not None
+        assert result.catalog is not None
+        if held is not None and held.version == result.version.version:
+            return None
+        arrival = Arrival(result.version, result.path, held, None, [], latest=result.catalog.latest)
+        if held is not None:
+            arrival = self._with_way(arrival, held, result.catalog)
+        self._holding = result.version
+        self.latest = result.catalog.latest
+        return arrival
+
+    def stop(self) -> None:
+        """End the iteration, from any thread; a version on its way is finished first."""
+        self._stopped.set()
+
+    def __iter__(self) -> Iterator[Arrival]:
+        """Arrivals, without end until `stop`.
+
+        Raises:
+            SparsediffError: as `poll` does, but for what is unavailable, locked or corrupt: that
+                may pass, and ``problem`` says what it is.
+        """
+        while not self._stopped.is_set():
+            arrival = self._patient()
+            if arrival is not None:
+                yield arrival
+            else:
+                self._stopped.wait(self._every)
+
+    async def __aiter__(self) -> AsyncIterator[Arrival]:
+        """The same for asyncio: looks and pulls on a thread."""
+        while not self._stopped.is_set():
+            arrival = await asyncio.to_thread(self._patient)
+            if arrival is not None:
+                yield arrival
+            else:
+                await asyncio.sleep(self._every)
+
+    def _patient(self) -> Arrival | None:
+        """`poll`, where what may pass is nothing new: the next ship mends a damaged way, too."""
+        try:
+            arrival = self.poll()
+        except (UnavailableError, LockedError, CorruptError) as e:
+            self.problem = str(e)
+            return None
+        self.problem = None
+        return arrival
+
+    def _held(self, catalog: Catalog) -> Version | None:
+        if isinstance(self._holding, str):
+            found = catalog.find(self._holding)
+            if found is None:  # pruned, or of another store
+                return None
+            self._holding = found
+        return self._holding
+
+    def _with_way(self, arrival: Arrival, held: Version, catalog: Catalog) -> Arrival:
+        """The arrival with the patches from what is held, if there are some and their base is."""
+        place = Versions(self._directory, self._keep)
+        base = self._directory / "versions" / held.name
+        way = catalog.path([held.version], arrival.version.version)
+        if way is None or way[0] != held.version or not base.is_dir():
+            return arrival
+        files = [place.patch(p.sha256) for p in way[1]]
+        missing = [p for p in way[1] if not is_intact(place.patch(p.sha256), p.sha256)]
+        if missing:  # another run of pull came here first, and did not keep them
+            try:
+                with (
+                    waiting(_PATIENCE, lambda _: None),
+                    place.open(catalog.id, self._jobs),
+                ):
+                    fetch(self._store, missing, place.fetched, streams=_STREAMS)
+                    place.keep_patches([p.sha256 for p in missing])
+            except CorruptError:
+                return arrival
+        return replace(arrival, base=base, patches=files)
