@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     "pull",
     epilog=examples(
         "sparsediff pull s3://weights/grpo7 /models/grpo7",
-        "sparsediff pull /mnt/store /models/grpo7 --exec 'curl -X POST localhost:8000/reload'",
+        "sparsediff pull /mnt/store /models/grpo7 --exec './reload.sh \"$SPARSEDIFF_PATH\"'",
         "sparsediff pull /mnt/store /models/grpo7 --version step_000100",
         "sparsediff pull s3://weights/grpo7 /models/grpo7 --in-place --watch 10",
     )

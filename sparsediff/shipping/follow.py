@@ -83,6 +83,7 @@ class Follower:
     Attributes:
         problem: why the last look at the store failed; None if it did not.
         latest: the newest version of the store when it was last looked at.
+        lag: how many versions the store then had after the last arrival; None before both.
     """
 
     def __init__(
@@ -101,11 +102,20 @@ class Follower:
         self._stopped = threading.Event()
         self.problem: str | None = None
         self.latest: Version | None = None
+        self.lag: int | None = None
 
-    def poll(self) -> Arrival | None:
+    def holding(self, name: str) -> None:
+        """The version that the caller holds is another than the last that arrived."""
+        self._holding = name
+
+    def poll(self, version: str | None = None) -> Arrival | None:
         """Look once: the newest version, if it is another than the last; else None.
 
+        Args:
+            version: the one to go to, newer or older, by its name or number; default the newest.
+
         Raises:
+            UsageError: there is no such version.
             UnavailableError: the store is out of reach, or nothing was shipped yet; try again.
             LockedError: another run holds the directory, after ten minutes too; try again.
             CorruptError: the store has no intact way to any new version.
@@ -117,12 +127,15 @@ class Follower:
         catalog = found[0]
         self.latest = catalog.latest
         held = self._held(catalog)
-        if held is not None and held.version == catalog.latest.version:
+        self._count(catalog)
+        wanted = catalog.latest if version is None else catalog.find(version)
+        if held is not None and wanted is not None and held.version == wanted.version:
             return None
         with waiting(_PATIENCE, lambda _: None):
             result = pull(
                 self._store,
                 self._directory,
+                version=version,
                 keep=self._keep,
                 keep_patches=True,
                 jobs=self._jobs,
@@ -137,6 +150,7 @@ class Follower:
             arrival = self._with_way(arrival, held, result.catalog)
         self._holding = result.version
         self.latest = result.catalog.latest
+        self._count(result.catalog)
         return arrival
 
     def stop(self) -> None:
@@ -175,6 +189,10 @@ class Follower:
             return None
         self.problem = None
         return arrival
+
+    def _count(self, catalog: Catalog) -> None:
+        if isinstance(self._holding, Version):
+            self.lag = sum(v.version > self._holding.version for v in catalog.versions)
 
     def _held(self, catalog: Catalog) -> Version | None:
         if isinstance(self._holding, str):

@@ -23,7 +23,6 @@ from sparsediff.torch.staged import Part, Staged, wait
 from sparsediff.torch.tensors import (
     dtype_in_torch,
     extent,
-    held_by,
     listed,
     words_of,
 )
@@ -105,9 +104,9 @@ class Routes:
         unrouted: names of tensors that the loader does more with than copying, and what.
         elsewhere: names of tensors that the loader leaves alone: of another rank, or a copy
             of a tied one. A fresh start leaves them alone as well.
-        unreached: names of parameters and persistent buffers to which no tensor goes. They
-            stay what they are; if they were made from the checkpoint by other means, such as
-            an untied copy of a head, they get stale.
+        unreached: names of parameters to which no tensor goes. They stay what they are; if
+            they were made from the checkpoint by other means, such as an untied copy of a
+            head, they get stale.
         partly: words that tensors go to, by name of the parameter, where that is not all: the
             rest is padding as a rule.
     """
@@ -131,7 +130,7 @@ class Routes:
     def _cover(self, model: torch.nn.Module) -> None:
         extents = [(*extent(r.into), r.into.numel()) for rs in self.found.values() for r in rs]
         starts = sorted(extents)
-        for name, tensor in held_by(model):
+        for name, tensor in model.named_parameters():
             if not tensor.numel() or tensor.is_meta or tensor.layout is not torch.strided:
                 continue
             device, begin, end = extent(tensor)

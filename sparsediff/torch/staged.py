@@ -72,11 +72,12 @@ class Staged:
         n_words: to be written, of all tensors.
         n_bytes: that it holds on the model's devices: positions, and new words and old.
         tensors: names of the tensors that change here, sorted.
+        committed: whether the new words are the ones in place.
     """
 
     def __init__(self, parts: list[Part], check: Callable[[], None]) -> None:
         self._parts, self._check = parts, check
-        self._committed = False
+        self.committed = False
         self.n_words = sum(p.at.numel() for p in parts)
         self.n_bytes = sum(
             t.numel() * t.element_size() for p in parts for t in (p.at, p.new, p.base)
@@ -94,10 +95,10 @@ class Staged:
             WrongBaseError: the model does not hold the base; nothing was written.
             UnsupportedError: the model's memory has moved; nothing was written.
         """
-        if self._committed:
+        if self.committed:
             raise UsageError("this update is committed already")
         self._swap(lambda p: p.base, lambda p: p.new, "the update's base")
-        self._committed = True
+        self.committed = True
 
     def undo(self) -> None:
         """Put the old words back, after it is shown that the new ones are there.
@@ -107,10 +108,10 @@ class Staged:
             WrongBaseError: something else was written meanwhile; nothing is changed.
             UnsupportedError: the model's memory has moved.
         """
-        if not self._committed:
+        if not self.committed:
             raise UsageError("this update is not committed")
         self._swap(lambda p: p.new, lambda p: p.base, "what was committed")
-        self._committed = False
+        self.committed = False
 
     def _swap(
         self,

@@ -145,6 +145,17 @@ def test_the_page_on_live_models_runs(place: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
+def test_the_page_on_engines_runs(training: Path) -> None:
+    """Its Python but for vLLM's, which runs in `tests/vllm`, on a store with three versions."""
+    text = (ROOT / "docs/engines.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for i, block in enumerate(b for b in blocks if not b.startswith("llm.")):
+        (training / f"page{i}.py").write_text(block)
+        run = shell(f"{sys.executable} page{i}.py", training)
+        assert run.returncode == 0, run.stderr
+    assert run.stdout.endswith("['step_000100', 'step_000101', 'step_000102']\n")
+
+
 def test_python_of_the_format_page_runs(place: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/format.md").read_text(), re.DOTALL)
     assert shell("sparsediff make step_100 step_101 -o p.sdiff", place).returncode == 0

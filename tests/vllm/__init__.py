@@ -1,0 +1,1 @@
+"""Tests in a real vLLM, which has an environment of its own: run with ``-m vllm`` there."""
