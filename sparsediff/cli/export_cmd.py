@@ -32,6 +32,7 @@ from sparsediff.cli.common import (
     epilog=examples(
         "sparsediff export step_100/ 101.sdiff -o 101.safetensors",
         "sparsediff export step_100/ 101.sdiff -o 101.safetensors --layout trl",
+        "sparsediff export step_100/ 101.sdiff -o sync/weight_v000101 --layout slime",
     )
     + exit_codes(0, 2, 10, 11, 12, 13, 14, 130),
 )
@@ -39,14 +40,25 @@ from sparsediff.cli.common import (
 @click.argument("patch", type=PatchPath())
 @options(
     click.option(
-        "-o", "--output", metavar="FILE", required=True, help="Where to write the safetensors file."
+        "-o",
+        "--output",
+        metavar="OUTPUT",
+        required=True,
+        help="Where to write the safetensors file, or slime's directory.",
     ),
     click.option(
         "--layout",
-        type=click.Choice(["plain", "trl"]),
+        type=click.Choice(["plain", "trl", "slime"]),
         default="plain",
         show_default=True,
-        help="plain: NAME.indices and NAME.values; trl: NAME.idx and NAME.val.",
+        help="plain: NAME.indices and NAME.values; trl: NAME.idx and NAME.val; slime: a directory"
+        " weight_v000101 that leads from the version before.",
+    ),
+    click.option(
+        "--base-version",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Version that slime's receivers have. [default: the one before]",
     ),
     force_option,
     jobs_option,
@@ -59,6 +71,7 @@ def command(
     patch: str,
     output: str,
     layout: str,
+    base_version: int | None,
     force: bool,
     jobs: int | None,
     quiet: bool,
@@ -72,22 +85,35 @@ def command(
     verified against BASE first. - reads the patch from standard input.
     """
     from sparsediff.patch.container import is_patch
-    from sparsediff.updates import export_patch
+    from sparsediff.updates import export_patch, export_slime
 
     if base == "-" or (is_patch(base) and not is_patch(patch)):  # as it was once
         base, patch = patch, base
         say("sparsediff: note: export takes BASE first, then PATCH, as apply does", err=True)
+    if base_version is not None and layout != "slime":
+        raise click.UsageError("--base-version is for --layout slime")
     start = time.monotonic()
     with progress_bar("export", quiet=quiet) as progress:
-        result = export_patch(
-            patch,
-            base,
-            output,
-            layout=cast(Literal["plain", "trl"], layout),
-            jobs=jobs,
-            force=force,
-            progress=progress,
-        )
+        if layout == "slime":
+            result = export_slime(
+                patch,
+                base,
+                output,
+                base_version=base_version,
+                jobs=jobs,
+                force=force,
+                progress=progress,
+            )
+        else:
+            result = export_patch(
+                patch,
+                base,
+                output,
+                layout=cast(Literal["plain", "trl"], layout),
+                jobs=jobs,
+                force=force,
+                progress=progress,
+            )
     if as_json:
         print_json(asdict(result) | {"output": str(result.output)})
     elif not quiet:
