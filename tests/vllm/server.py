@@ -93,7 +93,7 @@ class Server:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
             return str(answer.read().decode())
 
-    def wait(self, until: Any, timeout: float = 240) -> dict[str, Any]:
+    def wait(self, until: Any, timeout: float = 600) -> dict[str, Any]:
         """What /sparsediff says once ``until`` is true of it."""
         end = time.monotonic() + timeout
         status: Any = None

@@ -32,7 +32,7 @@ class Place:
     def ship(self, *numbers: int) -> None:
         """Train, save, ship."""
         for number in numbers:
-            self._trainer.save(self.run / f"step_{number}")
+            self._trainer.save(self.at(number))
         ship(self.run, self.store, Policy(rule=Rule(quiet=0.0)))
 
     def server(self, **options: Any) -> Server:
@@ -40,10 +40,14 @@ class Place:
         log = self.root / "following.log"
         return Server(self.models / "current", self.root / "store", self.models, log, **options)
 
+    def at(self, number: int) -> Path:
+        """A checkpoint of the trainer."""
+        return self.run / f"step_{number}"
+
     def fresh(self, number: int, **options: Any) -> tuple[Any, Any]:
         """Digests and answers of a server that was started from a checkpoint."""
         log = self.root / "fresh.log"
-        server = Server(self.run / f"step_{number}", None, self.models, log, **options)
+        server = Server(self.at(number), None, self.models, log, **options)
         try:
             server.wait(lambda s: s["state"] == "off")
             return server.digests(), server.answers()
@@ -93,19 +97,22 @@ def test_under_load_with_failures_and_a_kill(tmp_path: Path, tp: int, kind: str)
         assert client.end() == []
         assert client.n_requests > 0
         assert server.digests() != before
-        served = server.digests(), server.answers()
+        assert all(r["ok"] for r in server.rpc("sparsediff_call", "record", str(place.at(7))))
+        assert not any(r["ok"] for r in server.rpc("sparsediff_call", "record", str(place.at(6))))
         metrics = server.text("/metrics")
         assert "sparsediff_version 7.0" in metrics
         assert 'sparsediff_pause_seconds_count{mode="routes"} ' in metrics
-        assert place.fresh(7, tp=tp) == served
-        # Killed at any moment, a server follows on when it is started again.
+        # Killed in the middle of an update, a server follows on when it is started again.
         place.ship(8)
         server.wait(lambda s: s["state"] != "following" or s["version"] == "step_8")
         server.stop(signal.SIGKILL)
         server = place.server(tp=tp)
-        status = server.at("step_8")
-        assert status["mode"] == "routes"
-        assert place.fresh(8, tp=tp) == (server.digests(), server.answers())
+        assert server.at("step_8")["mode"] == "routes"
+        place.ship(9)
+        assert server.at("step_9")["pauses"][-1]["mode"] == "routes"
+        served = server.digests(), server.answers()
+        server.stop()
+        assert place.fresh(9, tp=tp) == served
     finally:
         server.stop()
 
@@ -119,6 +126,8 @@ def test_packed_weights_are_reloaded_whole_and_exactly(tmp_path: Path) -> None:
         assert "packed" in status["why"]
         place.ship(2, 3)
         assert server.at("step_3")["pauses"][-1]["mode"] == "reload"
-        assert place.fresh(3, packed=True) == (server.digests(), server.answers())
+        served = server.digests(), server.answers()
+        server.stop()
+        assert place.fresh(3, packed=True) == served
     finally:
         server.stop()
