@@ -22,6 +22,7 @@ from sparsediff.cli.common import (
     size,
     wait_option,
 )
+from sparsediff.cli.dry_run import check_alone, dry_run_options, print_pull, way_of
 from sparsediff.cli.service import (
     Outcome,
     Service,
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
         help="Run this after a switch, in a shell that has SPARSEDIFF_PATH, _NAME, _VERSION and"
         " _PREVIOUS_VERSION in its environment. If it fails, the next run runs it again.",
     ),
+    dry_run_options,
     command_options,
     once_option,
     watch_option,
@@ -93,6 +95,8 @@ def command(
     keep: int,
     in_place: bool,
     after: str | None,
+    dry_run: bool,
+    as_json: bool,
     on_error: str | None,
     exec_timeout: float,
     once: bool,
@@ -116,6 +120,7 @@ def command(
 
     if once and watch is not None:
         raise click.UsageError("--once and --watch exclude each other")
+    check_alone(dry_run, as_json, watch, metrics_file, on_error)
     service = Service(
         "pull",
         quiet=quiet,
@@ -126,6 +131,14 @@ def command(
         store=store,
         dest=dest,
     )
+
+    if dry_run:
+        from sparsediff.shipping.pull import preview
+
+        with opened_store(store, bwlimit, retries, create=False) as opened:
+            found = preview(opened, dest, version=wanted, in_place=in_place, note=service.note)
+        print_pull(found, dest, after, as_json)
+        return 0
 
     def run(outcome: Outcome) -> None:
         result = PullResult()
@@ -225,10 +238,6 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
     if not result.switched:
         outcome.line = f"nothing new to pull, {dest} is at {printable(version.name)}"
         return
-    anchors = sum(p.base is None for p in result.patches)
-    n = len(result.patches) - anchors
-    way = ["1 anchor"] * anchors + [f"{n} patch" if n == 1 else f"{n} patches"] * bool(n)
-    text = " and ".join(way) or "a version that was kept"
     fetched = f"{size(result.fetched_bytes)} fetched for {size(version.n_bytes)}"
     if ratio is not None:
         fetched += f" ({number(ratio, 1)}x)"
@@ -236,5 +245,6 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
         left = version.left_out
         fetched += f", without {plural(left.n_files, 'file')} ({size(left.n_bytes)}) not shipped"
     outcome.line = (
-        f"{dest}: now {printable(version.name)}, from {text}, {fetched}, {duration(took)}"
+        f"{dest}: now {printable(version.name)}, from {way_of(result.patches)}, {fetched}, "
+        f"{duration(took)}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from sparsediff.cli.common import (
     size,
     wait_option,
 )
+from sparsediff.cli.dry_run import check_alone, dry_run_options, print_ship
 from sparsediff.cli.service import (
     Outcome,
     Service,
@@ -122,6 +124,7 @@ _SAID = 3  # checkpoints, or names, that one line tells of
         help="Continue STORE with this run, though it holds the checkpoints of another. Everybody"
         " who pulls from it goes over to this one.",
     ),
+    dry_run_options,
     command_options,
     once_option,
     watch_option,
@@ -147,6 +150,8 @@ def command(
     squash_every: int | None,
     state: str | None,
     adopt: bool,
+    dry_run: bool,
+    as_json: bool,
     on_error: str | None,
     exec_timeout: float,
     once: bool,
@@ -174,6 +179,7 @@ def command(
 
     if once and watch is not None:
         raise click.UsageError("--once and --watch exclude each other")
+    check_alone(dry_run, as_json, watch, metrics_file, on_error)
     service = Service(
         "ship",
         quiet=quiet,
@@ -193,6 +199,20 @@ def command(
         rewind,
         Selection(include, exclude),
     )
+
+    if dry_run:
+        check_source(source)
+        if "://" not in store:
+            check_apart(Path(source), Path(store))
+        from sparsediff.shipping.preview import preview
+
+        opened = None
+        if "://" in store or os.path.lexists(store):  # else it would be made
+            with opened_store(store, bwlimit, retries, create=False) as opened:
+                pass
+        found = preview(source, opened, policy, state_directory=state, adopt=adopt)
+        print_ship(found, as_json, stalled_after + settled)
+        return 0
 
     def run(outcome: Outcome) -> None:
         result = ShipResult()

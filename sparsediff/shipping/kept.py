@@ -68,28 +68,13 @@ class Kept:
             UnavailableError: versions were shipped from here, but the store is empty.
         """
         old = self._record
-        identities: dict[int, str] = {}
-        self.squash_from = None
-        if catalog is None and old.id is not None:
-            raise UnavailableError(
-                f"holds nothing, though versions were shipped to {printable(old.store)}: is it "
-                f"mounted? For another store give another `state_directory`; to start anew, remove "
-                f"{self._home / state.NAME}",
-                file=self._store.name,
-            )
+        identities, self.squash_from = self.known(catalog)
         if catalog is not None and old.id not in (None, catalog.id):
             note(
                 f"{self._home} was kept for {printable(old.store)}, another store or its past; a "
                 "version will be stored whole for it (give each store a `state_directory` of its "
                 "own)"
             )
-        if catalog is not None and catalog.id == old.id:
-            identities = dict(old.kept)
-            self.squash_from = old.squash_from
-        pending = old.pending
-        if pending is not None and is_published(pending, catalog):  # and then the run was killed
-            identities[pending.version] = pending.identity
-            self.squash_from = pending.squash_from
         self._identities = {}
         for version, identity in identities.items():
             try:
@@ -103,6 +88,28 @@ class Kept:
         self.clean(catalog)
         if len(self._identities) < len(identities) or self.run != old.run:
             self.save(catalog)  # what was noted need not be noted again
+
+    def known(self, catalog: Catalog | None) -> tuple[dict[int, str], int | None]:
+        """Identities of snapshots that earlier runs recorded, and where the next shortcut starts.
+
+        Raises:
+            UnavailableError: versions were shipped from here, but the store is empty.
+        """
+        old, identities, squash_from = self._record, dict[int, str](), None
+        if catalog is None and old.id is not None:
+            raise UnavailableError(
+                f"holds nothing, though versions were shipped to {printable(old.store)}: is it "
+                f"mounted? For another store give another `state_directory`; to start anew, remove "
+                f"{self._home / state.NAME}",
+                file=self._store.name,
+            )
+        if catalog is not None and catalog.id == old.id:
+            identities, squash_from = dict(old.kept), old.squash_from
+        pending = old.pending
+        if pending is not None and is_published(pending, catalog):  # and then the run was killed
+            identities[pending.version] = pending.identity
+            squash_from = pending.squash_from
+        return identities, squash_from
 
     def __contains__(self, version: int) -> bool:
         return version in self._identities

@@ -76,6 +76,20 @@ class Place(ABC):
             self._recover()
             yield
 
+    def peek(self, store_id: str) -> None:
+        """Take up what is known of the destination; changes nothing, and takes no lock.
+
+        Raises:
+            UsageError: ``dest`` is something else's, or a directory in it is a link.
+            CorruptError: the record is damaged.
+        """
+        with os_errors(self.dest):
+            for directory in self._directories():
+                state.check_own(directory)
+            self._check_dest()
+        record = state.load_pulled(self.home, self._advice())
+        self.record = record if record.id == store_id else Pulled(store_id)
+
     @property
     def fetched(self) -> Path:
         """Directory for patches on their way."""

@@ -28,7 +28,7 @@ from sparsediff.parallel import Progress
 from sparsediff.shipping.absent import check_no_store, no_pointer
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
 from sparsediff.shipping.catalog_json import read_catalog
-from sparsediff.shipping.fetch import BadObjectError, fetch
+from sparsediff.shipping.fetch import BadObjectError, fetch, whole
 from sparsediff.shipping.kept import Note
 from sparsediff.shipping.places import InPlace, Place, Versions
 from sparsediff.stores import Store
@@ -104,20 +104,83 @@ def pull(
         LockedError: another run pulls to ``dest``.
     """
     result = result if result is not None else PullResult()
-    check_no_store(dest, "a destination; give the store first and the destination after")
-    dest = Path(os.path.abspath(dest))
-    place: Place = InPlace(dest) if in_place else Versions(dest, keep)
-    found = read_catalog(store)
-    if found is None:
-        raise no_pointer(store)
-    with place.open(found[0].id, jobs):
-        run = _Run(store, place, found[0], version, streams, keep_patches, note, progress, result)
+    place, catalog = _opened(store, dest, in_place, keep)
+    with place.open(catalog.id, jobs):
+        run = _Run(store, place, catalog, version, streams, keep_patches, note, progress, result)
         run.bring()
         if place.record.told != run.told:
             if after is not None:
                 after(result)
             place.remember(replace(place.record, told=run.told))
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class PullPreview:
+    """What `pull` would do.
+
+    Attributes:
+        catalog: of the store.
+        version: that it would switch to.
+        current: number of the version that is there; None if there is none.
+        start: version to start from; None for nothing.
+        patches: to be applied, in order.
+        fetched_bytes: to be fetched; what a killed run left of them is not.
+        runs_command: whether the command after a switch is still to be run.
+    """
+
+    catalog: Catalog
+    version: Version
+    current: int | None
+    start: int | None
+    patches: list[StoredPatch]
+    fetched_bytes: int
+    runs_command: bool
+
+
+def preview(
+    store: Store,
+    dest: Path | str,
+    *,
+    version: str | None = None,
+    in_place: bool = False,
+    note: Note = lambda _: None,
+) -> PullPreview:
+    """Say what `pull` would do. Changes nothing, and takes no lock.
+
+    Args:
+        store: as for `pull`, and so are the others.
+        dest: need not exist.
+        version: to switch to.
+        in_place: update ``dest`` itself.
+        note: told why another version is brought than the latest.
+
+    Raises:
+        SparsediffError: what `pull` would end with.
+    """
+    place, catalog = _opened(store, dest, in_place, 1)
+    place.peek(catalog.id)
+    if place.record.updating is not None:
+        note(f"{place.dest}: an update in place was interrupted, and would be completed first")
+    run = _Run(store, place, catalog, version, 1, note, None, PullResult())
+    held = place.held()
+    start, patches = run.choose(held, set())
+    wanted = run.wanted
+    missing = {p.sha256: p.n_bytes for p in patches if not whole(place.fetched, p.sha256).exists()}
+    is_new = place.record.told != run.told
+    current = place.current()
+    return PullPreview(catalog, wanted, current, start, patches, sum(missing.values()), is_new)
+
+
+def _opened(store: Store, dest: Path | str, in_place: bool, keep: int) -> tuple[Place, Catalog]:
+    """The destination, not yet locked, and the catalog."""
+    check_no_store(dest, "a destination; give the store first and the destination after")
+    dest = Path(os.path.abspath(dest))
+    place: Place = InPlace(dest) if in_place else Versions(dest, keep)
+    found = read_catalog(store)
+    if found is None:
+        raise no_pointer(store)
+    return place, found[0]
 
 
 class _Run:
@@ -139,33 +202,51 @@ class _Run:
         self._keep_patches = keep_patches
         self._streams, self._note, self._progress = streams, note, progress
         self._result = result
+        result.previous = place.current()
+
+    @property
+    def wanted(self) -> Version:
+        """The version that was chosen last."""
+        assert self._result.version is not None
+        return self._result.version
 
     @property
     def told(self) -> str:
         """What identifies the version switched to."""
-        assert self._result.version is not None
-        return f"{self._catalog.id} {self._result.version.version}"
+        return f"{self._catalog.id} {self.wanted.version}"
+
+    def choose(
+        self, held: Collection[int], avoid: Collection[str]
+    ) -> tuple[int | None, list[StoredPatch]]:
+        """Choose the version to bring, and the way there: from where, and by which patches.
+
+        Raises:
+            UsageError: there is no such version.
+            CorruptError: no way is left.
+            UnavailableError: what can be had is older than what is here.
+        """
+        wanted = self._result.version = self._wanted(held)
+        self._result.catalog = self._catalog
+        if wanted.version in held:
+            return wanted.version, []
+        way = self._catalog.path(held, wanted.version, avoid)
+        if way is None:
+            raise CorruptError(
+                f"no intact way to version {wanted.version} ({printable(wanted.name)}); "
+                "sparsediff check STORE says what is damaged",
+                file=self._store.name,
+            )
+        return way
 
     def bring(self) -> None:
         """Find a way, fetch, rebuild, switch; if something on the way is damaged, another way."""
         place, result = self._place, self._result
-        result.previous = place.current()
         held = place.held()
         avoid: set[str] = set()
         while True:
-            wanted = result.version = self._wanted(held)
-            result.catalog = self._catalog
-            if wanted.version in held:
-                patches: list[StoredPatch] = []
-            else:
-                way = self._catalog.path(held, wanted.version, avoid)
-                if way is None:
-                    raise CorruptError(
-                        f"no intact way to version {wanted.version} ({printable(wanted.name)}); "
-                        "sparsediff check STORE says what is damaged",
-                        file=self._store.name,
-                    )
-                start, patches = way
+            start, patches = self.choose(held, avoid)
+            wanted = self.wanted
+            if patches:
                 try:
                     self._build(start, patches, wanted)
                 except BadObjectError as e:
