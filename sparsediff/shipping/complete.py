@@ -60,7 +60,6 @@ def check_directory(
     sizes: Mapping[str, int],
     *,
     number: int | None = None,
-    age: float = 0.0,
     is_marked: bool = False,
     before: Iterable[str] = (),
 ) -> None:
@@ -70,7 +69,6 @@ def check_directory(
         path: of the directory.
         sizes: bytes of each of its files, by relative name.
         number: its step.
-        age: seconds since one of them changed.
         is_marked: its writer has said that it is complete, so nothing is guessed.
         before: names of the files of the step before.
 
@@ -84,11 +82,11 @@ def check_directory(
             _check_references(path / name, posixpath.dirname(name), references, sizes)
     _check_counted(found, sizes)
     if not is_marked:
-        why = families.missing(path, number, sizes, age)
-        if why is not None:
-            raise UnavailableError(why)
+        why = families.missing(path, number, sizes)
         for name in sorted(families.written_last(before) - set(sizes)):
-            raise UnavailableError(f"{printable(name)} is missing, which the step before has")
+            why = why or f"{printable(name)} is missing, which the step before has"
+        if why is not None:
+            raise UnavailableError(f"{why}; `marker` can say that it is complete")
     open_checkpoint(path)
 
 

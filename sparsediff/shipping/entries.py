@@ -113,10 +113,9 @@ def find_entries(
     if any_file or holds_weights(names) or any(n.endswith("index.json") for n in names):
         return Entries(single)
     raise UnavailableError(
-        "no checkpoint here",
+        "no checkpoint here that is known; `pattern` or `marker` can say what is one",
         file=source,
-        expected="entries numbered like step_000100 or checkpoint-1200, or files of weights"
-        " (a pattern or a marker says otherwise)",
+        expected="entries numbered like step_000100 or checkpoint-1200, or files of weights",
     )
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from sparsediff.errors import printable
+
 _MAX_TEXT = 1 << 20  # characters of a file that says who wrote it
 
 
@@ -26,12 +28,11 @@ class Family:
         name: what people call it, or its writer.
         known_by: pattern of whole names, of files or folders or ``folder/file``: where
             one matches, the rest of the row holds.
-        needs: what must be there then: one of these names, as a shell writes patterns;
-            ``{1}`` is the first group of ``known_by``.
-        beside: only if there is such a file as well, likewise one of these.
+        needs: what must be there then, as a shell writes patterns: each of these, ``a|b``
+            for either; ``{1}`` is the first group of ``known_by``.
+        beside: only if one of these is there as well, likewise.
         says: only if ``config.json`` or ``adapter_config.json`` there holds what this finds.
         called: only if the checkpoint is called like this.
-        doubt: only until so many seconds after the last change.
         pointer: file next to the checkpoint that names, at its end, the last one completed.
         counts_on_it: without a pointer nothing is complete.
     """
@@ -39,20 +40,18 @@ class Family:
     name: str
     known_by: str
     needs: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
+    beside: str = ""
     says: str = ""
     called: str = ""
-    doubt: float = float("inf")
     pointer: str = ""
     counts_on_it: bool = False
 
 
-_TRAINER = "the Trainer of transformers"
 _BY_HF = r'"transformers_version"|"_diffusers_version"|"peft_type"'
 _TRACKER = "latest_checkpointed_iteration.txt"
 
 FAMILIES = (
-    Family("torch.distributed.checkpoint", r"__(\d+)_\d+\.distcp", (".metadata", "__{1}.metadata")),
+    Family("torch.distributed.checkpoint", r"__(\d+)_\d+\.distcp", (".metadata|__{1}.metadata",)),
     Family("Lightning", r"__\d+_\d+\.distcp", ("meta.pt",), called=r"epoch=.*\.ckpt"),
     Family("Megatron", r"common\.pt", ("metadata.json",), pointer=_TRACKER),
     Family(
@@ -69,38 +68,44 @@ FAMILIES = (
     ),
     Family("DeepSpeed", r"mp_rank_\d+_model_states\.pt", pointer="latest"),
     Family(
-        _TRAINER,
-        r"training_args\.bin|rng_state(?:_\d+)?\.pth",
+        "the Trainer of transformers",
+        r"training_args\.bin",
         ("trainer_state.json",),
-        beside=("optimizer.pt", "scheduler.pt"),
-    ),
-    Family(_TRAINER, r"training_args\.bin", ("trainer_state.json",), called=r"checkpoint-\d+"),
-    Family(  # before it has written anything of its own
-        _TRAINER,
-        r"(?:adapter_)?config\.json",
-        ("trainer_state.json", "random_states_*.pkl"),
-        says=_BY_HF,
         called=r"checkpoint-\d+",
-        doubt=60.0,
     ),
-    Family("accelerate", r"optimizer(?:_\d+)?\.bin", ("random_states_*.pkl", "trainer_state.json")),
+    Family(
+        "the Trainer of transformers",
+        r"optimizer\.pt|scheduler\.pt",
+        (
+            "trainer_state.json",
+            "optimizer*|global_step*",
+            "scheduler.pt",
+            "rng_state*.pth",
+            "*model*|global_step*",
+        ),
+        beside="trainer_state.json|training_args.bin|rng_state*.pth",
+    ),
+    Family("accelerate", r"optimizer(?:_\d+)?\.bin", ("random_states_*.pkl|trainer_state.json",)),
+    Family("transformers", r"generation_config\.json", ("config.json",)),
     Family(
         "transformers",
         r"(.*)-\d+-of-\d+(\.safetensors|\.bin)",
-        ("{1}{2}.index.json", "{1}{2}"),
+        ("{1}{2}.index.json|{1}{2}",),
         says=_BY_HF,
     ),
     Family(
         "diffusers",
         r"(?:unet|transformer|vae)/.*\.(?:safetensors|bin)",
-        ("model_index.json", "random_states_*.pkl", "optimizer*"),
+        ("model_index.json|random_states_*.pkl|optimizer*",),
     ),
+    Family("diffusers", r"diffusion_pytorch_model\..*", ("config.json",)),
     Family("PEFT", r"adapter_model\.(?:safetensors|bin)", ("adapter_config.json",)),
+    Family("PEFT", r"adapter_config\.json", ("adapter*.safetensors|adapter_model.bin",)),
     Family("orbax", r"_sharding|ocdbt\.process_\d+", ("_METADATA",)),
     Family(
         "orbax",
         r"[^/]+/(?:_METADATA|_sharding|manifest\.ocdbt)",
-        ("_CHECKPOINT_METADATA", "_METADATA"),
+        ("_CHECKPOINT_METADATA|_METADATA",),
     ),
 )
 
@@ -122,28 +127,28 @@ def written_last(names: Iterable[str]) -> set[str]:
     return {name for name in names if _LAST.fullmatch(name)}
 
 
-def missing(path: Path, number: int | None, names: Iterable[str], age: float) -> str | None:
+def missing(path: Path, number: int | None, names: Iterable[str]) -> str | None:
     """What the writer of a checkpoint has not written yet; None if nothing is known to lack.
 
     Args:
         path: of the checkpoint, a directory.
         number: its step.
         names: of its files, relative to it.
-        age: seconds since one of them changed.
     """
     folders = _folders(names)
     for family in FAMILIES:
-        if age > family.doubt or (family.called and not re.fullmatch(family.called, path.name)):
+        if family.called and not re.fullmatch(family.called, path.name):
             continue
         for folder, inside in folders.items():
             matches = [m for n in inside if (m := re.fullmatch(family.known_by, n))]
             if not matches or not _applies(family, path / folder, inside):
                 continue
             for match in matches:
-                needs = [n.format(match[0], *match.groups()) for n in family.needs]
-                if needs and not _has(inside, needs):
-                    name = posixpath.join(folder, needs[0])
-                    return f"{name} is missing, which {family.name} writes"
+                for need in family.needs:
+                    need = need.format(match[0], *match.groups())
+                    if not _has(inside, need):
+                        name = posixpath.join(folder, need.replace("|", " or "))
+                        return f"{printable(name)} is missing, which {family.name} writes"
             if family.pointer and not folder:
                 lag = _lag(family, path, number)
                 if lag is not None:
@@ -174,8 +179,8 @@ def _applies(family: Family, folder: Path, inside: set[str]) -> bool:
     )
 
 
-def _has(inside: Iterable[str], patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in inside)
+def _has(inside: Iterable[str], either: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in either.split("|") for name in inside)
 
 
 def _lag(family: Family, path: Path, number: int | None) -> str | None:

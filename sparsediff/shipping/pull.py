@@ -162,7 +162,7 @@ def preview(
     place.peek(catalog.id)
     if place.record.updating is not None:
         note(f"{place.dest}: an update in place was interrupted, and would be completed first")
-    run = _Run(store, place, catalog, version, 1, note, None, PullResult())
+    run = _Run(store, place, catalog, version, 1, False, note, None, PullResult())
     held = place.held()
     start, patches = run.choose(held, set())
     wanted = run.wanted

@@ -53,6 +53,7 @@ from sparsediff.shipping.snapshot import State, identity_of, states
 _RECENT = 10.0  # seconds within which a change asks for a second look …
 _WAIT = 1.0  # … so much later
 _LONGEST_WAIT = 5.0
+_UNKNOWN = "holds no weights that are known; `pattern` or `marker` can say that it is a checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def survey(
     Raises:
         UsageError: ``source`` is missing, two entries have the same number, or the
             rule is malformed.
-        UnavailableError: ``source`` holds no checkpoint yet.
+        UnavailableError: ``source`` holds no checkpoint yet, or nothing that is known as one.
     """
     if rule.marker is not None:
         try:
@@ -167,6 +168,8 @@ def survey(
         complete.append(
             Candidate(entry.name, entry.number, entry.path, identity_of(seen), _newest(seen))
         )
+    if after is None and not complete and incomplete and all(w == _UNKNOWN for _, w in incomplete):
+        raise UnavailableError(f"{incomplete[-1][0]} {_UNKNOWN}", file=source)
     numbers = {entry.name: entry.number for entry, _ in looks}
     return Survey(complete, incomplete, found.others, numbers)
 
@@ -228,13 +231,12 @@ def _check(entry: Entry, seen: list[State] | None, rule: Rule, now: float) -> No
     if "" in sizes:
         check_file(entry.path)
     elif _needs_weights(rule) and not holds_weights(sizes):
-        raise UnavailableError("holds no weights (a pattern or a marker says otherwise)")
+        raise UnavailableError(_UNKNOWN)
     else:
         check_directory(
             entry.path,
             sizes,
             number=entry.number,
-            age=age,
             is_marked=rule.marker is not None,
             before=_names_in(entry.before),
         )

@@ -38,7 +38,7 @@ def references(file: Input) -> list[Reference]:
     Raises:
         MalformedError: it is a zip archive that was cut off, or too short to be anything.
     """
-    if file.size < _SHORTEST and not file.path.name.endswith(".bin"):  # which may be anything
+    if file.size < _SHORTEST:
         raise MalformedError(
             "too short to hold anything (cut off?)", file=file.path, found=f"{file.size} bytes"
         )
