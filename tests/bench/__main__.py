@@ -38,6 +38,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dir", type=Path, help="where files go [/dev/shm with room, else temporary]")
     p.add_argument("--speed", action="store_true", help="our speed against cmp, sha256sum and cp")
     p.add_argument("--speed-size", metavar="MIB,…", help="sizes of --speed [1024]")
+    p.add_argument(
+        "--engine",
+        action="store_true",
+        help="updates of a vLLM engine, each way: in vLLM's environment (CONTRIBUTING.md)",
+    )
     p.add_argument("--json", type=Path, help="write the raw results here")
     p.add_argument("--from-json", type=Path, nargs="+", help="run nothing, report these results")
     p.add_argument("--write", type=Path, metavar="MD", help="write a report, and a plot beside it")
@@ -107,6 +112,10 @@ def main() -> int:
     """Measure, print, write."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # files are removed on the way out
     args = parser().parse_args()
+    if args.engine:
+        from tests.bench import engine
+
+        return engine.main(args.dir, args.quick, args.repeats or 5, args.json)
     if args.from_json:
         documents = [json.loads(p.read_text()) for p in args.from_json]
     else:

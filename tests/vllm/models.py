@@ -11,7 +11,7 @@ import torch
 VOCAB = 512
 
 
-def _model(kind: str) -> Any:
+def _model(kind: str, **more: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     sizes: dict[str, Any] = {
@@ -25,7 +25,7 @@ def _model(kind: str) -> Any:
         "tie_word_embeddings": kind == "qwen2",
         "bos_token_id": 1,
         "eos_token_id": 2,
-    }
+    } | more
     torch.manual_seed(0)
     if kind == "qwen2":  # tied head, biases
         return Qwen2ForCausalLM(Qwen2Config(**sizes))
@@ -33,10 +33,15 @@ def _model(kind: str) -> Any:
 
 
 class Trainer:
-    """A trainer with float32 masters that saves bf16; each step changes some per cent."""
+    """A trainer with float32 masters that saves bf16; each step changes some per cent.
 
-    def __init__(self, kind: str) -> None:
-        self._model = _model(kind).float()
+    Args:
+        kind: ``qwen2``, with a tied head and biases, or ``llama``.
+        sizes: of the model, as its configuration names them.
+    """
+
+    def __init__(self, kind: str, **sizes: Any) -> None:
+        self._model = _model(kind, **sizes).float()
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
         for _ in range(5):
             self._step()

@@ -7,13 +7,14 @@ On CPUs vLLM packs linear weights and drops them; ``Plain`` leaves them as they 
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from vllm.model_executor.layers import utils
 
-from sparsediff.torch import staged
+from sparsediff.torch import iter_updates, staged
 
 
 class Packed:
@@ -42,6 +43,35 @@ class Packed:
                 raise RuntimeError("injected failure")
 
         staged.Staged._put = staticmethod(failing)  # type: ignore[method-assign]
+
+    def by_sparse_patches(self, patch: str, base: str) -> dict[str, float]:
+        """VLLM's own sparse path, for the benchmark; seconds to decode and to load."""
+        from vllm.model_executor.model_loader.checkpoint_weight_patch import (
+            CheckpointWeightPatch,
+            load_checkpoint_weight_patches,
+        )
+
+        began = time.perf_counter()
+        patches = [
+            CheckpointWeightPatch(u.name, u.shape, u.dtype, u.words.view(u.dtype), u.indices)
+            for u in iter_updates(patch, base)
+        ]
+        decoded = time.perf_counter()
+        model = self.model_runner.get_model()
+        load_checkpoint_weight_patches(model, patches, validate_unique_indices=False)
+        return {"decode": decoded - began, "load": time.perf_counter() - decoded}
+
+    def memory(self) -> int:
+        """Most memory that this process had since it was last asked, beyond what it has; bytes."""
+        status = Path("/proc/self/status").read_text()
+        high, now = (
+            int(line.split()[1]) * 1024
+            for key in ("VmHWM", "VmRSS")
+            for line in status.splitlines()
+            if line.startswith(key)
+        )
+        Path("/proc/self/clear_refs").write_text("5")
+        return high - now
 
 
 class Plain(Packed):

@@ -97,8 +97,8 @@ def test_under_load_with_failures_and_a_kill(tmp_path: Path, tp: int, kind: str)
         assert client.end() == []
         assert client.n_requests > 0
         assert server.digests() != before
-        assert all(r["ok"] for r in server.rpc("sparsediff_call", "record", str(place.at(7))))
         assert not any(r["ok"] for r in server.rpc("sparsediff_call", "record", str(place.at(6))))
+        assert all(r["ok"] for r in server.rpc("sparsediff_call", "record", str(place.at(7))))
         metrics = server.text("/metrics")
         assert "sparsediff_version 7.0" in metrics
         assert 'sparsediff_pause_seconds_count{mode="routes"} ' in metrics
