@@ -72,8 +72,10 @@ def kept_manifest(path: Path) -> Manifest:
     """
     with os_errors(path):
         data = path.read_bytes()
-    with io.BytesIO(data) as stream:
-        return Patch(stream, str(path)).manifest
+    # Not as a file: of a patch this is the beginning only, which a file would be asked for.
+    stream = _Stream(lambda at, n: data[at : at + n], len(data))
+    with io.BufferedReader(stream, _REQUEST) as buffered:
+        return Patch(buffered, str(path)).manifest
 
 
 def check_is_target(place: Path, shipped: Manifest, seen: Content | None) -> None:
