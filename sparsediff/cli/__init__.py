@@ -36,6 +36,7 @@ _COMMANDS = (
     "ship",
     "pull",
     "log",
+    "status",
     "prune",
     "check",
 )

@@ -76,8 +76,11 @@ class Place(ABC):
             self._recover()
             yield
 
-    def peek(self, store_id: str) -> None:
+    def peek(self, store_id: str | None) -> None:
         """Take up what is known of the destination; changes nothing, and takes no lock.
+
+        Args:
+            store_id: as for `open`; None for whatever history it is of.
 
         Raises:
             UsageError: ``dest`` is something else's, or a directory in it is a link.
@@ -88,7 +91,7 @@ class Place(ABC):
                 state.check_own(directory)
             self._check_dest()
         record = state.load_pulled(self.home, self._advice())
-        self.record = record if record.id == store_id else Pulled(store_id)
+        self.record = record if store_id in (None, record.id) else Pulled(store_id)
 
     @property
     def fetched(self) -> Path:
@@ -160,6 +163,17 @@ class Place(ABC):
     def current(self) -> int | None:
         """The version that readers see."""
 
+    def switched(self) -> float | None:
+        """When readers were shown the version they see, in seconds since the epoch."""
+        try:
+            return os.lstat(self._witness()).st_mtime
+        except OSError:
+            return None
+
+    @abstractmethod
+    def _witness(self) -> Path:
+        """What a switch makes anew."""
+
     @abstractmethod
     def path(self, version: Version) -> Path:
         """Where a version is, or will be."""
@@ -219,6 +233,9 @@ class Versions(Place):
         """See `Place`."""
         shown = self._shown()
         return next((v for v, n in self._names.items() if n == shown), None)
+
+    def _witness(self) -> Path:
+        return self.dest / CURRENT
 
     def _shown(self) -> str | None:
         """Name of the directory that readers see; None if the link leads anywhere else."""
@@ -312,6 +329,9 @@ class InPlace(Place):
 
     def _advice(self) -> str:
         return f"move it and {self.dest} away, and the next run fetches a version whole"
+
+    def _witness(self) -> Path:
+        return self.home / state.NAME
 
     def _stale(self) -> tuple[str, ...]:
         return ()

@@ -108,6 +108,8 @@ def pull(
     with place.open(catalog.id, jobs):
         run = _Run(store, place, catalog, version, streams, keep_patches, note, progress, result)
         run.bring()
+        if place.record.store != store.name:
+            place.remember(replace(place.record, store=store.name))
         if place.record.told != run.told:
             if after is not None:
                 after(result)

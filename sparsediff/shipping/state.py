@@ -53,6 +53,7 @@ class Pulled:
         version: what a destination in place is.
         updating: what it is becoming.
         told: the version that the command after a switch was last run for.
+        store: its name, for messages.
     """
 
     id: str | None = None
@@ -62,6 +63,7 @@ class Pulled:
     version: int | None = None
     updating: Updating | None = None
     told: str | None = None
+    store: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,7 @@ def _pulled(row: Row) -> Pulled:
         row.find("version", fields.version),
         row.find("updating", _updating),
         row.find("told", fields.any_text),
+        row.find("store", fields.any_text),
     )
 
 

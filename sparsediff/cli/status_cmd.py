@@ -1,0 +1,125 @@
+"""``sparsediff status``."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from sparsediff.cli.common import (
+    duration,
+    examples,
+    exit_codes,
+    in_options,
+    json_option,
+    message,
+    plural,
+    print_json,
+    print_table,
+    say,
+)
+from sparsediff.cli.service import opened_store
+from sparsediff.errors import SparsediffError
+
+if TYPE_CHECKING:
+    from sparsediff.shipping.catalog import Catalog
+    from sparsediff.shipping.status import Status
+
+_COLUMNS = ("where", "what", "version", "age", "behind", "waiting")
+
+
+@click.command(
+    "status",
+    epilog=examples(
+        "sparsediff status /runs/grpo7/", "sparsediff status s3://weights/grpo7 /models/* --json"
+    )
+    + exit_codes(0, 2, 11, 12, 13, 130),
+)
+@click.argument("places", metavar="PATH...", nargs=-1, required=True)
+@click.option("--state", metavar="DIR", help="Where ship keeps the state of the run among them.")
+@json_option
+def command(places: tuple[str, ...], state: str | None, as_json: bool) -> int:
+    """Say where runs, stores and destinations are.
+
+    A run tells what the last ship saw of it: what waits, since when and why.
+    A destination tells how far behind it is where its store is known: given
+    as well, or a directory. No store knows who pulls from it. Changes
+    nothing, and asks only the stores that are named.
+    """
+    from sparsediff.shipping.status import compare, is_store, status_of_path, status_of_store
+
+    found: list[Status] = []
+    catalogs: list[Catalog] = []
+    code = 0
+    for place in places:
+        try:
+            if "://" in place or is_store(place):
+                with opened_store(place, None, 5, create=False) as store:
+                    status, catalog = status_of_store(store)
+                found.append(status)
+                catalogs.append(catalog)
+            else:
+                found += status_of_path(place, state)
+        except SparsediffError as e:
+            say(f"sparsediff: {message(e)}", err=True)
+            code = code or e.exit_code
+    found = compare(found, [*catalogs, *_others(found, catalogs)])
+    if as_json:
+        print_json(
+            [
+                asdict(s) | {"waiting": [asdict(w) | {"why": in_options(w.why)} for w in s.waiting]}
+                for s in found
+            ]
+        )
+    elif found:
+        _print(found, time.time())
+    return code
+
+
+def _others(found: list[Status], known: list[Catalog]) -> list[Catalog]:
+    """Catalogs of stores that were not given, and are directories that can be looked into."""
+    from sparsediff.shipping.status import status_of_store
+
+    catalogs = []
+    for name in {s.store for s in found if s.id not in {c.id for c in known}}:
+        if name is not None and "://" not in name and os.path.isdir(name):
+            try:
+                with opened_store(name, None, 0, create=False) as store:
+                    catalogs.append(status_of_store(store)[1])
+            except SparsediffError:
+                continue  # nobody asked for it
+    return catalogs
+
+
+def _print(found: list[Status], now: float) -> None:
+    """Print a table, and below it what does not fit into one."""
+
+    def ago(at: float | None) -> str:
+        return "-" if at is None else duration(max(0.0, now - at))
+
+    rows = []
+    for s in found:
+        behind = "-" if s.behind is None else plural(s.behind, "version")
+        if s.behind_since is not None:
+            behind += f", {ago(s.behind_since)}"
+        waiting = str(len(s.waiting)) if s.kind == "run" else "-"
+        version = s.name or ("-" if s.version is None else f"version {s.version}")
+        rows.append([s.place, s.kind, version, ago(s.shipped), behind, waiting])
+    print_table(_COLUMNS, rows, expendable=("what", "age"))
+    for s in found:
+        if s.kind == "run":
+            newest = (
+                ""
+                if s.newest is None
+                else f"; the newest checkpoint was written {ago(s.newest)} ago"
+            )
+            say(f"{s.place}: ship looked {ago(s.looked)} ago, for {s.store}{newest}")
+        for w in s.waiting:
+            say(f"{s.place}: {w.name} has waited for {ago(w.since)}: {in_options(w.why)}")
+        if s.kind == "destination" and s.version is not None and s.behind is None:
+            say(f"{s.place}: for how far behind it is, give {s.store or 'its store'} as well")
+        for problem in s.problems:
+            say(f"{s.place}: {problem}")

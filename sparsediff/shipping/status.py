@@ -1,0 +1,172 @@
+"""Where runs, stores and destinations are, from what they remember of themselves.
+
+Enters: a path, or a store. Leaves: a `Status` for each thing that is there. A run tells what
+the last `ship` saw of it, without its store; a destination what it is at, and how far behind
+if the catalog of its store is known. Takes no lock and changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sparsediff.errors import UsageError, printable
+from sparsediff.shipping import state
+from sparsediff.shipping.absent import HOME, home_in_place, no_pointer
+from sparsediff.shipping.catalog import PREFIX, Catalog
+from sparsediff.shipping.catalog_json import POINTER, read_catalog
+from sparsediff.shipping.places import InPlace, Place, Versions
+from sparsediff.shipping.ship import default_state
+from sparsediff.shipping.state import Waiting
+from sparsediff.stores import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where one of them is. Times are in seconds since the epoch.
+
+    Attributes:
+        place: path or URL.
+        kind: ``run``, ``store`` or ``destination``.
+        id: of the history that the numbers of versions belong to.
+        store: name of the store, as it was given to `ship` or `pull`.
+        version: number of the latest version shipped, or of the one that is here.
+        name: of that version.
+        shipped: when it was.
+        looked: of a run, when `ship` looked last; of a destination, when it was switched.
+        newest: of a run, when the newest checkpoint seen was written.
+        waiting: of a run, what waited then.
+        behind: of a destination, versions of its store that are newer; None if not known.
+        behind_since: when the oldest of these was shipped.
+        problems: what is not as it should be, in words.
+    """
+
+    place: str
+    kind: str
+    id: str | None = None
+    store: str | None = None
+    version: int | None = None
+    name: str | None = None
+    shipped: float | None = None
+    looked: float | None = None
+    newest: float | None = None
+    waiting: tuple[Waiting, ...] = ()
+    behind: int | None = None
+    behind_since: float | None = None
+    problems: tuple[str, ...] = ()
+
+
+def is_store(path: Path | str) -> bool:
+    """Whether a directory is a store, or was one before it lost its pointer."""
+    has_objects = os.path.isdir(Path(path, PREFIX)) and not os.path.lexists(Path(path, HOME))
+    return os.path.isfile(Path(path, POINTER)) or has_objects
+
+
+def status_of_store(store: Store) -> tuple[Status, Catalog]:
+    """The status of a store, and its catalog.
+
+    Raises:
+        SparsediffError: it has no pointer, or a damaged one, or is out of reach.
+    """
+    found = read_catalog(store)
+    if found is None:
+        raise no_pointer(store)
+    catalog, latest = found[0], found[0].latest
+    lost = catalog.is_lost(latest)
+    problems = (f"{printable(latest.name)} is lost until the next ship",) if lost else ()
+    return Status(
+        store.name,
+        "store",
+        catalog.id,
+        store.name,
+        latest.version,
+        latest.name,
+        latest.shipped,
+        problems=problems,
+    ), catalog
+
+
+def status_of_path(path: Path | str, state_directory: Path | str | None = None) -> list[Status]:
+    """The status of a run, of a destination, or of a destination that is shipped on.
+
+    Args:
+        path: of either.
+        state_directory: of the run; default `default_state`.
+
+    Raises:
+        UsageError: it is neither, or neither has run yet.
+        CorruptError: what is remembered is damaged.
+    """
+    here = Path(os.path.abspath(path))
+    home = default_state(here) if state_directory is None else Path(state_directory)
+    found = []
+    if os.path.lexists(home / state.NAME) or os.path.lexists(home / state.SEEN):
+        found.append(_run(str(path), home))
+    if os.path.lexists(here / HOME):
+        found.append(_destination(str(path), Versions(here, 1)))
+    if os.path.lexists(home_in_place(here)):
+        found.append(_destination(str(path), InPlace(here)))
+    if not found:
+        raise UsageError(
+            "is no store, and neither ship nor pull remembers anything of it", file=path
+        )
+    return found
+
+
+def compare(found: list[Status], catalogs: Iterable[Catalog]) -> list[Status]:
+    """The same, with what the catalogs of stores say of each."""
+    by_id = {catalog.id: catalog for catalog in catalogs}
+    return [_compared(s, by_id.get(s.id or "")) for s in found]
+
+
+def _compared(status: Status, catalog: Catalog | None) -> Status:
+    if catalog is None or status.kind != "destination":
+        return status
+    newer = [v for v in catalog.versions if v.version > (status.version or 0)]
+    here = None if status.version is None else catalog.get(status.version)
+    return replace(
+        status,
+        name=status.name if here is None else here.name,
+        shipped=None if here is None else here.shipped,
+        behind=len(newer),
+        behind_since=min((v.shipped for v in newer), default=None),
+    )
+
+
+def _run(place: str, home: Path) -> Status:
+    sent, seen = state.load_sent(home), state.load_seen(home)
+    number = max(sent.kept, default=None) if seen.latest is not None else None
+    return Status(
+        place,
+        "run",
+        sent.id,
+        sent.store,
+        number,
+        seen.latest,
+        seen.shipped,
+        seen.looked or None,
+        seen.newest or None,
+        seen.waiting,
+    )
+
+
+def _destination(path: str, place: Place) -> Status:
+    place.peek(None)
+    record, version = place.record, place.current()
+    problems = []
+    if version is not None and record.told != f"{record.id} {version}":
+        problems.append("the command after the switch has not succeeded yet")
+    if record.updating is not None:
+        problems.append("an update in place was interrupted; the next pull completes it")
+    return Status(
+        path,
+        "destination",
+        record.id,
+        record.store,
+        version,
+        None if version is None else record.versions.get(version),
+        looked=place.switched(),
+        problems=tuple(problems),
+    )
