@@ -111,12 +111,10 @@ def _print(found: list[Status], now: float) -> None:
     print_table(_COLUMNS, rows, expendable=("what", "age"))
     for s in found:
         if s.kind == "run":
-            newest = (
-                ""
-                if s.newest is None
-                else f"; the newest checkpoint was written {ago(s.newest)} ago"
+            say(
+                f"{s.place}: ship looked {ago(s.looked)} ago, for {s.store}; the newest checkpoint "
+                f"was written {ago(s.newest)} ago"
             )
-            say(f"{s.place}: ship looked {ago(s.looked)} ago, for {s.store}{newest}")
         for w in s.waiting:
             say(f"{s.place}: {w.name} has waited for {ago(w.since)}: {in_options(w.why)}")
         if s.kind == "destination" and s.version is not None and s.behind is None:
