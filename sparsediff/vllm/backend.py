@@ -24,7 +24,8 @@ from vllm.distributed.weight_transfer.base import (
 from sparsediff.errors import UnavailableError, UnsupportedError, UsageError
 from sparsediff.shipping.follow import Arrival, Follower
 from sparsediff.stores import open_store
-from sparsediff.vllm.worker import Reply, Side, replied
+from sparsediff.torch.side import Reply, Side, replied
+from sparsediff.vllm.worker import pack_again, unfit
 
 _NO_WAY = {cls.__name__ for cls in (UnavailableError, UnsupportedError, UsageError)}
 """Why staging may fail where a reload may not."""
@@ -74,7 +75,7 @@ class Backend(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def __init__(self, config: Any, vllm_config: Any, device: Any, model: Any) -> None:
         super().__init__(config, vllm_config, device, model)
-        self._side = Side(lambda: self.model, self._reload)
+        self._side = Side(lambda: self.model, self._reload, unfit)
         self._follower: Follower | None = None
         self._at: Path | None = None
         self._arrival: Arrival | None = None
@@ -191,3 +192,4 @@ class Backend(WeightTransferEngine[InitInfo, UpdateInfo]):
         from vllm.model_executor.model_loader.reload import inplace
 
         inplace.reload_weights(self.vllm_config, self.model, None, checkpoint, True)
+        pack_again(self.model)

@@ -19,9 +19,10 @@ from typing import Any
 from sparsediff.errors import SparsediffError
 from sparsediff.shipping.follow import Arrival, Follower
 from sparsediff.stores import open_store
+from sparsediff.torch.side import Reply
 from sparsediff.vllm.metrics import Metrics
 from sparsediff.vllm.settings import Settings, parse
-from sparsediff.vllm.worker import METHOD, Reply
+from sparsediff.vllm.worker import METHOD
 
 _log = logging.getLogger("vllm.sparsediff")
 _LOOK = 0.02  # seconds between two looks at ranks that stage
