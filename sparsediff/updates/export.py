@@ -91,7 +91,8 @@ def export_patch(
         UsageError: a path is unusable, or the output exists.
         WrongBaseError: ``base`` is not the patch's.
         CorruptError: the patch is damaged.
-        UnsupportedError: names of tensors leave no room for those of positions and values.
+        UnsupportedError: names of tensors leave no room for those of positions and values, or
+            a tensor is new and the layout is one whose reader would leave it out.
         UnavailableError: the disk is full, or the base changed meanwhile.
         LockedError: another run writes the same output.
     """
@@ -110,6 +111,11 @@ def export_patch(
         }
         whole = {r: t for r, t in named.items() if t.n_words and (r in renamed or not t.n_based)}
         sparse = {r: t for r, t in named.items() if t.n_changed and r not in whole}
+        if layout == "trl" and whole:
+            raise UnsupportedError(
+                "is new, and TRL's reader would leave it out without a word",
+                tensor=next(iter(whole.values())).name,
+            )
         expected = dict.fromkeys(named, 0) | {r: t.n_changed for r, t in sparse.items()}
         expected |= {r: t.n_words for r, t in whole.items()}
         total, n_words = sum(expected.values()), sum(t.n_words for t in named.values())

@@ -153,6 +153,8 @@ class Following:
     async def _run(self) -> None:
         try:
             await self._learn()
+            if not self._routed:
+                await self._make_sure()
             await self._engine.update_weight_version(self._at.name)
             while True:
                 await self._follow()
@@ -178,6 +180,27 @@ class Following:
         else:
             self._routed, self._why = True, None
             _log.info("sparsediff: routes of %s, %s", self._at.name, found)
+
+    async def _make_sure(self) -> None:
+        """Load what should be served, where it could not be shown that it is.
+
+        The link that the server was started from may have led elsewhere a moment before.
+
+        Raises:
+            RanksError: it is not served, and must not be loaded.
+        """
+        if self._settings.fallback == "refuse":
+            if self._why is not None and "other words" in self._why:
+                raise RanksError(self._why)
+            return
+        self._state = "reloading"
+        await self._engine.pause_generation(mode=self._settings.pause)
+        try:
+            await self._ranks.all("reload", str(self._at))
+            await self._engine.reset_prefix_cache()
+        finally:
+            await self._engine.resume_generation()
+        await self._learn()
 
     async def _follow(self) -> None:
         """Until an update fails."""

@@ -263,9 +263,15 @@ def check_export(
 def test_export_is_all_a_reader_needs(
     base: Path, target: Path, tmp_path: Path, layout: str
 ) -> None:
-    write_safetensors(target / "more.safetensors", {"new": ("I16", (2, 2), b"12345678")})
     make_patch(base, target, tmp_path / "p.sdiff", bucket_words=3000)
     check_export(base, target, tmp_path / "p.sdiff", tmp_path / "e.safetensors", layout)
+    write_safetensors(target / "more.safetensors", {"new": ("I16", (2, 2), b"12345678")})
+    make_patch(base, target, tmp_path / "p.sdiff", bucket_words=3000, force=True)
+    if layout == "plain":
+        check_export(base, target, tmp_path / "p.sdiff", tmp_path / "e.safetensors", layout)
+    else:
+        with pytest.raises(UnsupportedError, match="leave it out without a word"):
+            check_export(base, target, tmp_path / "p.sdiff", tmp_path / "e.safetensors", layout)
 
 
 def test_export_with_plain_torch(base: Path, target: Path, tmp_path: Path) -> None:
