@@ -15,6 +15,7 @@ from sparsediff.cli.common import (
     duration,
     examples,
     exit_codes,
+    force_option,
     jobs_option,
     json_option,
     number,
@@ -69,7 +70,7 @@ _SORTS = {
         "sparsediff stats 101.sdiff --by layer --sort density --top 10",
         "sparsediff stats A B --bound --bandwidth 1Gbps",
         "sparsediff stats step_100/ step_101/ step_102/ step_103/ --by depth",
-        "sparsediff stats --store s3://weights/grpo7 --last 20",
+        "sparsediff stats --store s3://weights/grpo7 --last 20 --html report.html",
     )
     + exit_codes(0, 2, 11, 12, 13, 14, 130),
 )
@@ -109,6 +110,20 @@ _SORTS = {
         help="Of a series, report the bytes of patches too; they are made for it, which reads"
         " each checkpoint twice more.",
     ),
+    click.option(
+        "--html",
+        type=click.Path(),
+        metavar="FILE",
+        help="Write a report of a series to look at: one page that fetches nothing"
+        " (needs the extra report).",
+    ),
+    click.option(
+        "--plot",
+        type=click.Path(),
+        metavar="FILE",
+        help="Write the main figures to a file .png, .svg or .pdf (needs the extra report).",
+    ),
+    force_option,
     json_option,
     click.option("--csv", "as_csv", is_flag=True, help="Print rows as CSV."),
     jobs_option,
@@ -124,6 +139,9 @@ def command(
     store: str | None,
     last: int | None,
     patches: bool,
+    html: str | None,
+    plot: str | None,
+    force: bool,
     as_json: bool,
     as_csv: bool,
     jobs: int | None,
@@ -150,19 +168,21 @@ def command(
             raise UsageError("is a patch; stats takes one PATCH alone, or checkpoints", file=path)
     if not paths and not store:
         raise click.UsageError("give BASE and TARGET, a PATCH, checkpoints in order, or --store")
-    if len(paths) > 2 or store or patches:
+    if len(paths) > 2 or store or html or plot or patches:
         if bound or sort or top or by == "tensor":
             raise click.UsageError("a series takes no --sort, --top, --bound or --by tensor")
-        if bandwidth:
-            raise click.UsageError("a series takes no --bandwidth")
+        if bandwidth and not html:
+            raise click.UsageError("of a series, --bandwidth is for --html alone")
         if store and paths:
             raise click.UsageError("give checkpoints or --store, not both")
         if last and not store:
             raise click.UsageError("--last goes with --store")
         if len(paths) == 1:
             raise click.UsageError("a series needs two checkpoints or more")
+        outputs = {"html": html, "plot": plot}
+        _check_outputs(outputs, force)
         with progress_bar("stats", quiet=quiet) as progress:
-            series = _series(paths, store, last, jobs, patches, progress)
+            series = _series(paths, store, last, jobs, bool(patches or html or plot), progress)
         if as_json:
             print_json(printed.document(series))
         elif as_csv:
@@ -171,6 +191,7 @@ def command(
             printed.print_groups(series, by)
         else:
             printed.print_steps(series)
+        _write(series, outputs, force, bandwidth)
         return
     by = by or "tensor"
     stats = _measure(paths, jobs, quiet, bound)
@@ -208,6 +229,27 @@ def _series(
 
     with opened_store(store, None, 5, create=False) as opened:
         return store_series(opened, last=last, jobs=jobs, progress=progress)
+
+
+def _check_outputs(outputs: dict[str, str | None], force: bool) -> None:
+    """Refuse what could not be written, before anything is read."""
+    if any(outputs.values()):
+        from sparsediff.report import check_outputs
+
+        check_outputs(html=outputs["html"], plot=outputs["plot"], force=force)
+
+
+def _write(
+    series: SeriesStats, outputs: dict[str, str | None], force: bool, bandwidth: float | None
+) -> None:
+    if outputs["html"] is not None:
+        from sparsediff.report import write_page
+
+        write_page(series, outputs["html"], bandwidth=bandwidth, force=force)
+    if outputs["plot"] is not None:
+        from sparsediff.report import write_plot
+
+        write_plot(series, outputs["plot"], force=force)
 
 
 def _measure(paths: tuple[str, ...], jobs: int | None, quiet: bool, bound: bool) -> CheckpointStats:

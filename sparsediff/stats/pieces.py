@@ -98,6 +98,7 @@ class Counted:
 def tasks(runs: list[Run]) -> Iterator[Task]:
     """Pieces of large tensors, and small tensors of one dtype together."""
     waiting: dict[tuple[int, int, str], Task] = {}
+    n_words: dict[tuple[int, int, str], int] = {}  # of those
     for run in runs:
         span, n_steps = run.places[0][1], len(run.places) - 1
         fresh = Task(run.first, n_steps, span.dtype, run.first > 0, [], [])
@@ -106,13 +107,18 @@ def tasks(runs: list[Run]) -> Iterator[Task]:
                 yield replace(fresh, parts=[run.part(start)], bitmaps=run.bitmaps(start))
             continue
         key = (run.first, n_steps, span.dtype.name)
-        task = waiting.setdefault(key, fresh)
-        full = (len(task.parts) + 1) * n_steps > _CELLS and task.parts
-        if full or _n_words(task) + span.n_words > _PIECE:
-            yield waiting.pop(key)
+        task = waiting.get(key)
+        if task is not None and (
+            n_words[key] + span.n_words > _PIECE or (len(task.parts) + 1) * n_steps > _CELLS
+        ):
+            yield task
+            task = None
+        if task is None:
             task = waiting[key] = fresh
+            n_words[key] = 0
         task.parts.append(run.part(0))
         task.bitmaps.extend(run.bitmaps(0))
+        n_words[key] += span.n_words
     yield from waiting.values()
 
 
