@@ -230,8 +230,6 @@ def _check(entry: Entry, seen: list[State] | None, rule: Rule, now: float) -> No
         raise UnavailableError(f"{printable(entry.name)}-unfinished lies beside it")
     if "" in sizes:
         check_file(entry.path)
-    elif _needs_weights(rule) and not holds_weights(sizes):
-        raise UnavailableError(_UNKNOWN)
     else:
         check_directory(
             entry.path,
@@ -240,6 +238,8 @@ def _check(entry: Entry, seen: list[State] | None, rule: Rule, now: float) -> No
             is_marked=rule.marker is not None,
             before=_names_in(entry.before),
         )
+        if _needs_weights(rule) and not holds_weights(sizes):
+            raise UnavailableError(_UNKNOWN)
     if states(entry.path) != seen:  # what was checked is what the fingerprint says
         raise UnavailableError("still being written")
 

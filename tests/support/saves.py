@@ -204,6 +204,8 @@ def _deepspeed_train(run: Path, saving: Saving) -> None:
     import deepspeed
     import torch
 
+    # It would compile an extension for several ranks on one machine; here is one.
+    vars(import_module("deepspeed.comm.torch"))["build_shm_op"] = lambda: None
     os.environ |= {
         "RANK": "0",
         "LOCAL_RANK": "0",
