@@ -56,16 +56,19 @@ def look(path: Path, catalog: Catalog | None, policy: Policy, seen: Seen) -> Loo
         UsageError: the source is unusable.
         UnavailableError: it holds no checkpoint yet.
     """
-    after, since, last, known = None, 0.0, None, []
+    after, since, known = None, 0.0, []
+    same: str | None = None
+    last: list[str | None] = []
     if catalog is not None:
         latest = catalog.latest
+        same = seen.same if seen.latest == latest.name else None
         known = [v.name for v in reversed(catalog.versions)]
         if not policy.rewind:
-            after, since, last = latest.number, latest.shipped, latest.source
+            after, since, last = latest.number, latest.shipped, [latest.source, same]
             if after is not None and catalog.is_lost(latest):
                 after -= 1
     found = survey(path, policy.rule, after=after, since=since, last=last, known=known)
-    due, left = policy.due(catalog, found.complete)
+    due, left = policy.due(catalog, found.complete, same)
     waiting = [(c.name, c.number, "ready", "is complete and about to be shipped") for c in due]
     again = "changed after later ones were shipped (`rewind=True` ships it)"
     waiting += [(c.name, c.number, "taken-back", again) for c in left if _weights_changed(c, since)]
@@ -85,7 +88,7 @@ def look(path: Path, catalog: Catalog | None, policy: Policy, seen: Seen) -> Loo
     rows.sort(key=lambda w: w.since)
     # A clock that was ahead when a time was taken is not believed.
     written = max((t for t in newest if 0 <= t <= now), default=0.0)
-    return Look(due, rows, found.others, Seen(first, written, now))
+    return Look(due, rows, found.others, Seen(first, written, now, same=same))
 
 
 def _weights_changed(candidate: Candidate, since: float) -> bool:

@@ -39,7 +39,7 @@ class Policy:
     selection: Selection = field(default_factory=Selection)
 
     def due(
-        self, catalog: Catalog | None, complete: list[Candidate]
+        self, catalog: Catalog | None, complete: list[Candidate], same: str | None = None
     ) -> tuple[list[Candidate], list[Candidate]]:
         """Which complete checkpoints are to be shipped, in order, and which are left alone.
 
@@ -50,6 +50,7 @@ class Policy:
         Args:
             catalog: of the store; None if it is empty.
             complete: checkpoints, in numeric order.
+            same: fingerprint of one that holds what the latest version does.
         """
         if catalog is None:
             return (complete[-1:] if self.newest else complete), []
@@ -57,7 +58,7 @@ class Policy:
         lost = catalog.is_lost(last)
         shipped = {(v.number, v.source) for v in catalog.versions if v.number != last.number}
         if not lost:  # of the same step, only what it was last is what the store has
-            shipped.add((last.number, last.source))
+            shipped |= {(last.number, last.source), (last.number, same or last.source)}
         new = [c for c in complete if (c.number, c.fingerprint) not in shipped]
         if self.rewind:
             return sorted(new, key=lambda c: c.modified)[-1:], []

@@ -172,6 +172,7 @@ class _Run:
         self._path, self._store, self._policy, self._home = path, store, policy, home
         self._streams, self._note, self._progress = streams, note, progress
         self._kept = Kept(home, Path(os.path.abspath(path)).name, store)
+        self._same: str | None = None  # fingerprint that is the latest version too
         self._maker = Maker(home, self._kept, policy, jobs, note, progress)
         self._pointer = Pointer(store, run_of(path), self._kept, adopt=adopt, note=note)
 
@@ -182,7 +183,7 @@ class _Run:
         result.catalog = self._catalog
         before = state.load_seen(self._home)
         found = result.look = look(self._path, self._catalog, self._policy, before)
-        result.due = found.due
+        result.due, self._same = found.due, found.seen.same
         self._remember(found, result)
         self._note_passed(found)
         while result.due:
@@ -191,7 +192,7 @@ class _Run:
                 result.shipped.append(shipped)
             result.catalog = self._catalog
             # What another shipper published meanwhile is not shipped again.
-            result.due, _ = self._policy.due(self._catalog, result.due[1:])
+            result.due, _ = self._policy.due(self._catalog, result.due[1:], self._same)
             self._remember(found, result)
         return result
 
@@ -203,6 +204,7 @@ class _Run:
             waiting=tuple(result.waiting),
             latest=None if latest is None else latest.name,
             shipped=None if latest is None else latest.shipped,
+            same=self._same,
         )
         state.save(self._home, seen)
 
@@ -256,7 +258,7 @@ class _Run:
         store_id = uuid.uuid4().hex if before is None else before.id
         again = self._again(candidate)
         if again is not None and self._is_shipped(candidate, again, version, identity):
-            self._pointer.publish(store_id, replace(again, source=candidate.fingerprint))
+            self._same = candidate.fingerprint
             self._kept.clean(self._catalog)
             self._kept.save(self._catalog)
             return None
@@ -295,6 +297,7 @@ class _Run:
             left_out,
         )
         won = self._pointer.publish(store_id, record)
+        self._same = None
         if not won:
             self._note(f"{self._store.name}: another shipper published meanwhile")
         if is_published(pending, self._catalog):

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def survey(
     *,
     after: int | None = None,
     since: float = float("inf"),
-    last: str | None = None,
+    last: Collection[str | None] = (),
     known: Sequence[str] = (),
 ) -> Survey:
     """Look for complete checkpoints.
@@ -131,7 +131,7 @@ def survey(
         rule: what counts.
         after: in a run directory, look at higher numbers only,
         since: and at lower ones that were touched after this, seconds since the epoch,
-        last: and at the one of this number if its fingerprint is another.
+        last: and at the one of this number, if there are any and its fingerprint is none of them.
         known: names of versions in the store, the latest first, which tell the sequence.
 
     Raises:
@@ -148,9 +148,9 @@ def survey(
     looks = []
     for entry in found.chosen:
         is_new = after is None or entry.number is None or entry.number > after
-        if is_new or entry.touched > since or (last is not None and entry.number == after):
+        if is_new or entry.touched > since or (last and entry.number == after):
             seen = _states_or_none(entry.path)
-            if is_new or entry.touched > since or (seen and identity_of(seen) != last):
+            if is_new or entry.touched > since or (seen and identity_of(seen) not in last):
                 looks.append((entry, seen))
     now = time.time()
     waits = [_wait(entry, seen, rule, now) for entry, seen in looks if seen]

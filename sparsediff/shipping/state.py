@@ -139,6 +139,8 @@ class Seen:
         waiting: what waited then, the longest waiting first.
         latest: name of the latest version in the store; None if there was none.
         shipped: when that was shipped.
+        same: fingerprint of a checkpoint that was found to hold what the latest version does,
+            touched perhaps; None if none was.
     """
 
     first: dict[str, float] = field(default_factory=dict)
@@ -147,6 +149,7 @@ class Seen:
     waiting: tuple[Waiting, ...] = ()
     latest: str | None = None
     shipped: float | None = None
+    same: str | None = None
 
 
 def check_own(path: Path) -> None:
@@ -281,6 +284,7 @@ def _seen(row: Row) -> Seen:
         tuple(row.find("waiting", fields.listed(_waiting)) or ()),
         row.find("latest", fields.any_text),
         row.find("shipped", fields.seconds),
+        row.find("same", fields.any_text),
     )
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sparsediff.shipping.catalog import Version
+from sparsediff.shipping.kept import Kept
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.ship import ShipResult, default_state, ship
 from sparsediff.shipping.source import Rule
@@ -157,3 +159,26 @@ def test_a_file_of_the_far_future_does_not_spoil_the_record(trainer: Trainer, st
         assert result.look is not None
         assert 0 < result.look.seen.newest <= time.time()
         assert [w.name for w in result.waiting] == ["step_000002"]
+
+
+def test_two_shippers_of_two_copies_compare_once(
+    trainer: Trainer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has fingerprints of its own; neither reads a checkpoint in every run."""
+    trainer.save_steps(1, 2)
+    ship(trainer.run, store)
+    copy = tmp_path / "copy" / trainer.run.name
+    shutil.copytree(trainer.run, copy)
+    monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    compared = []
+    holds = Kept.holds
+
+    def counted(self: Kept, version: Version, place: Path) -> bool:
+        compared.append(version.name)
+        return holds(self, version, place)
+
+    monkeypatch.setattr(Kept, "holds", counted)
+    for _ in range(2):
+        for run in (copy, trainer.run):
+            assert ship(run, store).shipped == []
+    assert compared == ["step_000002"]
