@@ -6,6 +6,7 @@ Colours and fonts come from a configuration that who renders them adds (`config`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -297,7 +298,11 @@ def _exponents(stats: SeriesStats, colours: dict[str, str]) -> list[Figure]:
         {"field": "median", "type": "quantitative", "title": "median step, ULP"},
     ]
 
-    def spec(field: str, title: str, form: str, kind: str) -> Spec:
+    def spec(field: str, title: str, form: str) -> Spec:
+        known = [r[field] for r in rows if r[field] is not None]
+        if not known:
+            return {}
+        powers = range(math.floor(math.log10(min(known))), math.ceil(math.log10(max(known))) + 1)
         return {
             "data": {"values": rows},
             "transform": [{"filter": f"datum.{field} !== null"}],
@@ -309,30 +314,31 @@ def _exponents(stats: SeriesStats, colours: dict[str, str]) -> list[Figure]:
                     "field": field,
                     "type": "quantitative",
                     "title": title,
-                    "scale": {"type": kind},
-                    "axis": {"format": form, "tickCount": 5},
+                    "scale": {"type": "log"},
+                    "axis": {"format": form, "values": [10.0**e for e in powers]},
                 },
                 "tooltip": tooltip,
                 **colour,
             },
         }
 
-    return [
+    found = [
         Figure(
             "exponents",
             "Density by size of the weight",
             "A step of the optimizer is about as large for every weight, while stored numbers lie "
             "farther apart the larger they are. So the density halves from one power of two to "
             "the next, until small weights change every time.",
-            spec("density", "changed elements", ".1~p", "log"),
+            spec("density", "changed elements", ".1~p"),
         ),
         Figure(
             "exponent-steps",
             "Step by size of the weight",
             "Median distance of a change, in units in the last place (ULP).",
-            spec("median", "median step, ULP", "~s", "log"),
+            spec("median", "median step, ULP", "~s"),
         ),
     ]
+    return [f for f in found if f.spec]
 
 
 def _sizes(rows: list[values.Row]) -> Figure:

@@ -122,15 +122,15 @@ def _embedded(figure: Figure) -> dict[str, Any]:
 
 def _summary(stats: SeriesStats) -> dict[str, Any]:
     """What the top of the page says; shares and sizes are means over the steps."""
-    steps = stats.steps
+    steps, checkpoints = stats.steps, values.checkpoint_names(stats)
     changed = sum(s.n_changed for s in steps)
     known = ~np.isnan(stats.step_patch_bytes)
     sent = float(stats.step_patch_bytes[known].sum())
     never = int((stats.n_changed.sum(0) == 0).sum())
     last = steps[-1]
     return {
-        "first": stats.checkpoints[0],
-        "last": stats.checkpoints[-1],
+        "first": checkpoints[0],
+        "last": checkpoints[-1],
         "n_steps": len(steps),
         "n_tensors": len(stats.tensors),
         "n_elements": last.n_elements,

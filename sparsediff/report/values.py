@@ -8,6 +8,7 @@ lie side by side are one. Draws nothing.
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,26 @@ MAX_KINDS = 12  # shown by name, the others together
 Row = dict[str, Any]
 
 
+def checkpoint_names(stats: SeriesStats) -> list[str]:
+    """The checkpoints without what all of their paths begin with."""
+    paths = [PurePath(c).parts for c in stats.checkpoints]
+    shortest = min(map(len, paths)) - 1
+    same = 0
+    while same < shortest and len({p[same] for p in paths}) == 1:
+        same += 1
+    return [str(PurePath(*p[same:])) for p in paths]
+
+
 def by_step(stats: SeriesStats) -> list[Row]:
     """One record for each step; the five quantiles are those of locality over the tensors."""
     rows = []
+    checkpoints = checkpoint_names(stats)
     for i, s in enumerate(stats.steps):
         q = stats.spread("locality", i).quantiles
         rows.append(
             {
                 "step": i + 1,
-                "target": s.target,
+                "target": checkpoints[i + 1],
                 "density": s.density,
                 "patch": s.patch_bytes,
                 "ratio": s.ratio,

@@ -78,6 +78,20 @@ def test_two_files_may_hold_one_name() -> None:
     assert len(set(labels)) == 2
 
 
+def test_checkpoints_are_called_by_what_differs() -> None:
+    stats = many(2, 2)
+    for paths, names in (
+        (
+            ["/runs/a/step_1/m", "/runs/a/step_2/m", "/runs/a/step_3/m"],
+            ["step_1/m", "step_2/m", "step_3/m"],
+        ),
+        (["x", "x", "x"], ["x", "x", "x"]),
+        (["/a/b", "c", "/a/d"], ["/a/b", "c", "/a/d"]),
+    ):
+        stats.checkpoints[:] = paths
+        assert values.checkpoint_names(stats) == names
+
+
 def test_costs_follow_the_cost_model(series: SeriesStats) -> None:
     whole, pairs, patch = values.costs(series)
     n = int(series.n_changed.sum())
