@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsediff import Follower, UnavailableError, apply_patch, pull, ship, versions
+from sparsediff import Follower, UnavailableError, UsageError, apply_patch, pull, ship, versions
 from sparsediff.stores import Store, open_store
 from tests.support.pairs import tree
 from tests.support.runs import Trainer
@@ -84,6 +84,28 @@ def test_without_the_base_there_is_a_version_but_no_way(
         assert (arrival.previous is not None) is previous
         assert (arrival.base, arrival.patches) == (None, [])
         assert arrival.path == models / "versions/step_000002"
+
+
+def test_one_version_and_back(store: Store, trainer: Trainer, tmp_path: Path) -> None:
+    trainer.save_steps(1, 2, 3)
+    ship(trainer.run, store)
+    follower = Follower(store, tmp_path / "models")
+    first = follower.poll("step_000001")
+    assert first is not None
+    assert follower.poll("1") is None
+    assert follower.lag == 2
+    second = follower.poll("step_000002")
+    assert second is not None
+    assert (second.base, len(second.patches)) == (first.path, 1)
+    back = follower.poll("step_000001")
+    assert back is not None
+    assert (back.path, back.patches) == (first.path, [])
+    follower.holding("step_000002")
+    third = follower.poll()
+    assert third is not None
+    assert third.base == second.path
+    with pytest.raises(UsageError, match="no version 'x'"):
+        follower.poll("x")
 
 
 def test_iteration_waits_for_the_store_and_ends_when_stopped(
