@@ -1,7 +1,8 @@
 """Families of checkpoints: how each is recognised, and what its writer writes last.
 
 Enters: the names in a checkpoint, and the little files in and beside it that say who
-wrote it and how far it got. Leaves: what its writer has not written yet. `FAMILIES` is
+wrote it and how far it got. Leaves: what its writer has not written yet; and what a file
+beside it must say for its library to find it. `FAMILIES` is
 all that is known of families, a row for each: only what no file says itself
 (`formats.find_references`). It is knowledge of habits, so a marker overrides it.
 """
@@ -33,7 +34,9 @@ class Family:
         beside: only if one of these is there as well, likewise.
         says: only if ``config.json`` or ``adapter_config.json`` there holds what this finds.
         called: only if the checkpoint is called like this.
-        pointer: file next to the checkpoint that names, at its end, the last one completed.
+        pointer: file next to the checkpoint that names, at its end, the last one completed;
+            its library loads that one.
+        text: what a pointer says of a checkpoint, by its ``{name}`` or ``{number}``.
         counts_on_it: without a pointer nothing is complete.
     """
 
@@ -44,6 +47,7 @@ class Family:
     says: str = ""
     called: str = ""
     pointer: str = ""
+    text: str = "{name}"
     counts_on_it: bool = False
 
 
@@ -53,11 +57,12 @@ _TRACKER = "latest_checkpointed_iteration.txt"
 FAMILIES = (
     Family("torch.distributed.checkpoint", r"__(\d+)_\d+\.distcp", (".metadata|__{1}.metadata",)),
     Family("Lightning", r"__\d+_\d+\.distcp", ("meta.pt",), called=r"epoch=.*\.ckpt"),
-    Family("Megatron", r"common\.pt", ("metadata.json",), pointer=_TRACKER),
+    Family("Megatron", r"common\.pt", ("metadata.json",), pointer=_TRACKER, text="{number}"),
     Family(
         "Megatron",
         r"mp_rank_\d+(?:_\d+)*/(?:model_optim_rng|distrib_optim)\.pt",
         pointer=_TRACKER,
+        text="{number}",
         counts_on_it=True,
     ),
     Family(
@@ -153,6 +158,25 @@ def missing(path: Path, number: int | None, names: Iterable[str]) -> str | None:
                 lag = _lag(family, path, number)
                 if lag is not None:
                     return lag
+    return None
+
+
+def pointer(path: Path, number: int | None, names: Iterable[str]) -> tuple[str, str] | None:
+    """The file by which the library of a checkpoint finds it among others: its name and text.
+
+    None if there is no such file, or it could not lead to a checkpoint of this name.
+
+    Args:
+        path: of the checkpoint, a directory; the file belongs next to it.
+        number: its step.
+        names: of its files, relative to it.
+    """
+    if number is None or not re.search(rf"(?<!\d)0*{number}$", path.name):
+        return None
+    inside = _folders(names)[""]
+    for family in FAMILIES:
+        if family.pointer and any(re.fullmatch(family.known_by, name) for name in inside):
+            return family.pointer, family.text.format(name=path.name, number=number)
     return None
 
 

@@ -19,15 +19,17 @@ from pathlib import Path
 
 from sparsediff.apply import apply_patch
 from sparsediff.disk.attributes import keep_tree_attributes
+from sparsediff.disk.inputs import walk
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import is_temp, temp_sibling
-from sparsediff.disk.outputs import publish, sync
+from sparsediff.disk.outputs import publish, staged_file, sync
 from sparsediff.disk.temps import discard, remove
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress
 from sparsediff.shipping import state
 from sparsediff.shipping.absent import HOME, home_in_place
 from sparsediff.shipping.catalog import Version
+from sparsediff.shipping.families import pointer
 from sparsediff.shipping.fetch import is_intact, whole
 from sparsediff.shipping.state import Pulled, Updating, own_directory
 
@@ -281,10 +283,21 @@ class Versions(Place):
         with os_errors(link):
             if not link.is_symlink() and link.exists():
                 raise UsageError("is not a link; pull will not replace it", file=link)
+            self._point(version)
             discard(temp)
             temp.symlink_to(f"versions/{self._name(version)}")
             os.replace(temp, link)
             sync(self.dest)
+
+    def _point(self, version: Version) -> None:
+        """Have the library of a version, given ``dest/versions``, load that one."""
+        path = self.path(version)
+        found = pointer(path, version.number, (name for name, _ in walk(path)))
+        if found is None or found[0] in self._stale():
+            return
+        name, text = found
+        with staged_file(self._place(name), force=True) as stream, os_errors(self._place(name)):
+            stream.write(text.encode())
 
     def tidy(self) -> None:
         """Also remove all versions but the current one and the newest others."""

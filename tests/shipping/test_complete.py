@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from sparsediff import UnavailableError
+from sparsediff.shipping.pull import pull
+from sparsediff.shipping.ship import ship
 from sparsediff.shipping.source import Rule, survey
+from sparsediff.stores import open_store
 from tests.support.pairs import safetensors_bytes, training_pair
 from tests.support.runs import settle
 
@@ -199,3 +202,34 @@ def test_one_sequence(
     found = survey(write(tmp_path / "run", files), Rule())
     assert ([c.name for c in found.complete], found.incomplete) == (chosen, [])
     assert found.others == others
+
+
+@pytest.mark.parametrize(
+    ("names", "file", "name", "texts"),
+    [
+        (
+            ("global_step10", "global_step20"),
+            "mp_rank_00_model_states.pt",
+            "latest",
+            ("global_step10", "global_step20"),
+        ),
+        (
+            ("iter_0000010", "iter_0000020"),
+            "mp_rank_00/model_optim_rng.pt",
+            "latest_checkpointed_iteration.txt",
+            ("10", "20"),
+        ),
+    ],
+)
+def test_pull_points_the_library_to_the_version(
+    names: tuple[str, str], file: str, name: str, texts: tuple[str, str], tmp_path: Path
+) -> None:
+    run = write(tmp_path / "run", {f"{n}/{file}": TORCH for n in names} | {name: b"20"})
+    store = open_store(str(tmp_path / "store"), create=True)
+    assert len(ship(run, store).shipped) == 2
+    dest = tmp_path / "dest"
+    pull(store, dest)
+    assert (dest / "versions" / name).read_text() == texts[1]
+    pull(store, dest, version=names[0])
+    assert (dest / "versions" / name).read_text() == texts[0]
+    assert sorted(p.name for p in (dest / "versions").iterdir()) == sorted([*names, name])
