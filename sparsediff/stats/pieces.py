@@ -148,15 +148,17 @@ def count(task: Task) -> Counted:
             steps += found.steps
             marks = base != target
             at = np.flatnonzero(marks)
-            of = np.searchsorted(starts, at, side="right") - 1  # the part of each change
-            symbols, values = step_symbols(base[at], target[at], dtype)
-            cells = of * n_classes + (symbols >> 1)
-            sizes[i] = np.bincount(cells, minlength=n_parts * n_classes).reshape(n_parts, -1)
-            changed[i] = sizes[i].sum(1)
-            limit = np.uint64((1 << 63) - 2)
-            np.maximum.at(largest[i], of, np.minimum(values, limit).astype(np.int64) + 1)
-            seen[i] = np.bincount(of[union[at]], minlength=n_parts)
-            repeated[i] = np.bincount(of[before[at]], minlength=n_parts)
+            first = np.searchsorted(at, starts)  # of the changes of each part
+            changed[i] = np.diff(first, append=at.size)
+            some = np.flatnonzero(changed[i])
+            if some.size:
+                symbols, values = step_symbols(base[at], target[at], dtype)
+                cells = np.repeat(np.arange(n_parts) * n_classes, changed[i]) + (symbols >> 1)
+                sizes[i] = np.bincount(cells, minlength=n_parts * n_classes).reshape(n_parts, -1)
+                most = np.maximum.reduceat(values, first[some])
+                largest[i, some] = np.minimum(most, np.uint64((1 << 63) - 2)).astype(np.int64) + 1
+                seen[i, some] = np.add.reduceat(union[at], first[some], dtype=np.int64)
+                repeated[i, some] = np.add.reduceat(before[at], first[some], dtype=np.int64)
             union[at] = True
             before, base = marks, target
     for (kept_union, kept_before), start, n in zip(
