@@ -6,6 +6,8 @@ writing spaces. Masters are float32; every checkpoint is stored as bf16, as
 trainers do, in a sharded Hugging Face directory.
 
     python examples/tiny_rl.py OUT_DIR --steps 3
+
+Needs PyTorch and transformers: the extra `examples`.
 """
 
 from __future__ import annotations

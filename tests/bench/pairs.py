@@ -37,7 +37,7 @@ KINDS = {
     "fp8": Kind("fp8 E4M3", _STEP, "F8_E4M3", 1e-5),
     "real": Kind(
         "bf16, real policy gradient",
-        "two consecutive steps of the trainer of examples/quickstart.py, AdamW at lr 1e-6",
+        "two consecutive steps of the trainer of examples/tiny_rl.py, AdamW at lr 1e-6",
         needs=("torch", "transformers"),
     ),
     "dense": Kind(

@@ -182,10 +182,28 @@ def test_every_verb_has_a_how_to() -> None:
         assert f"\n## {name}: " in text
 
 
-def test_quickstart_runs_on_a_real_model(tmp_path: Path) -> None:
+def test_quickstart_needs_nothing_but_the_package(tmp_path: Path) -> None:
+    """It runs where PyTorch, safetensors and transformers cannot be imported."""
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    for name in ("torch", "safetensors", "transformers"):
+        (absent / f"{name}.py").write_text("raise ImportError('not here')")
+    path = os.pathsep.join([str(absent), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, ROOT / "examples" / "quickstart.py", tmp_path / "work"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("byte-identical") == 5
+    assert "Every checkpoint was rebuilt and every patch made again" in run.stdout
+
+
+def test_training_and_patching_a_real_model(tmp_path: Path) -> None:
     """Trains, patches, rebuilds, compares, and loads the result with transformers."""
     run = subprocess.run(
-        [sys.executable, ROOT / "examples" / "quickstart.py", tmp_path],
+        [sys.executable, ROOT / "examples" / "train_and_patch.py", tmp_path],
         capture_output=True,
         text=True,
     )

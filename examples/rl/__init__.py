@@ -1,0 +1,1 @@
+"""Reinforcement learning over a store: a trainer, two rollouts, patches in between."""
