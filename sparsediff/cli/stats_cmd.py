@@ -291,8 +291,9 @@ def _print(stats: CheckpointStats, groups: list[Group], by: str, hidden: int) ->
     print_table(head, rows, last_is_total=True, expendable=("sparsity", "median", "largest", "±1"))
     if hidden:
         say(f"({hidden:,} rows not shown)")
+    click.echo()
     say(
-        f"\n{total.n_tensors:,} tensors, {total.n_untouched:,} untouched; patch "
+        f"{total.n_tensors:,} tensors, {total.n_untouched:,} untouched; patch "
         f"{size(stats.patch_bytes)} for {size(stats.target_bytes)}: ratio {number(stats.ratio, 1)}"
     )
 
