@@ -190,8 +190,8 @@ class SmallLM(nn.Module):
     def log_probabilities(self, tokens: Tensor, first: int) -> Tensor:
         """Of each token from position ``first`` on, given those before; (batch, length - first)."""
         logits = self(tokens[:, :-1])[0][:, first - 1 :]
-        chosen = logits.log_softmax(-1).gather(-1, tokens[:, first:, None])
-        return chosen[..., 0]
+        chosen: Tensor = logits.log_softmax(-1).gather(-1, tokens[:, first:, None])
+        return chosen.squeeze(-1)
 
     @torch.no_grad()
     def sample(self, prompts: Tensor, n: int, end: int, generator: torch.Generator) -> Samples:
@@ -276,7 +276,7 @@ def train(
         log_p = model.log_probabilities(tokens, 1)
         loss = -(log_p * counts[:, 1:]).sum() / counts[:, 1:].sum()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if time.monotonic() > said + 5 or step == steps - 1:

@@ -107,7 +107,7 @@ class Optimizer:
     def step(self, loss: Tensor) -> None:
         """Follow the gradient of ``loss`` once."""
         self.model.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         parameters = dict(self.model.named_parameters())
         for name, master in self.masters.items():
             gradient = parameters[name].grad

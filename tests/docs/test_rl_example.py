@@ -52,7 +52,13 @@ def test_what_counts_ends_with_the_end(policy: Any, task: Any) -> None:
 
 @pytest.mark.slow
 def test_both_runs_are_identical(tmp_path: Path) -> None:
-    command = [sys.executable, EXAMPLES / "rl", "--short", "--place", tmp_path / "place"]
+    command: list[str | Path] = [
+        sys.executable,
+        EXAMPLES / "rl",
+        "--short",
+        "--place",
+        tmp_path / "place",
+    ]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
