@@ -5,7 +5,7 @@
 The model of `examples/rl` answers; its wrong answers are revised by rule; tokens that were
 added, substituted or deleted are weighted as the paper does, and the model is tuned five ways:
 FIGA, FIGA with the published code's additions, two of the paper's ablations, and plain
-supervised tuning. Needs PyTorch, safetensors and rapidfuzz. `--short` takes a minute.
+supervised tuning. Needs PyTorch, safetensors and rapidfuzz. `--short` only shows that it runs.
 """
 
 import sys

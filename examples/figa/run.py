@@ -164,8 +164,8 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="few steps of an untrained model")
     parser.add_argument("--place", type=Path, help="keep everything in this new directory")
     args = parser.parse_args()
-    torch.set_num_threads(2)
-    sizes = (11, args.lr, 2, 5, 16) if args.short else (args.steps, args.lr, 100, 80, 1000)
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    sizes = (10, args.lr, 2, 5, 8) if args.short else (args.steps, args.lr, 100, 80, 1000)
     if args.place is not None:
         args.place.mkdir(parents=True)
         compare(args.place, *sizes)

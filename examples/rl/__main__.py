@@ -3,9 +3,9 @@
     pip install -e '.[examples]' && python examples/rl
 
 A small model is trained here on the sources of Python's library, shown a toy task, and then
-tuned with group-normalised policy gradients by three processes: some five minutes on two
-cores. Everything is done twice, with patches and with whole weights, and compared bit for bit.
-`--short` takes a minute. Needs PyTorch and safetensors.
+tuned with group-normalised policy gradients by three processes. Everything is done twice, with
+patches and with whole weights, and compared bit for bit. `--short` takes a minute. Needs
+PyTorch and safetensors.
 """
 
 import sys
