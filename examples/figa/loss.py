@@ -56,11 +56,11 @@ class Edits:
 def edits(initial: Sequence[int], revised: Sequence[int]) -> Edits:
     """Marks by the fewest edit operations that lead from ``initial`` to ``revised``."""
     good, bad = [False] * len(revised), [False] * len(initial)
-    for kind, source, target in Levenshtein.editops(initial, revised):
-        if kind in ("insert", "replace"):
-            good[target] = True
-        if kind in ("delete", "replace"):
-            bad[source] = True
+    for edit in Levenshtein.editops(initial, revised):
+        if edit.tag in ("insert", "replace"):
+            good[edit.dest_pos] = True
+        if edit.tag in ("delete", "replace"):
+            bad[edit.src_pos] = True
     return Edits(good, bad)
 
 
