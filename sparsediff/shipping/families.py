@@ -33,7 +33,7 @@ class Family:
             for either; ``{1}`` is the first group of ``known_by``.
         beside: only if one of these is there as well, likewise.
         says: only if ``config.json`` or ``adapter_config.json`` there holds what this finds.
-        called: only if the checkpoint is called like this.
+        called: only if the checkpoint is called like this, and of what lies in it directly.
         pointer: file next to the checkpoint that names, at its end, the last one completed;
             its library loads that one.
         text: what a pointer says of a checkpoint, by its ``{name}`` or ``{number}``.
@@ -76,6 +76,13 @@ FAMILIES = (
         "the Trainer of transformers",
         r"training_args\.bin",
         ("trainer_state.json",),
+        called=r"checkpoint-\d+",
+    ),
+    Family(  # before it has written anything of its own
+        "the Trainer of transformers",
+        r"(?:adapter_)?config\.json",
+        ("trainer_state.json|random_states_*.pkl",),
+        says=r'"transformers_version"|"peft_type"',
         called=r"checkpoint-\d+",
     ),
     Family(
@@ -145,6 +152,8 @@ def missing(path: Path, number: int | None, names: Iterable[str]) -> str | None:
         if family.called and not re.fullmatch(family.called, path.name):
             continue
         for folder, inside in folders.items():
+            if family.called and folder:
+                continue
             matches = [m for n in inside if (m := re.fullmatch(family.known_by, n))]
             if not matches or not _applies(family, path / folder, inside):
                 continue

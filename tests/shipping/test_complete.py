@@ -90,7 +90,7 @@ def test_nothing_in_the_place_of_weights(suffix: str, data: bytes, tmp_path: Pat
     [
         inside("checkpoint-1", TRAINER),
         inside("step_1", {"model.safetensors": SAFE, "config.json": HF}),
-        inside("checkpoint-1", {"model.safetensors": SAFE, "config.json": HF}),
+        inside("checkpoint-1", {"model.safetensors": SAFE, "config.json": b"{}"}),
         inside("step_1", {"model.safetensors": SAFE, "model.safetensors.index.json": INDEX}),
         inside("step_1", {"adapter_model.safetensors": SAFE, "adapter_config.json": b"{}"}),
         inside("step_1", {"model.gguf": GGUF}),
@@ -142,6 +142,13 @@ def test_pointer_beside_names_an_earlier_step(tmp_path: Path) -> None:
     assert "latest beside it names 10 still, which DeepSpeed writes last" in str(why(run))
     write(run, {"latest": b"global_step20"})
     assert why(run) is None
+
+
+def test_trainer_that_has_written_the_model_only(tmp_path: Path) -> None:
+    files = {"config.json": HF, "model.safetensors": SAFE}
+    run = write(tmp_path / "run", inside("checkpoint-1", files))
+    assert "trainer_state.json" in str(why(run))
+    assert why(run, Rule(marker="config.json")) is None
 
 
 def test_what_the_step_before_has(tmp_path: Path) -> None:
@@ -233,3 +240,21 @@ def test_pull_points_the_library_to_the_version(
     pull(store, dest, version=names[0])
     assert (dest / "versions" / name).read_text() == texts[0]
     assert sorted(p.name for p in (dest / "versions").iterdir()) == sorted([*names, name])
+
+
+def test_deepspeed_names_the_optimizer_of_each_rank(tmp_path: Path) -> None:
+    state = {
+        "param_shapes": [{"w": 1}],
+        "ds_config": {"zero_optimization": {"stage": 1}},
+        "mp_world_size": 1,
+        "dp_world_size": 2,
+    }
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    step = {"mp_rank_00_model_states.pt": stream.getvalue()}
+    optimizers = [f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in (0, 1)]
+    run = write(tmp_path / "run", inside("global_step1", step))
+    for name in optimizers:
+        assert name in str(why(run))
+        write(run, {f"global_step1/{name}": TORCH})
+    assert why(run) is None

@@ -31,7 +31,7 @@ def references(file: InputFile) -> list[Reference]:
         for d in range(n_data if zero >= 3 else 1):
             rank = f"zero_pp_rank_{d}_" if zero >= 3 else ""
             names.append(f"{rank}mp_rank_{m:02}_model_states.pt")
-        if zero and "optimizer" in config:
+        if zero and state.get("param_shapes") is not None:  # there is an optimizer
             names += [
                 f"{prefix}zero_pp_rank_{d}_mp_rank_{m:02}_optim_states.pt" for d in range(n_data)
             ]
