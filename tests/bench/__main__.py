@@ -110,12 +110,12 @@ def _say(line: str) -> None:
 
 def main() -> int:
     """Measure, print, write."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # files are removed on the way out
     args = parser().parse_args()
     if args.engine:
         from tests.bench import engine
 
         return engine.main(args.dir, args.quick, args.repeats or 5, args.json)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # files are removed on the way out
     if args.from_json:
         documents = [json.loads(p.read_text()) for p in args.from_json]
     else:
