@@ -81,12 +81,7 @@ class Place(ABC):
     def peek(self, store_id: str | None) -> None:
         """Take up what is known of the destination; changes nothing, and takes no lock.
 
-        Args:
-            store_id: as for `open`; None for whatever history it is of.
-
-        Raises:
-            UsageError: ``dest`` is something else's, or a directory in it is a link.
-            CorruptError: the record is damaged.
+        Of any history if ``store_id`` is None. Raises what `open` does.
         """
         with os_errors(self.dest):
             for directory in self._directories():
@@ -165,17 +160,6 @@ class Place(ABC):
     def current(self) -> int | None:
         """The version that readers see."""
 
-    def switched(self) -> float | None:
-        """When readers were shown the version they see, in seconds since the epoch."""
-        try:
-            return os.lstat(self._witness()).st_mtime
-        except OSError:
-            return None
-
-    @abstractmethod
-    def _witness(self) -> Path:
-        """What a switch makes anew."""
-
     @abstractmethod
     def path(self, version: Version) -> Path:
         """Where a version is, or will be."""
@@ -235,9 +219,6 @@ class Versions(Place):
         """See `Place`."""
         shown = self._shown()
         return next((v for v, n in self._names.items() if n == shown), None)
-
-    def _witness(self) -> Path:
-        return self.dest / CURRENT
 
     def _shown(self) -> str | None:
         """Name of the directory that readers see; None if the link leads anywhere else."""
@@ -342,9 +323,6 @@ class InPlace(Place):
 
     def _advice(self) -> str:
         return f"move it and {self.dest} away, and the next run fetches a version whole"
-
-    def _witness(self) -> Path:
-        return self.home / state.NAME
 
     def _stale(self) -> tuple[str, ...]:
         return ()

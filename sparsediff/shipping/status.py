@@ -17,7 +17,7 @@ from sparsediff.shipping import state
 from sparsediff.shipping.absent import HOME, home_in_place, no_pointer
 from sparsediff.shipping.catalog import PREFIX, Catalog
 from sparsediff.shipping.catalog_json import POINTER, read_catalog
-from sparsediff.shipping.places import InPlace, Place, Versions
+from sparsediff.shipping.places import CURRENT, InPlace, Place, Versions
 from sparsediff.shipping.ship import default_state
 from sparsediff.shipping.state import Waiting
 from sparsediff.stores import Store
@@ -105,9 +105,9 @@ def status_of_path(path: Path | str, state_directory: Path | str | None = None) 
     if os.path.lexists(home / state.NAME) or os.path.lexists(home / state.SEEN):
         found.append(_run(str(path), home))
     if os.path.lexists(here / HOME):
-        found.append(_destination(str(path), Versions(here, 1)))
+        found.append(_destination(str(path), Versions(here, 1), here / CURRENT))
     if os.path.lexists(home_in_place(here)):
-        found.append(_destination(str(path), InPlace(here)))
+        found.append(_destination(str(path), InPlace(here), home_in_place(here) / state.NAME))
     if not found:
         raise UsageError(
             "is no store, and neither ship nor pull remembers anything of it", file=path
@@ -152,7 +152,8 @@ def _run(place: str, home: Path) -> Status:
     )
 
 
-def _destination(path: str, place: Place) -> Status:
+def _destination(path: str, place: Place, witness: Path) -> Status:
+    """The status of a destination; a switch makes ``witness`` anew."""
     place.peek(None)
     record, version = place.record, place.current()
     problems = []
@@ -167,6 +168,6 @@ def _destination(path: str, place: Place) -> Status:
         record.store,
         version,
         None if version is None else record.versions.get(version),
-        looked=place.switched(),
+        looked=os.lstat(witness).st_mtime if os.path.lexists(witness) else None,
         problems=tuple(problems),
     )
