@@ -33,7 +33,8 @@ def test_kill_ship_leaves_a_sound_store_and_the_next_run_completes_it(tmp_path: 
         assert {o.key for o in store.list("")} == catalog.keys() | {"latest.json"}
         assert list(store.leftovers()) == []
         state = default_state(drill.run)
-        assert sorted(p.name for p in state.iterdir()) == ["empty", "kept", "lock", "state.json"]
+        left = ["empty", "kept", "lock", "seen.json", "state.json"]
+        assert sorted(p.name for p in state.iterdir()) == left
         assert [p.name for p in (state / "kept").iterdir()] == ["000003"]
     names = " ".join(points)
     for what in ("put", "swap latest.json", "link", "rename"):
