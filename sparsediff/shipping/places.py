@@ -273,7 +273,8 @@ class Versions(Place):
     def _point(self, version: Version) -> None:
         """Have the library of a version, given ``dest/versions``, load that one."""
         path = self.path(version)
-        found = pointer(path, version.number, (name for name, _ in walk(path)))
+        names = [name for name, _ in walk(path)] if path.is_dir() else []  # else it is one file
+        found = pointer(path, version.number, names)
         if found is None or found[0] in self._stale():
             return
         name, text = found

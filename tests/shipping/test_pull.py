@@ -25,10 +25,11 @@ from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.prune import prune
 from sparsediff.shipping.pull import PullResult, pull
 from sparsediff.shipping.ship import default_state, ship
+from sparsediff.shipping.source import Rule
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run
 from tests.support.pairs import tree
-from tests.support.runs import Trainer, assert_sound, catalog_of, shown
+from tests.support.runs import Trainer, assert_sound, catalog_of, settle, shown
 
 Originals = dict[str, dict[str, bytes]]
 
@@ -658,3 +659,14 @@ def test_pointer_is_made_anew(
     ship(trainer.run, store)
     pull(store, dest)
     assert tree(dest / "current") == tree(path)
+
+
+def test_a_file_whose_name_ends_in_its_number(store: Store, tmp_path: Path) -> None:
+    run = tmp_path / "files"
+    run.mkdir()
+    for i in (1, 2):
+        (run / f"step_{i}").write_bytes(bytes([i]) * 1000)
+        settle(run / f"step_{i}")
+    ship(run, store, Policy(rule=Rule(pattern=r"step_(\d+)")))
+    pull(store, tmp_path / "dest")
+    assert (tmp_path / "dest/current").read_bytes() == (run / "step_2").read_bytes()
