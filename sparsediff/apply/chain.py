@@ -11,11 +11,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from sparsediff.apply.rebuild import BaseFiles, is_copy, run, tasks
+from sparsediff.disk.inputs import OpenFiles
 from sparsediff.disk.outputs import clone, create, write_at
 from sparsediff.disk.temps import discard
 from sparsediff.errors import UsageError, WrongBaseError, os_errors
@@ -45,14 +45,22 @@ def listed(patches: PatchSource | Sequence[PatchSource]) -> list[PatchSource]:
 def open_chain(sources: Sequence[PatchSource]) -> Iterator[list[Patch]]:
     """Open patches and check that each continues the one before.
 
+    However many there are, the descriptors they take are bounded; and so is the memory, as
+    long as their tensors stay where they are, but for some hundred bytes for each bucket.
+
     Raises:
         WrongBaseError: one plainly does not.
         SparsediffError: as `open_patch` does.
     """
     with ExitStack() as stack:
-        chain = [stack.enter_context(open_patch(s)) for s in sources]
-        for before, after in pairwise(chain):
-            _check_link(before, after)
+        files = stack.enter_context(OpenFiles())
+        chain: list[Patch] = []
+        for source in sources:
+            patch = stack.enter_context(open_patch(source, files))
+            if chain:
+                _check_link(chain[-1], patch)
+                patch.manifest.share(chain[-1].manifest)
+            chain.append(patch)
         yield chain
 
 
@@ -106,7 +114,7 @@ def groups(chain: Sequence[Patch]) -> list[list[Patch]]:
 
 def rebuild_chain(
     base: Path,
-    chain: Sequence[Patch],
+    runs: Sequence[Sequence[Patch]],
     dest: Path,
     between: Callable[[int], Path],
     jobs: int,
@@ -116,9 +124,9 @@ def rebuild_chain(
 
     Args:
         base: checkpoint the first patch was made from.
-        chain: what `open_chain` gave.
+        runs: the opened chain, as `groups` puts it together.
         dest: where the target is built; created unless it is there.
-        between: places for targets on the way, by number, fewer than there are patches;
+        between: places for targets on the way, by number, fewer than there are runs;
             removed once they were used, and by the caller on an error.
         jobs: threads.
         advance: told of bytes rebuilt.
@@ -129,7 +137,6 @@ def rebuild_chain(
         UnavailableError: the disk is full, or the base changed meanwhile.
     """
     root = base
-    runs = groups(chain)
     for i, group in enumerate(runs):
         place = dest if group is runs[-1] else between(i)
         _rebuild(group, root, place, jobs, advance)
@@ -138,9 +145,9 @@ def rebuild_chain(
         root = place
 
 
-def rebuilt_bytes(chain: Sequence[Patch]) -> int:
+def rebuilt_bytes(runs: Sequence[Sequence[Patch]]) -> int:
     """Bytes that `rebuild_chain` writes, and tells of."""
-    return sum(f.size for group in groups(chain) for f in group[-1].manifest.target_files)
+    return sum(f.size for group in runs for f in group[-1].manifest.target_files)
 
 
 def _rebuild(

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsediff.apply.chain import listed, open_chain, rebuild_chain, rebuilt_bytes
+from sparsediff.apply.chain import groups, listed, open_chain, rebuild_chain, rebuilt_bytes
 from sparsediff.apply.in_place import update_in_place
 from sparsediff.disk.names import is_temp, temp_sibling
 from sparsediff.disk.outputs import staged_directory, staged_file
@@ -112,7 +112,8 @@ def _apply_to(
     progress: Progress | None,
 ) -> int:
     """Build the target of ``chain`` at ``output``; returns the bytes written."""
-    total, done = rebuilt_bytes(chain), 0
+    runs = groups(chain)
+    total, done = rebuilt_bytes(runs), 0
 
     def advance(n: int) -> None:
         nonlocal done
@@ -132,15 +133,14 @@ def _apply_to(
             if is_temp(left.name):
                 clear(left)
         work = temp_sibling(output, 0)
-        if len(chain) > 1:
+        if len(runs) > 1:
             stack.enter_context(temp_directory(work))
             stack.callback(discard, work)
-        rebuild_chain(base, chain, staged, lambda i: work / str(i), jobs, advance)
+        rebuild_chain(base, runs, staged, lambda i: work / str(i), jobs, advance)
     return total
 
 
 def _names(chain: list[Patch]) -> set[str]:
     """Of all files of all the chain's checkpoints."""
-    manifests = [patch.manifest for patch in chain]
-    bases = {f.name for m in manifests for f in m.base_files}
-    return bases | {f.name for m in manifests for f in m.target_files}
+    bases = {f.name for patch in chain for f in patch.manifest.base_files}
+    return bases | {f.name for patch in chain for f in patch.manifest.target_files}

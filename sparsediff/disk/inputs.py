@@ -6,6 +6,7 @@ says one changed; all the files below a directory, by relative name.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -225,6 +226,39 @@ class OpenFiles:
             if n == 0:
                 raise file.changed()
             view, offset = view[n:], offset + n
+
+
+class InputStream(io.RawIOBase):
+    """A pinned file read like a stream; it holds no descriptor, ``files`` does while it can."""
+
+    def __init__(self, file: InputFile, files: OpenFiles) -> None:
+        super().__init__()
+        self._file, self._files, self._at = file, files, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` as far as the file goes; see `InputFile.read_into`."""
+        view = memoryview(buffer).cast("B")
+        n = min(len(view), max(0, self._file.size - self._at))
+        self._files.read(self._file, self._at, view[:n])
+        self._at += n
+        return n
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to an offset, counted from the start, from here or from the end."""
+        self._at = offset + (0, self._at, self._file.size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._at
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from sparsediff.checksum import Verified, checksum, digest
 from sparsediff.codec.zstd import compress, decompress, stated_size
+from sparsediff.disk.inputs import InputFile, InputStream, OpenFiles
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
 from sparsediff.patch import manifest_json
 from sparsediff.patch.manifest import MAX_BUCKET_BYTES, MAX_SKELETON_BYTES, Manifest
@@ -110,7 +111,7 @@ class Patch:
         sizes: bytes of each stored payload, by name.
     """
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+    def __init__(self, stream: BinaryIO | InputStream, name: str) -> None:
         """Read and check header and manifest.
 
         Raises:
@@ -192,7 +193,7 @@ class Patch:
 
     def _read(self, size: int) -> bytes:
         with os_errors(self.name):
-            data = self._stream.read(size)
+            data = self._stream.read(size) or b""
         if len(data) != size:
             raise CorruptError(
                 "patch is cut short",
@@ -217,11 +218,13 @@ class Patch:
 
 
 @contextmanager
-def open_patch(source: PatchSource) -> Iterator[Patch]:
+def open_patch(source: PatchSource, files: OpenFiles | None = None) -> Iterator[Patch]:
     """Open a patch for reading.
 
     Args:
         source: path, or ``-`` for standard input, or a binary stream.
+        files: holds the descriptors of many patches that are read by turns, as far as
+            there are enough; default: one for this patch alone.
 
     Raises:
         UsageError: there is no such file.
@@ -230,17 +233,22 @@ def open_patch(source: PatchSource) -> Iterator[Patch]:
     """
     if not isinstance(source, (str, Path)):
         yield Patch(source, "<stream>")
-    elif str(source) == "-":
+        return
+    if str(source) == "-":
         if sys.stdin is None:
             raise UsageError("standard input is closed")
         yield Patch(sys.stdin.buffer, "<stdin>")
-    else:
+        return
+    with ExitStack() as stack:
         with os_errors(source):
             if Path(source).is_dir():
                 raise UsageError("is a directory, not a patch", file=source)
-            stream = open(source, "rb")  # noqa: SIM115 - closed below; its reader's errors are not ours
-        with stream:
-            yield Patch(stream, str(source))
+            if not Path(source).is_file():  # a pipe, which is read once; or nothing
+                stream: BinaryIO | InputStream = stack.enter_context(open(source, "rb"))
+            else:
+                files = files or stack.enter_context(OpenFiles())
+                stream = InputStream(InputFile.of(Path(source)), files)
+        yield Patch(stream, str(source))
 
 
 def paths(sources: Sequence[PatchSource]) -> list[Path | str]:

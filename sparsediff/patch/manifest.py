@@ -110,6 +110,17 @@ class Tensor:
         """Changed words; those without a base count as changed."""
         return self.n_stepped + self.n_words - self.n_based
 
+    def lies_like(self, other: Tensor) -> bool:
+        """Whether target and base of two tensors of one name lie at the same places."""
+        return (
+            self.offset == other.offset
+            and self.shape == other.shape
+            and self.dtype is other.dtype
+            and self.base_file == other.base_file
+            and self.base_offset == other.base_offset
+            and self.n_based == other.n_based
+        )
+
 
 @dataclass(slots=True)
 class Bucket:
@@ -186,6 +197,31 @@ class Manifest:
                 names.append(f"skeleton.{i}")
             names += [f"bucket.{b}" for b in buckets if self.buckets[b].digest is not None]
         return names
+
+    def share(self, other: Manifest) -> None:
+        """Hold only once in memory what is the same in the manifest of the patch before.
+
+        From step to step of training tensors stay where they are and buckets are cut alike:
+        then a manifest keeps little more than the checksums and digests of its own. What it
+        said of the steps of its tensors is given up for what the other says, and locators
+        are given up altogether, so that an error may name a neighbour of the tensor it is about.
+        """
+        for own, old in zip(self.base_files, other.base_files, strict=False):
+            if own.layout == old.layout:
+                own.layout = old.layout
+        if (
+            self.names != other.names
+            or self.parts != other.parts
+            or self.file_tensors != other.file_tensors
+            or not all(map(Tensor.lies_like, self.tensors, other.tensors))
+        ):
+            return
+        self.names, self.tensors, self.parts = other.names, other.tensors, other.parts
+        self.file_tensors = other.file_tensors
+        if self.file_buckets == other.file_buckets:
+            self.file_buckets = other.file_buckets
+        for bucket, like in zip(self.buckets, other.buckets, strict=True):
+            bucket.tensors, bucket.locators = like.tensors, ""
 
     def complete(self) -> None:
         """Fill in which tensors and buckets belong to which file, and which words to which bucket.
