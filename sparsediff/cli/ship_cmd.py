@@ -104,7 +104,7 @@ _SAID = 3  # checkpoints, or names, that one line tells of
         show_default=True,
         metavar="W",
         help="Store a version whole when the patches since the last one stored whole weigh W"
-        " times as much as it.",
+        " times as much as it, or are 500.",
     ),
     click.option(
         "--squash-every",

@@ -28,6 +28,9 @@ class Policy:
         rewind: ship the checkpoint modified last, even if its number is not above
             the last one's: the training was taken back.
         selection: which files of a checkpoint are shipped.
+        longest_chain: where weight decides, store a version whole at the latest when there
+            would be more patches than this since the last anchor, however little they weigh:
+            each costs a newcomer a request, and a pass over all words.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -37,6 +40,7 @@ class Policy:
     newest: bool = False
     rewind: bool = False
     selection: Selection = field(default_factory=Selection)
+    longest_chain: int = 500
 
     def due(
         self, catalog: Catalog | None, complete: list[Candidate], same: str | None = None
@@ -92,6 +96,8 @@ class Policy:
             return True
         if self.anchor_every is not None:
             return len(chain) + 1 >= self.anchor_every
+        if len(chain) >= self.longest_chain:
+            return True
         weight = step_bytes + sum(v.step.n_bytes for v in chain if v.step is not None)
         return weight > self.anchor_weight * anchor.n_bytes or not pays(step_bytes, anchor.n_bytes)
 

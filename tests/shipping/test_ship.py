@@ -175,6 +175,14 @@ def test_anchor_every(trainer: Trainer, store: Store) -> None:
     assert found == [["anchor"], ["patch"], ["patch"], both, ["patch"], ["patch"], both]
 
 
+def test_anchor_when_the_chain_is_long(trainer: Trainer, store: Store) -> None:
+    trainer.save_steps(*range(1, 7))
+    policy = Policy(anchor_weight=1e9, longest_chain=2)
+    anchors = [s.version.anchor is not None for s in ship(trainer.run, store, policy).shipped]
+    assert anchors == [True, False, False, True, False, False]
+    assert 2 < Policy().longest_chain <= 1000
+
+
 def test_anchor_when_the_chain_outweighs_it(trainer: Trainer, store: Store) -> None:
     trainer.save_steps(*range(1, 12))
     versions = [s.version for s in ship(trainer.run, store, Policy(anchor_weight=0.1)).shipped]
