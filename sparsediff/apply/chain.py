@@ -174,18 +174,21 @@ def _rebuild(
         advance(n)
 
 
+def unchanged(group: Sequence[Patch], file: int) -> int | None:
+    """Index of the base file that a target file equals, if no patch changes it; else None."""
+    first, *later = (patch.manifest for patch in group)
+    same = first.target_files[file].dictionary  # where the skeleton of a copy comes from
+    if same is None or not is_copy(first, file, same):
+        return None
+    return same if all(is_copy(m, file, file) for m in later) else None
+
+
 def _clone_unchanged(group: Sequence[Patch], base: BaseFiles, file: int, path: Path) -> bool:
     """Whether ``path`` could be made a clone of the base file that it equals.
 
     The base's words are still read and checked like any others.
     """
-    first, *later = (patch.manifest for patch in group)
-    same = first.target_files[file].dictionary  # where the skeleton of a copy comes from
-    if (
-        same is None
-        or not first.target_files[file].size
-        or not is_copy(first, file, same)
-        or not all(is_copy(m, file, file) for m in later)
-    ):
+    same = unchanged(group, file)
+    if same is None or not group[0].manifest.target_files[file].size:
         return False
     return clone(base.open(same), path)

@@ -1,30 +1,36 @@
 """Updating a base in place: one file at a time, each replaced by rename.
 
-Enters: a base and open patches. Leaves: the base turned into the target. Before
-anything is touched, every file is shown to be the patch's base or already its
-target, so a run that was killed is finished by running it again, and a wrong
-base is left alone. Extra disk: one file.
+Enters: a base and open patches. Leaves: the base turned into the target, each file
+written once, wherever the patches are cut alike. A chain leads through states, one
+before and one after each patch. In place a file needs nothing but itself, so files may
+be in different states: before anything is touched each is shown to be in one, and from
+there it is brought to the last. So a run that was killed is finished by running it
+again, and a wrong base is left alone. Extra disk: one file.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sparsediff.apply.rebuild import BaseFiles, Task, check_target, is_copy, run, tasks
+from sparsediff import checksum
+from sparsediff.apply.chain import groups, rebuilt_bytes, unchanged
+from sparsediff.apply.rebuild import BaseFiles, Task, run, tasks
+from sparsediff.disk.inputs import InputFile, OpenFiles, walk
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.outputs import staged_file, sync, write_all
 from sparsediff.disk.temps import temp_file
-from sparsediff.errors import CorruptError, UnsupportedError, UsageError, WrongBaseError, os_errors
+from sparsediff.errors import UnsupportedError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress, ordered_map
+from sparsediff.patch import words
 from sparsediff.patch.container import Patch
-from sparsediff.patch.manifest import BaseFile, Manifest
+from sparsediff.patch.manifest import Manifest
 
 
 def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progress | None) -> int:
@@ -33,87 +39,138 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
     Raises:
         UnsupportedError: a patch moves data between files, so that replacing
             one file would destroy what another still needs.
-        WrongBaseError: a file is neither base nor target.
+        WrongBaseError: a file is in no state of the chain.
         LockedError: another run is updating ``base``.
     """
     for patch in chain:
         _check_possible(patch)
     with _locked(base):
-        first, finished, leftovers = _state(base, chain, jobs)
+        states = _states(base, chain, jobs)
         for patch in chain:
             patch.check_payloads()
-        _check_later_files(base, chain, first)
-        _remove(base, leftovers)
-        total = sum(f.size for p in chain[first:] for f in p.manifest.target_files)
-        done = written = 0
-        for i, patch in enumerate(chain[first:]):
-            if i:
-                finished = _finished_files(base, patch, jobs)
-            for file, group in groupby(tasks([patch]), key=lambda t: t.file):
-                record = patch.manifest.target_files[file]
-                if file in finished:
-                    for _ in group:
+        runs = groups(chain)
+        total, done, written, before = rebuilt_bytes(runs), 0, 0, 0
+        for group in runs:
+            after = before + len(group)
+            target = group[-1].manifest
+            for file, own in groupby(tasks(group), key=lambda t: t.file):
+                record = target.target_files[file]
+                skip = max(states[record.name] - before, 0)  # patches that it has behind it
+                if skip >= len(group) or unchanged(group[skip:], file) is not None:
+                    for _ in own:
                         pass
                 else:
-                    _replace(base, patch, file, group, jobs)
+                    _replace(base, group, skip, file, own, jobs)
                     written += record.size
                 done += record.size
                 if progress is not None:
                     progress(done, total)
-            _remove(base, [f.name for f in _removed(patch.manifest)])
+            kept = {f.name for f in target.target_files}
+            gone = [f.name for f in group[0].manifest.base_files if f.name not in kept]
+            # One that is missing may have left an empty directory, when it was removed.
+            _remove(base, [n for n in gone if states[n] < after or not _is_there(base, n)])
+            before = after
     return written
 
 
-def _state(base: Path, chain: list[Patch], jobs: int) -> tuple[int, set[int], list[str]]:
-    """How far a killed run got: the first patch still to apply, its finished files, leftovers.
-
-    That is the last patch of which every file is as in the base or the target.
-    Leftovers are files that an earlier patch should have removed.
+def _states(base: Path, chain: list[Patch], jobs: int) -> dict[str, int]:
+    """For each file of any state, one that it is in; where it is missing, one that lacks it.
 
     Raises:
-        WrongBaseError: not even the first patch fits.
+        WrongBaseError: a file is in none.
     """
-    for first in range(len(chain) - 1, 0, -1):
-        try:
-            finished = _finished_files(base, chain[first], jobs)
-            return first, finished, _leftovers(base, chain[:first], chain[first].manifest)
-        except WrongBaseError:
-            continue
-    return 0, _finished_files(base, chain[0], jobs), []
-
-
-def _above(a: str, b: str) -> bool:
-    """Whether one of two names is a directory of the other."""
-    return b.startswith(a + "/") or a.startswith(b + "/")
-
-
-def _check_later_files(base: Path, chain: list[Patch], first: int) -> None:
-    """Raise WrongBaseError if a later patch adds a file that is there already, unknown to all."""
-    known = {f.name for p in chain[: first + 1] for f in p.manifest.base_files}
-    known |= {f.name for p in chain[: first + 1] for f in p.manifest.target_files}
-    for patch in chain[first + 1 :]:
-        for file in patch.manifest.target_files:
-            path = base / file.name if file.name else base
-            if any(name == file.name or name.startswith(file.name + "/") for name in known):
-                continue  # what is there now will have been removed or replaced by then
-            if os.path.lexists(path):
-                raise WrongBaseError("wrong base: file should not exist yet", file=path)
-        known |= {f.name for f in patch.manifest.target_files}
-
-
-def _leftovers(base: Path, earlier: list[Patch], current: Manifest) -> list[str]:
-    wanted = {f.name for f in current.base_files} | {f.name for f in current.target_files}
-    found: list[str] = []
-    for patch in earlier:
-        files = BaseFiles(base, patch.manifest)
-        for i, record in enumerate(patch.manifest.base_files):
-            name = record.name
-            if name in wanted or name in found or any(_above(name, w) for w in wanted):
-                continue  # a directory by now, or below what became a file
-            if os.path.lexists(_path(base, name)):
-                files.skeleton(i)
-                found.append(name)
+    first = chain[0].manifest
+    files = BaseFiles(base, first)
+    in_base = {f.name: i for i, f in enumerate(first.base_files)}
+    missing = dict.fromkeys(set().union(*_names(chain)), -1)  # last state without it
+    for state, names in enumerate(_names(chain)):
+        missing.update(dict.fromkeys(missing.keys() - names, state))
+    _check_kinds(base, missing.keys())
+    found: dict[str, int] = {}
+    wrong: dict[str, WrongBaseError] = {}
+    for name, state in missing.items():
+        path = _path(base, name) if _is_there(base, name) else None
+        if path is None and state >= 0:
+            found[name] = state
+        elif name not in in_base:
+            wrong[name] = WrongBaseError("wrong base: file should not exist yet", file=path)
+        else:
+            try:
+                _check_base_file(first, files, in_base[name], jobs)
+            except WrongBaseError as e:
+                wrong[name] = e
+            else:
+                found[name] = 0
+    pinned = {name: InputFile.of(_path(base, name)) for name in wrong if _is_there(base, name)}
+    known: dict[tuple[int, int], str] = {}
+    for state, patch in reversed(list(enumerate(chain, 1))):
+        for file, record in enumerate(patch.manifest.target_files):
+            source = pinned.get(record.name)
+            if source is not None and _is_target(patch.manifest, file, source, known, jobs):
+                found[record.name] = state
+                del pinned[record.name], wrong[record.name]
+    for error in wrong.values():
+        raise error
     return found
+
+
+def _names(chain: list[Patch]) -> Iterator[set[str]]:
+    """The files of each state."""
+    yield {f.name for f in chain[0].manifest.base_files}
+    for patch in chain:
+        yield {f.name for f in patch.manifest.target_files}
+
+
+def _check_kinds(base: Path, names: Collection[str]) -> None:
+    """Raise WrongBaseError where something unknown is in the way of a file or a directory."""
+    for name in filter(None, names):
+        path = _path(base, name)
+        for parent in path.parents[: name.count("/")]:
+            is_known = parent.relative_to(base).as_posix() in names
+            if os.path.lexists(parent) and not parent.is_dir() and not is_known:
+                raise WrongBaseError("wrong base: should be a directory", file=parent)
+        if path.is_dir() and not path.is_symlink():
+            below = {n for n in names if n.startswith(f"{name}/")}
+            if not below or any(f"{name}/{n}" not in below for n, _ in walk(path)):
+                raise WrongBaseError("wrong base: should be a file", file=path)
+
+
+def _check_base_file(manifest: Manifest, files: BaseFiles, index: int, jobs: int) -> None:
+    """Raise WrongBaseError if a base file is not what the patch knows of it."""
+    files.skeleton(index)  # of a file that it does not need, this is all
+    name = manifest.base_files[index].name
+    buckets = [
+        bucket
+        for record, own in zip(manifest.target_files, manifest.file_buckets, strict=True)
+        if record.name == name
+        for bucket in own
+        if manifest.buckets[bucket].base is not None
+    ]
+    for _ in ordered_map(files.check, buckets, jobs):
+        pass
+
+
+def _is_target(
+    manifest: Manifest, file: int, source: InputFile, known: dict[tuple[int, int], str], jobs: int
+) -> bool:
+    """Whether a file on disk is a patch's target file; ``known`` keeps its buckets' checksums."""
+    record = manifest.target_files[file]
+    if source.size != record.size:
+        return False
+    skeleton = b"".join(source.read(a, b - a) for a, b in manifest.skeleton_ranges(file))
+    if checksum.checksum(skeleton) != record.skeleton:
+        return False
+
+    def is_right(bucket: int) -> bool:
+        key = id(manifest.parts), bucket  # which patches share as long as tensors stay in place
+        if key not in known:
+            with OpenFiles() as files:
+                side = words.target_source(manifest, file, lambda _, o, b: files.read(source, o, b))
+                known[key] = checksum.combine(words.checksums(manifest, bucket, side))
+        expected = manifest.buckets[bucket]
+        return known[key] == (expected.base if expected.target is None else expected.target)
+
+    return all(ordered_map(is_right, manifest.file_buckets[file], jobs))
 
 
 @contextmanager
@@ -165,67 +222,33 @@ def _path(base: Path, name: str) -> Path:
             raise UnsupportedError(
                 "in place, nothing is written through a linked directory", file=parent
             )
-        if os.path.lexists(parent) and not parent.is_dir():
-            raise WrongBaseError("wrong base: should be a directory", file=parent)
         parent = parent.parent
     return path
 
 
-def _finished_files(base: Path, patch: Patch, jobs: int) -> set[int]:
-    """Indices of the target files that are already right.
-
-    Raises:
-        WrongBaseError: a file is neither as in the base nor as in the target.
-    """
-    manifest = patch.manifest
-    files = BaseFiles(base, manifest)
-    in_base = {f.name: i for i, f in enumerate(manifest.base_files)}
-    parallel = partial(ordered_map, jobs=jobs)
-    finished = set()
-    for i, record in enumerate(manifest.target_files):
-        path = _path(base, record.name)
-        namesake = in_base.get(record.name)
-        try:
-            if namesake is not None:
-                _check_base_file(manifest, files, i, namesake, jobs)
-            elif os.path.lexists(path):
-                raise WrongBaseError("wrong base: file should not exist yet", file=path)
-            if namesake is not None and is_copy(manifest, i, namesake):
-                finished.add(i)
-        except WrongBaseError:
-            try:
-                check_target(manifest, i, path, parallel)
-            except (CorruptError, UsageError):
-                pass
-            else:
-                finished.add(i)
-                continue
-            raise
-    going = {f.name for f in _removed(manifest)}
-    for i, old in enumerate(manifest.base_files):
-        if old.name in going and os.path.lexists(_path(base, old.name)):
-            files.skeleton(i)  # all a patch knows of what it does not need
-    return finished
+def _is_there(base: Path, name: str) -> bool:
+    """Whether there is anything of that name; a directory is there for the files below it."""
+    path = _path(base, name)
+    return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
 
 
-def _check_base_file(
-    manifest: Manifest, files: BaseFiles, file: int, namesake: int, jobs: int
+def _replace(
+    base: Path, group: Sequence[Patch], skip: int, file: int, own: Iterator[Task], jobs: int
 ) -> None:
-    files.skeleton(namesake)
+    """Rebuild one file next to itself and rename it into place.
 
-    def check(bucket: int) -> None:
-        if manifest.buckets[bucket].base is not None:
-            files.check(bucket)
-
-    for _ in ordered_map(check, manifest.file_buckets[file], jobs):
-        pass
-
-
-def _replace(base: Path, patch: Patch, file: int, group: Iterator[Task], jobs: int) -> None:
-    """Rebuild one file next to itself and rename it into place."""
-    record = patch.manifest.target_files[file]
+    Args:
+        base: the checkpoint.
+        group: patches that are cut alike.
+        skip: how many of them the file has behind it.
+        file: its index in their targets.
+        own: its tasks.
+        jobs: threads.
+    """
+    patches = group[skip:]
+    record = patches[-1].manifest.target_files[file]
     path = _path(base, record.name)
-    files = BaseFiles(base, patch.manifest)
+    files = BaseFiles(base, patches[0].manifest)
     with os_errors(path):
         missing = [p for p in path.parents if not p.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,20 +263,19 @@ def _replace(base: Path, patch: Patch, file: int, group: Iterator[Task], jobs: i
             with os_errors(path):
                 write_all(fd, offset, data)
 
-        for _ in ordered_map(lambda task: run([patch], files, task, write), group, jobs):
+        def job(task: Task) -> int:
+            return run(patches, files, replace(task, payloads=task.payloads[skip:]), write)
+
+        for _ in ordered_map(job, own, jobs):
             pass
-
-
-def _removed(manifest: Manifest) -> list[BaseFile]:
-    """Files of the base that the target does not have."""
-    kept = {f.name for f in manifest.target_files}
-    return [f for f in manifest.base_files if f.name not in kept]
 
 
 def _remove(base: Path, names: list[str]) -> None:
     """Remove files, and the directories that become empty by it."""
     for name in names:
         path = _path(base, name)
+        if not path.parent.is_dir() or (path.is_dir() and not path.is_symlink()):
+            continue  # a file became a directory since, or the reverse
         with os_errors(path):
             path.unlink(missing_ok=True)
             parent = path.parent
