@@ -32,7 +32,7 @@ from sparsediff.cli.service import (
     report_options,
     watch_option,
 )
-from sparsediff.errors import UnavailableError, printable
+from sparsediff.errors import SparsediffError, UnavailableError, printable
 
 if TYPE_CHECKING:
     from sparsediff.shipping.pull import PullResult
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         "sparsediff pull /mnt/store /models/grpo7 --exec './reload.sh \"$SPARSEDIFF_PATH\"'",
         "sparsediff pull /mnt/store /models/grpo7 --version step_000100",
         "sparsediff pull s3://weights/grpo7 /models/grpo7 --in-place --watch 10",
+        "sparsediff pull s3://weights/grpo7 /models/grpo7 --watch 10 --ack node-7",
     )
     + exit_codes(0, 2, 11, 12, 13, 14, 130),
 )
@@ -72,6 +73,12 @@ if TYPE_CHECKING:
         " may meet files of two versions.",
     ),
     click.option(
+        "--ack",
+        metavar="NAME",
+        help="Say in STORE, under this name, which version is here, after the command of --exec:"
+        " for status and for ship --hold-behind. Each machine has a name of its own.",
+    ),
+    click.option(
         "--exec",
         "after",
         metavar="COMMAND",
@@ -94,6 +101,7 @@ def command(
     wanted: str | None,
     keep: int,
     in_place: bool,
+    ack: str | None,
     after: str | None,
     dry_run: bool,
     as_json: bool,
@@ -116,11 +124,13 @@ def command(
     DEST/current point to it. Made for cron: a run that finds another at work
     ends with 14 at once.
     """
+    from sparsediff.shipping.acks import Acknowledger
     from sparsediff.shipping.pull import PullResult, pull
 
     if once and watch is not None:
         raise click.UsageError("--once and --watch exclude each other")
     check_alone(dry_run, as_json, watch, metrics_file, on_error)
+    machine = None if ack is None else Acknowledger(ack)
     service = Service(
         "pull",
         quiet=quiet,
@@ -161,6 +171,11 @@ def command(
                     progress=progress,
                     result=result,
                 )
+                if machine is not None and result.catalog and result.version:
+                    try:
+                        machine.tell(opened, result.catalog.id, result.version)
+                    except SparsediffError as e:  # what was switched to is said all the same
+                        outcome.error = e
         finally:
             _report(outcome, result, dest, time.monotonic() - started)
 

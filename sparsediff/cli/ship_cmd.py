@@ -113,6 +113,20 @@ _SAID = 3  # checkpoints, or names, that one line tells of
         help="After every N versions add one patch across all of them, for machines far behind.",
     ),
     click.option(
+        "--hold-behind",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Ship no version that would leave a machine more than N versions behind, of those"
+        " that pull with --ack; what must wait is shipped by a later run.",
+    ),
+    click.option(
+        "--ack-max-age",
+        type=Duration(),
+        metavar="TIME",
+        help="With --hold-behind: a machine that was not heard of for so long does not count."
+        " [default: all count]",
+    ),
+    click.option(
         "--state",
         metavar="DIR",
         help="Where to keep what the next run needs, best on the disk of SOURCE."
@@ -148,6 +162,8 @@ def command(
     anchor_every: int | None,
     anchor_weight: float,
     squash_every: int | None,
+    hold_behind: int | None,
+    ack_max_age: float | None,
     state: str | None,
     adopt: bool,
     dry_run: bool,
@@ -179,6 +195,8 @@ def command(
 
     if once and watch is not None:
         raise click.UsageError("--once and --watch exclude each other")
+    if ack_max_age is not None and hold_behind is None:
+        raise click.UsageError("--ack-max-age is for --hold-behind")
     check_alone(dry_run, as_json, watch, metrics_file, on_error)
     service = Service(
         "ship",
@@ -198,6 +216,8 @@ def command(
         newest,
         rewind,
         Selection(include, exclude),
+        hold_behind,
+        ack_max_age,
     )
 
     if dry_run:
@@ -319,9 +339,10 @@ def _report(outcome: Outcome, result: ShipResult, stalled: list[Waiting], took: 
         "passed_over": others,
         "seconds": round(took, 3),
     }
+    held = [w for w in result.waiting if w.reason == "held"]
     also = "".join(
         f"; {printable(w.name)} waits: {in_options(w.why)}"
-        for w in result.waiting[-1:]
+        for w in held[:1] or result.waiting[-1:]
         if w not in stalled
     )
     if others:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparsediff.shipping.status import Status
 
 _COLUMNS = ("where", "what", "version", "age", "behind", "waiting")
+_FLEET = ("machine", "store", "version", "age", "behind", "heard of")
 
 
 @click.command(
@@ -46,10 +47,17 @@ def command(places: tuple[str, ...], state: str | None, as_json: bool) -> int:
 
     A run tells what the last ship saw of it: what waits, since when and why.
     A destination tells how far behind it is where its store is known: given
-    as well, or a directory. No store knows who pulls from it. Changes
-    nothing, and asks only the stores that are named.
+    as well, or a directory. A store knows of those who pulled from it what
+    they told it (pull --ack). Changes nothing, and asks only the stores that
+    are named.
     """
-    from sparsediff.shipping.status import compare, is_store, status_of_path, status_of_store
+    from sparsediff.shipping.status import (
+        compare,
+        fleet,
+        is_store,
+        status_of_path,
+        status_of_store,
+    )
 
     found: list[Status] = []
     catalogs: list[Catalog] = []
@@ -59,7 +67,7 @@ def command(places: tuple[str, ...], state: str | None, as_json: bool) -> int:
             if "://" in place or is_store(place):
                 with opened_store(place, None, 5, create=False) as store:
                     status, catalog = status_of_store(store)
-                found.append(status)
+                    found += [status, *fleet(store, catalog)]
                 catalogs.append(catalog)
             else:
                 found += status_of_path(place, state)
@@ -100,15 +108,22 @@ def _print(found: list[Status], now: float) -> None:
     def ago(at: float | None) -> str:
         return "-" if at is None else duration(max(0.0, now - at))
 
-    rows = []
+    rows, machines = [], []
     for s in found:
         behind = "-" if s.behind is None else plural(s.behind, "version")
         if s.behind_since is not None:
             behind += f", {ago(s.behind_since)}"
-        waiting = str(len(s.waiting)) if s.kind == "run" else "-"
         version = s.name or ("-" if s.version is None else f"version {s.version}")
-        rows.append([s.place, s.kind, version, ago(s.shipped), behind, waiting])
+        if s.kind == "machine":
+            store = s.store or ""
+            machines.append([s.place, store, version, ago(s.shipped), behind, ago(s.looked)])
+        else:
+            waiting = str(len(s.waiting)) if s.kind == "run" else "-"
+            rows.append([s.place, s.kind, version, ago(s.shipped), behind, waiting])
     print_table(_COLUMNS, rows, expendable=("what", "age"))
+    if machines:
+        say("")
+        print_table(_FLEET, machines, expendable=("store", "age"))
     for s in found:
         if s.kind == "run":
             say(

@@ -18,6 +18,7 @@ from pathlib import Path
 from sparsediff.disk.locks import waiting
 from sparsediff.errors import CorruptError, LockedError, UnavailableError
 from sparsediff.shipping.absent import no_pointer
+from sparsediff.shipping.acks import Acknowledger
 from sparsediff.shipping.catalog import Catalog, Version
 from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.fetch import fetch, is_intact
@@ -79,6 +80,10 @@ class Follower:
         every: seconds from one look at the store to the next while there is nothing new.
         keep: versions to keep in the directory.
         jobs: threads to rebuild with; default all processors.
+        ack: name of this machine, under which the store is told what it holds; see below.
+
+    An arrival is acknowledged when the next one is asked for: until then the caller may be
+    putting it to use.
 
     Attributes:
         problem: why the last look at the store failed; None if it did not.
@@ -95,9 +100,17 @@ class Follower:
         every: float = 1.0,
         keep: int = 2,
         jobs: int | None = None,
+        ack: str | None = None,
     ) -> None:
+        """See the class.
+
+        Raises:
+            UsageError: ``ack`` is no name for a machine.
+        """
+        self._machine = None if ack is None else Acknowledger(ack)
         self._store, self._directory = store, Path(os.path.abspath(directory))
         self._holding: Version | str | None = holding
+        self._history: str | None = None  # that the version held belongs to
         self._every, self._keep, self._jobs = every, keep, jobs
         self._stopped = threading.Event()
         self.problem: str | None = None
@@ -128,6 +141,8 @@ class Follower:
         self.latest = catalog.latest
         held = self._held(catalog)
         self._count(catalog)
+        if self._machine is not None and held is not None:
+            self._machine.tell(self._store, catalog.id, held)
         wanted = catalog.latest if version is None else catalog.find(version)
         if held is not None and wanted is not None and held.version == wanted.version:
             return None
@@ -148,7 +163,7 @@ class Follower:
         arrival = Arrival(result.version, result.path, held, None, [], latest=result.catalog.latest)
         if held is not None:
             arrival = self._with_way(arrival, held, result.catalog)
-        self._holding = result.version
+        self._holding, self._history = result.version, result.catalog.id
         self.latest = result.catalog.latest
         self._count(result.catalog)
         return arrival
@@ -199,7 +214,9 @@ class Follower:
             found = catalog.find(self._holding)
             if found is None:  # pruned, or of another store
                 return None
-            self._holding = found
+            self._holding, self._history = found, catalog.id
+        elif self._history != catalog.id:  # the store was begun anew: its numbers mean others now
+            self._holding = None
         return self._holding
 
     def _with_way(self, arrival: Arrival, held: Version, catalog: Catalog) -> Arrival:

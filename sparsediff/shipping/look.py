@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparsediff.disk.names import CANNOT_BE_CARRIED
@@ -21,9 +22,10 @@ from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.source import Candidate, survey
 from sparsediff.shipping.state import Seen, Waiting
 
-REASONS = ("ready", "incomplete", "name", "taken-back")
+REASONS = ("ready", "incomplete", "name", "taken-back", "held")
 """Why a checkpoint can wait: it is complete and due; it is not complete; a name in it cannot
-be carried; its weights changed although later checkpoints were shipped."""
+be carried; its weights changed although later checkpoints were shipped; it is complete, and
+machines are too far behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,14 @@ def look(path: Path, catalog: Catalog | None, policy: Policy, seen: Seen) -> Loo
     # A clock that was ahead when a time was taken is not believed.
     written = max((t for t in newest if 0 <= t <= now), default=0.0)
     return Look(due, rows, found.others, Seen(first, written, now, same=same))
+
+
+def holding(waiting: list[Waiting], held: Collection[str], why: str) -> list[Waiting]:
+    """The same, where those due whose names are in ``held`` wait for machines; ``why`` says so."""
+    return [
+        replace(w, reason="held", why=why) if w.reason == "ready" and w.name in held else w
+        for w in waiting
+    ]
 
 
 def _weights_changed(candidate: Candidate, since: float) -> bool:

@@ -31,6 +31,10 @@ class Policy:
         longest_chain: where weight decides, store a version whole at the latest when there
             would be more patches than this since the last anchor, however little they weigh:
             each costs a newcomer a request, and a pass over all words.
+        hold_behind: no version is published that would leave a machine which acknowledges
+            more than so many versions behind; None: whoever is slow is left behind.
+        ack_max_age: machines that were heard of longer ago than this, in seconds, do not
+            count there; None: all do.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -41,6 +45,8 @@ class Policy:
     rewind: bool = False
     selection: Selection = field(default_factory=Selection)
     longest_chain: int = 500
+    hold_behind: int | None = None
+    ack_max_age: float | None = None
 
     def due(
         self, catalog: Catalog | None, complete: list[Candidate], same: str | None = None

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from sparsediff.errors import CorruptError, UsageError
 from sparsediff.shipping import snapshot, state
+from sparsediff.shipping.acks import held_back
 from sparsediff.shipping.binding import run_of
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
 from sparsediff.shipping.kept import Kept
-from sparsediff.shipping.look import Look, look
+from sparsediff.shipping.look import Look, holding, look
 from sparsediff.shipping.pointer import Pointer
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.ship import check_apart, check_source, default_state
@@ -101,7 +102,12 @@ def preview(
                 has_base = True
     found = look(path, catalog, policy, state.load_seen(home))
     planned, then = [], catalog
-    for candidate in found.due:
+    for i, candidate in enumerate(found.due):
+        held = None if store is None else held_back(store, catalog, policy, ahead=i + 1)
+        if held is not None:
+            names = {c.name for c in found.due[i:]}
+            found = replace(found, waiting=holding(found.waiting, names, held))
+            break
         again = catalog is not None and candidate.number == catalog.latest.number
         plan, then = _plan(candidate, policy, catalog, then, has_base)
         planned.append(replace(plan, is_again=again))

@@ -28,10 +28,11 @@ from sparsediff.errors import (
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.shipping import snapshot, state
 from sparsediff.shipping.absent import check_no_store
+from sparsediff.shipping.acks import held_back
 from sparsediff.shipping.binding import run_of
 from sparsediff.shipping.catalog import Catalog, LeftOut, StoredPatch, Version
 from sparsediff.shipping.kept import Kept, Note, is_published
-from sparsediff.shipping.look import Look, look
+from sparsediff.shipping.look import Look, holding, look
 from sparsediff.shipping.making import Maker
 from sparsediff.shipping.pointer import Pointer
 from sparsediff.shipping.policy import Policy, unique_name
@@ -67,19 +68,22 @@ class ShipResult:
         catalog: of the store afterwards; None if it holds nothing yet.
         look: what the source held when it was looked at; None if it could not be.
         due: complete checkpoints that are still to be shipped.
+        held: why they wait for machines that are behind; None if they do not.
     """
 
     shipped: list[Shipped] = field(default_factory=list)
     catalog: Catalog | None = None
     look: Look | None = None
     due: list[Candidate] = field(default_factory=list)
+    held: str | None = None
 
     @property
     def waiting(self) -> list[Waiting]:
         """All that was seen and is not in the store, the longest waiting first."""
         still = {c.name for c in self.due}
         seen = [] if self.look is None else self.look.waiting
-        return [w for w in seen if w.reason != "ready" or w.name in still]
+        waiting = [w for w in seen if w.reason != "ready" or w.name in still]
+        return waiting if self.held is None else holding(waiting, still, self.held)
 
 
 def default_state(path: Path) -> Path:
@@ -187,6 +191,10 @@ class _Run:
         self._remember(found, result)
         self._note_passed(found)
         while result.due:
+            result.held = held_back(self._store, self._catalog, self._policy)
+            if result.held is not None:
+                self._remember(found, result)
+                break
             shipped = self._ship(result.due[0])
             if shipped is not None:
                 result.shipped.append(shipped)

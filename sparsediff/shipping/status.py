@@ -15,6 +15,7 @@ from pathlib import Path
 from sparsediff.errors import UsageError, printable
 from sparsediff.shipping import state
 from sparsediff.shipping.absent import HOME, home_in_place, no_pointer
+from sparsediff.shipping.acks import read_acks
 from sparsediff.shipping.catalog import PREFIX, Catalog
 from sparsediff.shipping.catalog_json import POINTER, read_catalog
 from sparsediff.shipping.places import CURRENT, InPlace, Place, Versions
@@ -29,16 +30,18 @@ class Status:
 
     Attributes:
         place: path or URL.
-        kind: ``run``, ``store`` or ``destination``.
+        kind: ``run``, ``store``, ``destination`` or ``machine``, which told its store.
         id: of the history that the numbers of versions belong to.
         store: name of the store, as it was given to `ship` or `pull`.
         version: number of the latest version shipped, or of the one that is here.
         name: of that version.
         shipped: when it was.
-        looked: of a run, when `ship` looked last; of a destination, when it was switched.
+        looked: of a run, when `ship` looked last; of a destination, when it was switched; of
+            a machine, when it was heard of last.
         newest: of a run, when the newest checkpoint seen was written.
         waiting: of a run, what waited then.
-        behind: of a destination, versions of its store that are newer; None if not known.
+        behind: of a destination or a machine, versions of its store that are newer; None if
+            not known.
         behind_since: when the oldest of these was shipped.
         problems: what is not as it should be, in words.
     """
@@ -88,6 +91,41 @@ def status_of_store(store: Store) -> tuple[Status, Catalog]:
     ), catalog
 
 
+def fleet(store: Store, catalog: Catalog) -> list[Status]:
+    """The status of each machine that acknowledges what it holds, whoever is farthest behind first.
+
+    Args:
+        store: where they do.
+        catalog: of the store.
+
+    Raises:
+        UnavailableError: the store is out of reach.
+    """
+    machines = []
+    for ack in read_acks(store):
+        held = catalog.get(ack.version) if ack.id == catalog.id else None
+        status = Status(
+            ack.machine,
+            "machine",
+            ack.id,
+            store.name,
+            ack.version or None,
+            ack.name,
+            None if held is None else held.shipped,
+            ack.heard,
+            behind=ack.behind(catalog),
+            behind_since=_since(catalog, catalog.latest.version - ack.behind(catalog)),
+            problems=() if ack.problem is None else (ack.problem,),
+        )
+        machines.append(status)
+    return sorted(machines, key=lambda s: -(s.behind or 0))
+
+
+def _since(catalog: Catalog, version: int) -> float | None:
+    """When the oldest version after this one was shipped."""
+    return min((v.shipped for v in catalog.versions if v.version > version), default=None)
+
+
 def status_of_path(path: Path | str, state_directory: Path | str | None = None) -> list[Status]:
     """The status of a run, of a destination, or of a destination that is shipped on.
 
@@ -131,7 +169,7 @@ def _compared(status: Status, catalog: Catalog | None) -> Status:
         name=status.name if here is None else here.name,
         shipped=None if here is None else here.shipped,
         behind=len(newer),
-        behind_since=min((v.shipped for v in newer), default=None),
+        behind_since=_since(catalog, status.version or 0),
     )
 
 

@@ -212,6 +212,7 @@ class Following:
             holding=self._at.name,
             every=settings.every,
             keep=settings.keep,
+            ack=settings.ack,
         )
         self._state = "following"
         async for arrival in follower:
@@ -230,8 +231,6 @@ class Following:
 
     async def _take(self, arrival: Arrival) -> None:
         """Bring the engine to a version."""
-        if arrival.path == self._at:
-            return
         why = self._why
         if self._routed and arrival.patches:
             try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsediff.errors import UsageError
+from sparsediff.shipping.acks import Acknowledger
 
 KEY = "sparsediff"
 
@@ -30,6 +31,7 @@ class Settings:
             the new weights; ``wait`` lets them end first; ``abort`` ends them.
         fallback: what to do where there is no route for something that changes: ``reload`` the
             version whole, or ``refuse`` it and stay.
+        ack: name under which the store is told what is served; None: it is not told.
     """
 
     store: str
@@ -38,6 +40,7 @@ class Settings:
     keep: int = 3
     pause: str = "keep"
     fallback: str = "reload"
+    ack: str | None = None
 
 
 def parse(additional: object) -> Settings | None:
@@ -73,6 +76,8 @@ def _settings(found: Any) -> Settings:
         values["keep"] = int(values.get("keep", 3))
     except (TypeError, ValueError) as e:
         raise UsageError("`every` and `keep` must be numbers", found=found) from e
+    if values.get("ack") is not None:
+        Acknowledger(values["ack"])  # refuses what is no name
     if not isinstance(values["store"], str) or not isinstance(values["directory"], str):
         raise UsageError("`store` and `directory` must be text", found=found)
     if values["every"] <= 0 or values["keep"] < 2:
