@@ -31,7 +31,14 @@ if TYPE_CHECKING:
         UsageError,
         WrongBaseError,
     )
-    from sparsediff.make import MakeResult, make_patch
+    from sparsediff.make import (
+        MakeResult,
+        PartResult,
+        Share,
+        make_part,
+        make_patch,
+        merge_parts,
+    )
     from sparsediff.patch.container import Patch, open_patch
     from sparsediff.patch.manifest import Manifest
     from sparsediff.shipping.catalog import Version
@@ -69,7 +76,7 @@ _HOMES = {
         "UsageError",
         "WrongBaseError",
     ),
-    "make": ("MakeResult", "make_patch"),
+    "make": ("MakeResult", "PartResult", "Share", "make_part", "make_patch", "merge_parts"),
     "patch.container": ("Patch", "open_patch"),
     "patch.manifest": ("Manifest",),
     "shipping.catalog": ("Version",),
@@ -120,11 +127,13 @@ __all__ = [
     "LockedError",
     "MakeResult",
     "Manifest",
+    "PartResult",
     "Patch",
     "Policy",
     "PullResult",
     "SeriesStats",
     "SeriesStep",
+    "Share",
     "ShipResult",
     "SparsediffError",
     "Store",
@@ -141,7 +150,9 @@ __all__ = [
     "checkpoint_stats",
     "export_patch",
     "iter_updates",
+    "make_part",
     "make_patch",
+    "merge_parts",
     "open_patch",
     "open_store",
     "patch_stats",

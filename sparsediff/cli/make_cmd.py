@@ -29,7 +29,7 @@ from sparsediff.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from sparsediff.make import MakeResult
+    from sparsediff.make import MakeResult, PartResult
 
 
 @click.command(
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         "sparsediff make a.safetensors b.safetensors",
         "sparsediff make step_100/ step_101/ --exclude 'optimizer*'",
         "sparsediff make A B -o - | ssh host sparsediff apply A - -o B",
+        "sparsediff make step_100/ step_101/ --part 3/16 -o 3.part",
     )
     + exit_codes(0, 2, 11, 12, 13, 14, 130),
 )
@@ -50,7 +51,12 @@ if TYPE_CHECKING:
         "--output",
         metavar="PATCH",
         help="Where to write the patch; - for standard output. [default: TARGET's name + .sdiff,"
-        " in the current directory]",
+        " in the current directory; with --part, + .I-of-N.part]",
+    ),
+    click.option(
+        "--part",
+        metavar="I/N",
+        help="Make only part I of N, for merge: N machines share the work.",
     ),
     selection_options("BASE and TARGET"),
     force_option,
@@ -63,6 +69,7 @@ def command(
     base: str,
     target: str,
     output: str | None,
+    part: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     force: bool,
@@ -74,10 +81,13 @@ def command(
 
     BASE and TARGET are checkpoints: files, or directories with everything in
     them. TARGET can then be rebuilt from BASE and the patch, byte for byte;
-    with --include or --exclude, that part of it.
+    with --include or --exclude, those files of it.
+
+    With --part I/N every one of N machines reads all headers and only its share of
+    the words. merge of the N parts is the patch that one machine would make.
     """
     from sparsediff.errors import UsageError
-    from sparsediff.make import make_patch
+    from sparsediff.make import Share, make_part, make_patch
     from sparsediff.patch.container import SUFFIX, is_patch
 
     for path in (base, target):
@@ -85,8 +95,10 @@ def command(
             raise UsageError("is a patch, not a checkpoint; make takes BASE and TARGET", file=path)
     if output == "":
         raise click.UsageError("the name of the output is empty")
+    share = None if part is None else Share.parse(part)
     if output is None:
-        output = Path(target).resolve().name + SUFFIX
+        suffix = SUFFIX if share is None else f".{share.index}-of-{share.count}.part"
+        output = Path(target).resolve().name + suffix
     if output == "-":
         if as_json:
             raise click.UsageError("--json and -o - both want standard output")
@@ -96,18 +108,56 @@ def command(
             raise click.UsageError("will not write a patch to a terminal; give -o PATCH")
     start = time.monotonic()
     with progress_bar("make", quiet=quiet) as progress:
-        result = make_patch(
-            base,
-            target,
-            output,
-            jobs=jobs,
-            force=force,
-            include=include,
-            exclude=exclude,
-            progress=progress,
-        )
+        if share is not None:
+            made = make_part(
+                base,
+                target,
+                share,
+                output,
+                jobs=jobs,
+                force=force,
+                include=include,
+                exclude=exclude,
+                progress=progress,
+            )
+        else:
+            result = make_patch(
+                base,
+                target,
+                output,
+                jobs=jobs,
+                force=force,
+                include=include,
+                exclude=exclude,
+                progress=progress,
+            )
     took = time.monotonic() - start
-    print_result(output, result, took, quiet=quiet, as_json=as_json)
+    if share is not None:
+        _print_part(output, made, took, quiet=quiet, as_json=as_json)
+    else:
+        print_result(output, result, took, quiet=quiet, as_json=as_json)
+
+
+def _print_part(
+    output: str, result: PartResult, took: float, *, quiet: bool, as_json: bool
+) -> None:
+    if as_json:
+        print_json(
+            {
+                "output": output,
+                "part": str(result.share),
+                "target_bytes": result.target_bytes,
+                "part_bytes": result.part_bytes,
+                "seconds": took,
+            }
+        )
+    elif not quiet:
+        say(
+            f"{output if output != '-' else 'part'}: part {result.share}, "
+            f"{size(result.part_bytes)} for {size(result.target_bytes)} of the target, "
+            f"{took:.2f} s",
+            err=output == "-",
+        )
 
 
 def print_result(

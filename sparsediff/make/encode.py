@@ -19,6 +19,7 @@ from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DType
 from sparsediff.errors import UnsupportedError
 from sparsediff.kernels import Words
+from sparsediff.make.results import PartSteps, Result
 from sparsediff.patch import words
 from sparsediff.patch.manifest import MAX_SKELETON_BYTES, Manifest
 from sparsediff.patch.measures import Counts
@@ -35,33 +36,16 @@ _Measure = Callable[[Words, Words, Counts], int]
 
 
 @dataclass(frozen=True, slots=True)
-class PartSteps:
-    """Steps from base to target in one part of a bucket.
-
-    Attributes:
-        by_class: how many, by class of |step| - 1, without the zeros at the end.
-        largest: the largest |step|; 0 if nothing changed.
-    """
-
-    by_class: Counts
-    largest: int
-
-
-@dataclass(frozen=True, slots=True)
 class Encoded:
-    """One encoded bucket.
+    """One encoded skeleton or bucket.
 
     Attributes:
-        payload: empty if the bucket did not change.
-        base: checksum of each part's base words; None if there are none.
-        target: checksum of each part's target words.
-        steps: of each part; empty if nothing changed, or nothing was compared.
+        payload: empty if the target is what it was in the base.
+        result: what the manifest will say of it.
     """
 
     payload: bytes
-    base: list[str] | None
-    target: list[str]
-    steps: list[PartSteps]
+    result: Result
 
 
 def encode_bucket(
@@ -102,7 +86,7 @@ def _encode_new(manifest: Manifest, bucket: int, target: Source) -> Encoded:
     for piece in words.pieces(manifest, bucket, [target], into=[held]):
         sums.update(piece.part, piece.words[0])
     payload = codec.encode(None, held, words.bucket_dtype(manifest, bucket), None)
-    return Encoded(payload, None, sums.hex(), [])
+    return Encoded(payload, Result(checksum.combine(sums.hex()), checksum.digest(payload)))
 
 
 def _choose_by_sample(
@@ -130,10 +114,8 @@ def _encode_passing(
     dtype = words.bucket_dtype(manifest, bucket)
     differ = choice.differ(dtype)
     pieces = words.pieces(manifest, bucket, [base, target])
-    before, after, steps = _taken_in(pieces, dtype, differ.feed, observer)
-    if before == after:
-        return Encoded(b"", before, after, [])
-    return Encoded(choice.payload(differ), before, after, steps)
+    found = _taken_in(pieces, dtype, differ.feed, observer)
+    return _encoded(b"" if found.is_same else choice.payload(differ), found)
 
 
 def _encode_held(
@@ -149,17 +131,44 @@ def _encode_held(
 
     held = words.room(manifest, bucket, 2)
     pieces = words.pieces(manifest, bucket, [base, target], into=held)
-    before, after, steps = _taken_in(pieces, dtype, measure, observer)
-    if before == after:
-        return Encoded(b"", before, after, [])
+    taken = _taken_in(pieces, dtype, measure, observer)
+    if taken.is_same:
+        return _encoded(b"", taken)
     b, t = held
-    return Encoded(codec.encode(b, t, dtype, kernels.survey(b, t, dtype)), before, after, steps)
+    return _encoded(codec.encode(b, t, dtype, kernels.survey(b, t, dtype)), taken)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What was seen while the words of a bucket were read: checksums and steps, per part."""
+
+    base: list[str]
+    target: list[str]
+    steps: list[PartSteps]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether nothing changed."""
+        return self.base == self.target
+
+
+def _encoded(payload: bytes, taken: _Taken) -> Encoded:
+    return Encoded(
+        payload,
+        Result(
+            target=checksum.combine(taken.target),
+            digest=checksum.digest(payload) if payload else None,
+            base=checksum.combine(taken.base),
+            locators="".join(map(checksum.locator, taken.base)),
+            steps=[] if taken.is_same else taken.steps,
+        ),
+    )
 
 
 def _taken_in(
     pieces: Iterator[Piece], dtype: DType, measure: _Measure, observer: Observer | None
-) -> tuple[list[str], list[str], list[PartSteps]]:
-    """Checksums of base and target, and steps, per part, of pieces that are read just once."""
+) -> _Taken:
+    """Take in pieces that are read just once."""
     base_sums, target_sums = PartChecksums(), PartChecksums()
     steps: list[PartSteps] = []
     counts, largest = np.zeros(256, np.int64), 0  # of a part
@@ -174,29 +183,28 @@ def _taken_in(
             by_class = counts.reshape(128, 2).sum(axis=1)  # (128,): signs do not matter here
             steps.append(PartSteps(np.trim_zeros(by_class, "b"), largest))
             counts[:], largest = 0, 0
-    return base_sums.hex(), target_sums.hex(), steps
+    return _Taken(base_sums.hex(), target_sums.hex(), steps)
 
 
 def encode_skeleton(
     manifest: Manifest, index: int, base: Checkpoint, target: Checkpoint
-) -> bytes | None:
-    """Compressed skeleton of a target file, None if it is that of its dictionary.
+) -> Encoded:
+    """Compress the skeleton of a target file; no payload if it is that of its dictionary.
 
     Raises:
         UnsupportedError: it is too large for a patch.
     """
-    record = manifest.target_files[index]
     if manifest.skeleton_size(index) > MAX_SKELETON_BYTES:
         raise UnsupportedError("header is too large", file=target.files[index].source.path)
+    dictionary_file = manifest.target_files[index].dictionary
     skeleton = target.files[index].skeleton()
-    record.skeleton = checksum.checksum(skeleton)
+    found = checksum.checksum(skeleton)
     dictionary = b""
-    if record.dictionary is not None:
-        if manifest.base_files[record.dictionary].skeleton == record.skeleton:
-            return None
-        dictionary = base.files[record.dictionary].skeleton()
+    if dictionary_file is not None:
+        if manifest.base_files[dictionary_file].skeleton == found:
+            return Encoded(b"", Result(found))
+        dictionary = base.files[dictionary_file].skeleton()
     # The slow levels are for headers and tokenizers, not for megabytes.
     level = 19 if len(skeleton) + len(dictionary) <= 1 << 20 else 9
     payload = compress(skeleton, level, dictionary)
-    record.skeleton_digest = checksum.digest(payload)
-    return payload
+    return Encoded(payload, Result(found, checksum.digest(payload)))

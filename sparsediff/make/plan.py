@@ -1,9 +1,10 @@
 """What is compared with what: base tensors for target tensors, words into buckets.
 
 Enters: two open checkpoints. Leaves: a `Manifest` whose sizes, names, matches
-and buckets are filled in, and nothing that needs tensor data. A target tensor
-is matched by name (same file first), else by content: a few short runs of its
-bytes are looked up among those of the base tensors of the same dtype and shape.
+and buckets are filled in; zeros stand for what needs tensor data, so that it is valid
+already. A target tensor is matched by name (same file first), else by content: a few
+short runs of its bytes are looked up among those of the base tensors of the same dtype
+and shape.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter, defaultdict
 
 from sparsediff.checkpoint import Checkpoint, CheckpointFile
 from sparsediff.checkpoint.formats import Span
-from sparsediff.checksum import checksum
+from sparsediff.checksum import LOCATOR_DIGITS, checksum
 from sparsediff.patch.manifest import (
     BUCKET_BYTES,
     MAX_BUCKET_WORDS,
@@ -25,6 +26,8 @@ from sparsediff.patch.manifest import (
 
 _PROBES = 32  # runs of bytes looked up per tensor
 _PROBE_BYTES = 16  # at 2 % density a run of 8 bf16 words is unchanged 85 % of the time
+
+_NOT_YET = "0"  # digit of a checksum or digest that `results` fills in
 
 Match = tuple[int, Span]  # base file index, span
 
@@ -59,9 +62,9 @@ def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = MAX_BUCKET_WO
                 file.name,
                 file.source.size,
                 len(file.spans),
-                skeleton="",
+                skeleton=32 * _NOT_YET,
                 dictionary=namesake.get(file.name, _likeliest(manifest.tensors[first:], only)),
-                skeleton_digest=None,
+                skeleton_digest=64 * _NOT_YET,
             )
         )
         manifest.buckets += _cut(
@@ -179,7 +182,11 @@ def _cut(tensors: list[Tensor], indices: range, bucket_words: int) -> list[Bucke
                 bucket = None
             while n_words:
                 if bucket is None or bucket.n_words == limit:
-                    bucket = Bucket([], 0, base="" if based else None)
+                    bucket = (
+                        Bucket([], 0, base=32 * _NOT_YET)
+                        if based
+                        else Bucket([], 0, target=32 * _NOT_YET, digest=64 * _NOT_YET)
+                    )
                     buckets.append(bucket)
                 n = min(n_words, limit - bucket.n_words)
                 bucket.tensors.append(index)
@@ -187,4 +194,7 @@ def _cut(tensors: list[Tensor], indices: range, bucket_words: int) -> list[Bucke
                 n_words -= n
             if large:
                 bucket = None
+    for bucket in buckets:
+        if bucket.base is not None:
+            bucket.locators = LOCATOR_DIGITS * len(bucket.tensors) * _NOT_YET
     return sorted(buckets, key=lambda b: (b.tensors[0], b.base is None))

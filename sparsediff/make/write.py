@@ -1,39 +1,35 @@
-"""make: two checkpoints to one patch.
+"""make: two checkpoints to one patch, or to a part of it.
 
 Enters: base and target. Leaves: a patch file that appears whole or not at all,
-and a `MakeResult`. Reads every byte of both once, and a sample of large buckets
-before, and refuses if a file changed meanwhile.
+and a `MakeResult`; or the same of one share of the work, for `merge`. Reads every byte of
+both once, and a sample of large buckets before, and refuses if a file changed meanwhile.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
-
-from sparsediff import checksum
 from sparsediff.checkpoint import Checkpoint, open_checkpoint
 from sparsediff.disk.inputs import OpenFiles
-from sparsediff.disk.outputs import staged_file
-from sparsediff.disk.replace import check_output
 from sparsediff.disk.selection import Selection
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make.encode import Encoded, Observer, encode_bucket, encode_skeleton
+from sparsediff.make.part import Findings, Read, changed_at, pack_part, payload_name, plan_text
 from sparsediff.make.plan import plan
+from sparsediff.make.results import Completion, Result
+from sparsediff.make.shares import WHOLE, Share, Task, n_bytes, tasks
+from sparsediff.make.spool import Output, deliver, place_of, rewound, spool
 from sparsediff.parallel import Progress, default_jobs, ordered_map
 from sparsediff.patch import words
 from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest
-from sparsediff.patch.measures import Counts, median_step, share
+from sparsediff.patch.measures import share
+
+Side = Path | str | Checkpoint
+"""Path of a checkpoint, or one that is open, as `memory.memory_checkpoint` makes it of tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +58,25 @@ class MakeResult:
         return share(self.target_bytes, self.patch_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """What `make_part` did.
+
+    Attributes:
+        share: which part.
+        target_bytes: bytes of the target that it holds.
+        part_bytes: bytes of the part.
+    """
+
+    share: Share
+    target_bytes: int
+    part_bytes: int
+
+
 def make_patch(
-    base: Path | str | Checkpoint,
-    target: Path | str | Checkpoint,
-    output: Path | str | BinaryIO | None,
+    base: Side,
+    target: Side,
+    output: Output,
     *,
     jobs: int | None = None,
     force: bool = False,
@@ -80,8 +91,7 @@ def make_patch(
     Args:
         base: checkpoint file or directory that the other side holds; a directory without
             files makes an anchor, a patch from nothing.
-        target: checkpoint to reproduce there. Both may also be opened already, as
-            `memory.memory_checkpoint` does with tensors.
+        target: checkpoint to reproduce there.
         output: path of the patch, ``-`` for standard output, a binary stream,
             or None to measure only.
         jobs: threads; default all processors. Does not change the patch.
@@ -102,126 +112,141 @@ def make_patch(
         UnavailableError: a file changed while it was read, or the disk is full.
         LockedError: another run writes the same output.
     """
-    if not 1 <= bucket_words <= MAX_BUCKET_WORDS:
-        raise UsageError("bucket_words out of range", expected=f"1 to {MAX_BUCKET_WORDS}")
-    place: Path | None = None
-    if isinstance(output, Path) or (isinstance(output, str) and output != "-"):
-        if not str(output):
-            raise UsageError("the name of the output is empty")
-        place = Path(os.path.abspath(output))
-        named = [side for side in (base, target) if not isinstance(side, Checkpoint)]
-        check_output(place, force=force, inputs=named)
-    chosen = Selection(tuple(include), tuple(exclude))
-    sides = (
-        base
-        if isinstance(base, Checkpoint)
-        else open_checkpoint(base, allow_empty=True, selection=chosen),
-        target
-        if isinstance(target, Checkpoint)
-        else open_checkpoint(target, whole=True, selection=chosen),
-    )
-    manifest = plan(*sides, bucket_words)
-    with _spool(place) as spool, os_errors(place or "temporary file"):
-        sizes = _encode_all(manifest, *sides, spool, jobs or default_jobs(), progress, observer)
+    place = place_of(output, force=force, inputs=_paths(base, target))
+    sides = _opened(base, target, Selection(tuple(include), tuple(exclude)))
+    manifest = _planned(*sides, bucket_words)
+    found = Completion(manifest)
+    with spool(place) as payloads, os_errors(place or "temporary file"):
+        work = _encoded(manifest, *sides, WHOLE, jobs, progress, observer)
+        for task, encoded in work:
+            found.enter(task, encoded.result, len(encoded.payload))
+            payloads.write(encoded.payload)
         for checkpoint in sides:
             checkpoint.check_unchanged()
-        head = pack(manifest, sizes)
-        if place is not None:
-            with staged_file(place, force=force) as stream:
-                _write(stream, head, spool)
-        elif isinstance(output, str):
-            with os_errors("standard output"):
-                _write(sys.stdout.buffer, head, spool)
-        elif output is not None:
-            assert not isinstance(output, Path)
-            _write(output, head, spool)
+        head = pack(manifest, found.sizes)
+        deliver(output, place, chain([head], rewound(payloads)), force=force)
     return MakeResult(
         manifest,
-        sizes,
+        found.sizes,
         sides[0].n_bytes,
         sides[1].n_bytes,
-        len(head) + sum(sizes.values()),
+        len(head) + sum(found.sizes.values()),
         sides[1].left_out,
     )
 
 
-@contextmanager
-def _spool(output: Path | None) -> Iterator[BinaryIO]:
-    """Unnamed file for the payloads: the header, which comes first, needs their sizes."""
-    # Opened apart, so that errors of whoever uses it are not taken for errors of opening.
-    with os_errors(output or "temporary directory"):
-        spool = tempfile.TemporaryFile(dir=output.parent if output else None)  # noqa: SIM115 - see below
-    with spool:
-        yield spool
+def make_part(
+    base: Side,
+    target: Side,
+    part: Share,
+    output: Output,
+    *,
+    jobs: int | None = None,
+    force: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    bucket_words: int = MAX_BUCKET_WORDS,
+    progress: Progress | None = None,
+) -> PartResult:
+    """Write one of several parts of the patch that turns ``base`` into ``target``.
+
+    Every part reads all headers, but only the words of its own share. `merge_parts` of
+    all parts gives the patch that `make_patch` would write, byte for byte.
+
+    Args:
+        base: as of `make_patch`, the same for all parts; so are ``include``, ``exclude`` and
+            ``bucket_words``.
+        target: likewise.
+        part: which of how many.
+        output: where to write it; as of `make_patch`.
+        jobs: threads; default all processors.
+        force: replace an existing output.
+        include: as of `make_patch`.
+        exclude: as of `make_patch`.
+        bucket_words: most words per bucket.
+        progress: told of bytes of the share that were read.
+
+    Raises:
+        SparsediffError: as `make_patch` does.
+    """
+    place = place_of(output, force=force, inputs=_paths(base, target))
+    sides = _opened(base, target, Selection(tuple(include), tuple(exclude)))
+    manifest = _planned(*sides, bucket_words)
+    mine = tasks(manifest, part)
+    results: list[Result] = []
+    sizes: dict[str, int] = {}
+    with spool(place) as payloads, os_errors(place or "temporary file"):
+        for task, encoded in _encoded(manifest, *sides, part, jobs, progress, None):
+            results.append(encoded.result)
+            if encoded.payload:
+                sizes[payload_name(task)] = len(encoded.payload)
+                payloads.write(encoded.payload)
+        for checkpoint in sides:
+            checkpoint.check_unchanged()
+        found = Findings(part, _read(manifest, *sides, mine), results, sizes)
+        head = pack_part(plan_text(manifest), found)
+        deliver(output, place, chain([head], rewound(payloads)), force=force)
+    return PartResult(
+        part, sum(n_bytes(manifest, t) for t in mine), len(head) + sum(sizes.values())
+    )
 
 
-def _write(stream: BinaryIO, head: bytes, spool: BinaryIO) -> None:
-    stream.write(head)
-    spool.seek(0)
-    shutil.copyfileobj(spool, stream, 1 << 20)
-    stream.flush()
+def _paths(*sides: Side) -> list[Path | str]:
+    return [side for side in sides if not isinstance(side, Checkpoint)]
 
 
-def _encode_all(
+def _opened(base: Side, target: Side, chosen: Selection) -> tuple[Checkpoint, Checkpoint]:
+    if not isinstance(base, Checkpoint):
+        base = open_checkpoint(base, allow_empty=True, selection=chosen)
+    if not isinstance(target, Checkpoint):
+        target = open_checkpoint(target, whole=True, selection=chosen)
+    return base, target
+
+
+def _planned(base: Checkpoint, target: Checkpoint, bucket_words: int) -> Manifest:
+    if not 1 <= bucket_words <= MAX_BUCKET_WORDS:
+        raise UsageError("bucket_words out of range", expected=f"1 to {MAX_BUCKET_WORDS}")
+    return plan(base, target, bucket_words)
+
+
+def _encoded(
     manifest: Manifest,
     base: Checkpoint,
     target: Checkpoint,
-    spool: BinaryIO,
-    jobs: int,
+    part: Share,
+    jobs: int | None,
     progress: Progress | None,
     observer: Observer | None,
-) -> dict[str, int]:
-    """Encode all payloads into ``spool`` and complete the manifest; bytes per payload."""
-    sizes: dict[str, int] = {}
-    steps_of: dict[int, Counts] = {}
-    total, done = target.n_bytes, 0
+) -> Iterator[tuple[Task, Encoded]]:
+    """Encode a share of a plan, its tasks in stored order."""
     base_files, target_files = ([f.source for f in side.files] for side in (base, target))
+    target_bytes = sum(f.size for f in manifest.target_files)
 
-    def job(task: tuple[int, int]) -> Encoded:
-        file, bucket = task
+    def encode(task: Task) -> Encoded:
+        if task.bucket is None:
+            return encode_skeleton(manifest, task.file, base, target)
         with OpenFiles() as files:
             before = words.base_source(manifest, files.reader(base_files))
-            after = words.target_source(manifest, file, files.reader(target_files))
-            return encode_bucket(manifest, bucket, before, after, total, observer)
+            after = words.target_source(manifest, task.file, files.reader(target_files))
+            return encode_bucket(manifest, task.bucket, before, after, target_bytes, observer)
 
-    tasks = [(f, b) for f, buckets in enumerate(manifest.file_buckets) for b in buckets]
-    results = ordered_map(job, tasks, jobs)
-    for index, buckets in enumerate(manifest.file_buckets):
-        skeleton = encode_skeleton(manifest, index, base, target)
-        if skeleton is not None:
-            sizes[f"skeleton.{index}"] = len(skeleton)
-            spool.write(skeleton)
-        done += manifest.skeleton_size(index)
-        for bucket, encoded in zip(buckets, results, strict=False):
-            _record(manifest, bucket, encoded, steps_of)
-            if encoded.payload:
-                sizes[f"bucket.{bucket}"] = len(encoded.payload)
-                spool.write(encoded.payload)
-            done += words.n_bytes(manifest, bucket)
-            if progress is not None:
-                progress(done, total)
-    return sizes
+    mine = tasks(manifest, part)
+    total, done = sum(n_bytes(manifest, t) for t in mine), 0
+    for task, encoded in zip(mine, ordered_map(encode, mine, jobs or default_jobs()), strict=True):
+        yield task, encoded
+        done += n_bytes(manifest, task)
+        if progress is not None:
+            progress(done, total)
 
 
-def _record(manifest: Manifest, bucket: int, encoded: Encoded, steps_of: dict[int, Counts]) -> None:
-    """Enter what was found about a bucket and its tensors into the manifest.
-
-    ``steps_of`` keeps, by tensor, the steps per class until its last bucket is in.
-    """
-    record = manifest.buckets[bucket]
-    target = checksum.combine(encoded.target)
-    if encoded.base is not None:
-        record.base = checksum.combine(encoded.base)
-        record.locators = "".join(map(checksum.locator, encoded.base))
-    if encoded.payload:
-        record.target, record.digest = target, checksum.digest(encoded.payload)
-    for part, found in zip_longest(manifest.parts[bucket], encoded.steps):
-        tensor = manifest.tensors[part.tensor]
-        if found is not None and found.largest:
-            by_class = steps_of.setdefault(part.tensor, np.zeros(128, np.int64))
-            by_class[: found.by_class.size] += found.by_class
-            tensor.largest = max(tensor.largest, found.largest)
-        if part.start + part.n_words == tensor.n_based and part.tensor in steps_of:
-            by_class = steps_of.pop(part.tensor)
-            tensor.n_stepped, tensor.n_ones = int(by_class.sum()), int(by_class[0])
-            tensor.median = median_step(by_class)
+def _read(manifest: Manifest, base: Checkpoint, target: Checkpoint, mine: list[Task]) -> Read:
+    """The files that tasks read, and when each was changed last."""
+    read: Read = {}
+    for task in mine:
+        source = target.files[task.file].source
+        read[f"target/{manifest.target_files[task.file].name}"] = changed_at(source)
+        parts = manifest.parts[task.bucket] if task.bucket is not None else ()
+        for file in {manifest.tensors[p.tensor].base_file for p in parts} - {None}:
+            assert file is not None
+            read[f"base/{manifest.base_files[file].name}"] = changed_at(base.files[file].source)
+    return read

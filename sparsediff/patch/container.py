@@ -9,7 +9,6 @@ by the SHA-256 that the manifest holds.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,12 +21,13 @@ from sparsediff.codec.zstd import compress, decompress, stated_size
 from sparsediff.disk.inputs import InputFile, InputStream, OpenFiles
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
 from sparsediff.patch import manifest_json
+from sparsediff.patch.entries import MAX_HEADER, EntryReader, compose_header
 from sparsediff.patch.manifest import MAX_BUCKET_BYTES, MAX_SKELETON_BYTES, Manifest
 from sparsediff.version import FORMAT_VERSION
 
 FORMAT = "sparsediff"
+PART_FORMAT = "sparsediff-part"  # of `make.part`, which is no patch yet
 SUFFIX = ".sdiff"
-MAX_HEADER = 1 << 24  # bytes
 MAX_MANIFEST = 1 << 25  # bytes, decompressed
 _SLACK = 1 << 20  # a payload may exceed what it decodes to by no more than this
 
@@ -45,7 +45,7 @@ def pack(manifest: Manifest, sizes: dict[str, int]) -> bytes:
     text = manifest_json.dump(manifest)
     frame = compress(text, level=19)
     entries = {"manifest": len(frame)} | {name: sizes[name] for name in manifest.payload_names()}
-    header = _header(checksum(frame), entries)
+    header = compose_header(_metadata(checksum(frame)), entries)
     if len(text) > MAX_MANIFEST or len(header) - 8 > MAX_HEADER:
         raise UnsupportedError(
             "checkpoint has too many files or tensors for one patch",
@@ -55,21 +55,12 @@ def pack(manifest: Manifest, sizes: dict[str, int]) -> bytes:
     return header + frame
 
 
-def _header(manifest_checksum: str, sizes: dict[str, int]) -> bytes:
-    header: dict[str, object] = {
-        "__metadata__": {
-            "format": FORMAT,
-            "manifest_xxh3": manifest_checksum,
-            "version": str(FORMAT_VERSION),
-        }
+def _metadata(manifest_checksum: str) -> dict[str, str]:
+    return {
+        "format": FORMAT,
+        "manifest_xxh3": manifest_checksum,
+        "version": str(FORMAT_VERSION),
     }
-    end = 0
-    for name, size in sizes.items():
-        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header, separators=(",", ":")).encode("ascii")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 PatchSource = Path | str | BinaryIO
@@ -119,27 +110,21 @@ class Patch:
             UnsupportedError: its format version is unknown.
         """
         self.name = name
-        self._stream = stream
         try:
-            length = int.from_bytes(self._read(8), "little")
-            if length > MAX_HEADER:
-                raise CorruptError("not a sparsediff patch", found=f"header of {length} bytes")
-            raw = self._read(length)
-            manifest_checksum, sizes = _parse_header(raw)
-            self.n_bytes = 8 + length + sum(sizes.values())
-            self._check_size()
-            if sizes["manifest"] > MAX_MANIFEST:
-                raise CorruptError("manifest is too large", found=f"{sizes['manifest']} bytes")
-            frame = self._read(sizes.pop("manifest"))
+            self._entries = EntryReader(stream, name, "patch")
+            manifest_checksum = _check_metadata(self._entries)
+            self.sizes, self.n_bytes = self._entries.sizes, self._entries.n_bytes
+            if self.sizes["manifest"] > MAX_MANIFEST:
+                raise CorruptError("manifest is too large", found=f"{self.sizes['manifest']} bytes")
+            frame = self._entries.read(self.sizes.pop("manifest"))
             if checksum(frame) != manifest_checksum:
                 raise CorruptError(
                     "manifest does not match its checksum", expected=manifest_checksum
                 )
             self.manifest = manifest_json.parse(_decompress_manifest(frame))
-            self.sizes = sizes
-            if list(sizes) != self.manifest.payload_names():
+            if list(self.sizes) != self.manifest.payload_names():
                 raise CorruptError("payloads are not those the manifest lists")
-        except (CorruptError, UnsupportedError) as e:
+        except (CorruptError, UnsupportedError, UsageError) as e:
             e.file = name
             raise
 
@@ -166,11 +151,9 @@ class Patch:
             limit = MAX_BUCKET_BYTES if name.startswith("bucket.") else MAX_SKELETON_BYTES
             if size > limit + _SLACK:
                 raise CorruptError(f"{name} is too large", file=self.name, found=f"{size} bytes")
-            yield StoredPayload(self.name, name, self._read(size), self._digest_of(name))
-        if self._stream.read(1):
-            raise CorruptError(
-                "bytes after the end of the patch", file=self.name, offset=self.n_bytes
-            )
+            data = self._entries.read(size)
+            yield StoredPayload(self.name, name, data, self._digest_of(name))
+        self._entries.check_end()
 
     def check_payloads(self) -> None:
         """Check all payloads now, if the patch can be read twice, and go back to the first.
@@ -178,43 +161,18 @@ class Patch:
         Raises:
             CorruptError: as `payloads` does.
         """
-        if self._stream.seekable():
-            with os_errors(self.name):
-                here = self._stream.tell()
+        with os_errors(self.name):
+            here = self._entries.place()
+            if here is not None:
                 for _ in self.payloads():
                     pass
-                self._stream.seek(here)
+                self._entries.go_to(here)
 
     def _digest_of(self, name: str) -> str | None:
         kind, index = name.split(".")
         if kind == "bucket":
             return self.manifest.buckets[int(index)].digest
         return self.manifest.target_files[int(index)].skeleton_digest
-
-    def _read(self, size: int) -> bytes:
-        with os_errors(self.name):
-            data = self._stream.read(size) or b""
-        if len(data) != size:
-            raise CorruptError(
-                "patch is cut short",
-                file=self.name,
-                expected=f"{size} more bytes",
-                found=f"{len(data)} bytes",
-            )
-        return data
-
-    def _check_size(self) -> None:
-        if not self._stream.seekable():
-            return
-        with os_errors(self.name):
-            here = self._stream.tell()
-            size = self._stream.seek(0, 2)
-            self._stream.seek(here)
-        if size != self.n_bytes:
-            what = (
-                "patch is cut short" if size < self.n_bytes else "bytes after the end of the patch"
-            )
-            raise CorruptError(what, expected=f"{self.n_bytes} bytes", found=f"{size} bytes")
 
 
 @contextmanager
@@ -268,33 +226,24 @@ def is_patch(path: Path | str) -> bool:
     return start[8:].startswith(b'{"__metadata__":{"format":"' + FORMAT.encode() + b'"')
 
 
-def _parse_header(raw: bytes) -> tuple[str, dict[str, int]]:
-    """Checksum of the manifest and size of each entry, of a canonical header."""
-    try:
-        header = json.loads(raw)
-        metadata = header["__metadata__"]
-        if metadata["format"] != FORMAT:
-            raise CorruptError("not a sparsediff patch")
-        version = metadata["version"]
-        if version != str(FORMAT_VERSION):
-            raise UnsupportedError(
-                "unknown patch format version", expected=FORMAT_VERSION, found=version
-            )
-        manifest_checksum = metadata["manifest_xxh3"]
-        sizes: dict[str, int] = {}
-        for name, entry in header.items():
-            if name != "__metadata__":
-                (sizes[name],) = entry["shape"]
-        if next(iter(sizes)) != "manifest" or not all(
-            type(s) is int and 0 <= s < 1 << 53 for s in sizes.values()
-        ):
-            raise CorruptError("header of the patch has the wrong entries")
-        canonical = _header(manifest_checksum, sizes)[8:]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StopIteration):
-        raise CorruptError("not a sparsediff patch") from None
-    if raw != canonical:
-        raise CorruptError("header of the patch is not canonical")
-    return manifest_checksum, sizes
+def _check_metadata(entries: EntryReader) -> str:
+    """Checksum of the manifest, as the checked header of a patch has it."""
+    found = entries.metadata
+    if found.get("format") == PART_FORMAT:
+        raise UsageError("is one part of a patch; `merge` makes the patch of all parts")
+    if found.get("format") != FORMAT:
+        raise CorruptError("not a sparsediff patch")
+    if found.get("version") != str(FORMAT_VERSION):
+        raise UnsupportedError(
+            "unknown patch format version", expected=FORMAT_VERSION, found=found.get("version")
+        )
+    manifest_checksum = found.get("manifest_xxh3")
+    if not isinstance(manifest_checksum, str):
+        raise CorruptError("not a sparsediff patch")
+    if next(iter(entries.sizes), "") != "manifest":
+        raise CorruptError("header of the patch has the wrong entries")
+    entries.check_header(_metadata(manifest_checksum))
+    return manifest_checksum
 
 
 def _decompress_manifest(frame: bytes) -> bytes:

@@ -27,7 +27,8 @@ from sparsediff import (
 from sparsediff.checksum import checksum
 from sparsediff.codec.zstd import compress, decompress
 from sparsediff.disk import inputs, names, outputs
-from sparsediff.patch.container import Patch, _header
+from sparsediff.patch.container import Patch
+from sparsediff.patch.entries import compose_header
 from sparsediff.patch.manifest import Bucket, Manifest
 from tests import oracle
 from tests.conftest import Run
@@ -276,7 +277,8 @@ MANIFESTS = [
 def test_manifest_of_any_other_shape(text: bytes, cli: Run, tmp_path: Path) -> None:
     frame = compress(text, 3)
     bad = tmp_path / "bad"
-    bad.write_bytes(_header(checksum(frame), {"manifest": len(frame)}) + frame)
+    metadata = {"format": "sparsediff", "manifest_xxh3": checksum(frame), "version": "1"}
+    bad.write_bytes(compose_header(metadata, {"manifest": len(frame)}) + frame)
     refused(cli("verify", bad), EXIT["corrupt"], "malformed manifest")
 
 

@@ -1,0 +1,61 @@
+"""``sparsediff merge``."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from sparsediff.cli.common import (
+    examples,
+    exit_codes,
+    force_option,
+    json_option,
+    options,
+    quiet_option,
+    wait_option,
+)
+from sparsediff.cli.make_cmd import print_result
+
+
+@click.command(
+    "merge",
+    epilog=examples(
+        "sparsediff merge *.part -o 101.sdiff",
+        "sparsediff merge *.part -o - | ssh host sparsediff apply A - -o B",
+    )
+    + exit_codes(0, 2, 11, 12, 13, 14, 130),
+)
+@click.argument("parts", metavar="PART...", nargs=-1, required=True, type=click.Path())
+@options(
+    click.option(
+        "-o",
+        "--output",
+        metavar="PATCH",
+        required=True,
+        help="Where to write the patch; - for standard output.",
+    ),
+    force_option,
+    wait_option,
+    quiet_option,
+    json_option,
+)
+def command(parts: tuple[str, ...], output: str, force: bool, quiet: bool, as_json: bool) -> None:
+    """Turn the parts of a patch into the patch.
+
+    Each PART was made by make --part I/N. The result is the patch that make
+    writes without --part, byte for byte. All N parts are needed, in any order.
+    """
+    from sparsediff.make import merge_parts
+
+    if output == "-":
+        if as_json:
+            raise click.UsageError("--json and -o - both want standard output")
+        if sys.stdout is None:
+            raise click.UsageError("standard output is closed")
+        if sys.stdout.isatty():
+            raise click.UsageError("will not write a patch to a terminal; give -o PATCH")
+    start = time.monotonic()
+    result = merge_parts(parts, output, force=force)
+    print_result(output, result, time.monotonic() - start, quiet=quiet, as_json=as_json)

@@ -1,0 +1,266 @@
+"""Part of a patch: what one machine of several encoded, as a file.
+
+Enters: a plan, a share of it, and what encoding that share found. Leaves: a file that says so,
+payloads included; or from such a file, all of it checked, what `merge` needs. A part is no
+patch: it lies between machines for minutes, and only the version that wrote it reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from sparsediff.checksum import checksum, digest
+from sparsediff.codec.zstd import compress, decompress, stated_size
+from sparsediff.disk.inputs import InputFile, Readable, Window
+from sparsediff.errors import CorruptError, SparsediffError, UnsupportedError
+from sparsediff.make.results import PartSteps, Result
+from sparsediff.make.shares import Share, Task
+from sparsediff.patch import manifest_json
+from sparsediff.patch.container import MAX_MANIFEST, PART_FORMAT
+from sparsediff.patch.entries import EntryReader, compose_header
+from sparsediff.patch.manifest import Manifest
+from sparsediff.version import __version__
+
+_WHAT = "part of a patch"
+_MAX_RESULTS = 1 << 28  # bytes, decompressed
+
+Read = dict[str, int]
+"""Time of the last change, in ns, of each file that was read, by ``base/`` or ``target/``, name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What encoding a share found.
+
+    Attributes:
+        share: of the plan.
+        read: which files were read.
+        results: one for each task of the share, in order.
+        sizes: bytes of each payload, by name, in stored order.
+    """
+
+    share: Share
+    read: Read
+    results: list[Result]
+    sizes: dict[str, int]
+
+
+def plan_text(manifest: Manifest) -> bytes:
+    """A plan, as all parts of a patch have it."""
+    return manifest_json.dump(manifest)
+
+
+def changed_at(file: Readable) -> int:
+    """When a file was changed last, in ns; 0 for what is no file."""
+    if isinstance(file, Window):
+        file = file.outer
+    return file.identity[2] if isinstance(file, InputFile) else 0
+
+
+def pack_part(plan: bytes, found: Findings) -> bytes:
+    """Everything of a part before its payloads.
+
+    Args:
+        plan: what `plan_text` gave, before anything was entered.
+        found: by encoding.
+
+    Raises:
+        UnsupportedError: the plan is too large for a patch.
+    """
+    if len(plan) > MAX_MANIFEST:
+        raise UnsupportedError(
+            "checkpoint has too many files or tensors for one patch",
+            expected=f"a manifest of at most {MAX_MANIFEST} bytes",
+            found=f"{len(plan)} bytes",
+        )
+    results = json.dumps(
+        {
+            "part": [found.share.index, found.share.count],
+            "read": found.read,
+            "target": [r.target for r in found.results],
+            "sha256": [r.digest for r in found.results],
+            "base": [r.base for r in found.results],
+            "locators": [r.locators for r in found.results],
+            "steps": [
+                [[s.largest, *s.by_class.tolist()] if s.largest else [] for s in r.steps]
+                for r in found.results
+            ],
+        },
+        separators=(",", ":"),
+    ).encode("ascii")
+    frames = compress(plan, level=3), compress(results, level=3)
+    sizes = {"plan": len(frames[0]), "results": len(frames[1])} | found.sizes
+    return compose_header(_metadata(checksum(plan), checksum(results)), sizes) + b"".join(frames)
+
+
+def _metadata(plan: str, results: str) -> dict[str, str]:
+    return {
+        "format": PART_FORMAT,
+        "plan_xxh3": plan,
+        "results_xxh3": results,
+        "version": __version__,
+    }
+
+
+class Part:
+    """An open part.
+
+    Attributes:
+        name: where it comes from, for messages.
+        plan: what `plan_text` gave.
+        found: what it holds; nothing is known of its payloads but their sizes.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Read everything but the payloads.
+
+        Raises:
+            UsageError: there is no such file.
+            CorruptError: this is no part, or a damaged one.
+            UnsupportedError: another version of sparsediff wrote it.
+        """
+        self.name = str(path)
+        self._file = InputFile.of(Path(path))
+        with open(self._file.open(), "rb") as stream:
+            self._read(stream)
+
+    def _read(self, stream: BinaryIO) -> None:
+        try:
+            self._entries = EntryReader(stream, self.name, _WHAT)
+            metadata = self._entries.metadata
+            if metadata.get("format") != PART_FORMAT:
+                raise CorruptError("not a part of a patch, as `make` writes one with `part`")
+            if metadata.get("version") != __version__:
+                raise UnsupportedError(
+                    "part was made by another version of sparsediff",
+                    expected=__version__,
+                    found=metadata.get("version"),
+                )
+            if list(self._entries.sizes)[:2] != ["plan", "results"]:
+                raise CorruptError("header of the part has the wrong entries")
+            sums = str(metadata.get("plan_xxh3")), str(metadata.get("results_xxh3"))
+            self._entries.check_header(_metadata(*sums))
+            self.plan = self._frame("plan", sums[0], MAX_MANIFEST)
+            self.found = _parse(self._frame("results", sums[1], _MAX_RESULTS), self._entries.sizes)
+        except SparsediffError as e:
+            e.file = self.name
+            raise
+        self._start = stream.tell()
+
+    def check_fits(self, manifest: Manifest, mine: list[Task]) -> None:
+        """Check that results and payloads are those of the plan.
+
+        Args:
+            manifest: the plan, not completed yet.
+            mine: the tasks of this share.
+
+        Raises:
+            CorruptError: they are not.
+        """
+        fits = len(self.found.results) == len(mine) and list(self.found.sizes) == [
+            payload_name(task)
+            for task, result in zip(mine, self.found.results, strict=True)
+            if result.digest is not None
+        ]
+        if not fits or not all(
+            len(result.steps) in (0, len(manifest.parts[task.bucket]))
+            if task.bucket is not None
+            else not result.steps
+            for task, result in zip(mine, self.found.results, strict=True)
+        ):
+            raise CorruptError("results are not those of the plan", file=self.name)
+
+    def payloads(self) -> Iterator[bytes]:
+        """Each payload in stored order, checked by its SHA-256.
+
+        Raises:
+            CorruptError: one is damaged.
+            UnavailableError: the file changed since it was opened.
+        """
+        digests = (r.digest for r in self.found.results if r.digest is not None)
+        with open(self._file.open(), "rb") as stream:
+            stream.seek(self._start)
+            for (name, size), expected in zip(self.found.sizes.items(), digests, strict=True):
+                data = stream.read(size)
+                if digest(data) != expected:
+                    raise CorruptError(f"{name} does not match its SHA-256", file=self.name)
+                yield data
+
+    def _frame(self, name: str, expected: str, limit: int) -> bytes:
+        size = self._entries.sizes.pop(name)
+        if size > limit:
+            raise CorruptError(f"{name} is too large", found=f"{size} bytes")
+        frame = self._entries.read(size)
+        if stated_size(frame) > limit:
+            raise CorruptError(f"{name} is too large", found=f"{stated_size(frame)} bytes")
+        text = decompress(frame, stated_size(frame))
+        if checksum(text) != expected:
+            raise CorruptError(f"{name} does not match its checksum", expected=expected)
+        return text
+
+
+def payload_name(task: Task) -> str:
+    """What the payload of a task is called in the patch."""
+    return f"skeleton.{task.file}" if task.bucket is None else f"bucket.{task.bucket}"
+
+
+def _parse(raw: bytes, sizes: dict[str, int]) -> Findings:
+    """Findings from JSON, checked as far as they can be without the plan.
+
+    Raises:
+        CorruptError: something is not as `pack_part` writes it.
+    """
+    try:
+        table = json.loads(raw)
+        index, count = table["part"]
+        columns = [table[c] for c in ("target", "sha256", "base", "locators", "steps")]
+        checks = (_hex(32), _or_none(_hex(64)), _or_none(_hex(32)), _locators, _steps)
+        for column, check in zip(columns, checks, strict=True):
+            if not isinstance(column, list) or not all(map(check, column)):
+                raise ValueError
+        read = table["read"]
+        if not all(_natural(v) for v in (index, count, *read.values())):
+            raise ValueError
+        results = [
+            Result(target, sha256, base, locators, [_part_steps(s) for s in steps])
+            for target, sha256, base, locators, steps in zip(*columns, strict=True)
+        ]
+        return Findings(Share(index, count), read, results, sizes)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CorruptError("results of the part are malformed") from None
+
+
+def _natural(v: Any) -> bool:
+    return type(v) is int and 0 <= v < 1 << 63
+
+
+def _hex(digits: int) -> Callable[[Any], bool]:
+    pattern = re.compile(f"[0-9a-f]{{{digits}}}")
+    return lambda v: isinstance(v, str) and pattern.fullmatch(v) is not None
+
+
+def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda v: v is None or check(v)
+
+
+def _locators(v: Any) -> bool:
+    return isinstance(v, str) and re.fullmatch("[0-9a-f]*", v) is not None
+
+
+def _steps(v: Any) -> bool:
+    return isinstance(v, list) and all(
+        isinstance(part, list) and len(part) <= 129 and all(map(_natural, part)) for part in v
+    )
+
+
+def _part_steps(part: list[int]) -> PartSteps:
+    if not part:
+        return PartSteps(np.zeros(0, np.int64), 0)
+    return PartSteps(np.array(part[1:], np.int64), part[0])

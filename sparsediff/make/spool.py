@@ -1,0 +1,80 @@
+"""Where payloads wait until what comes before them is known, and where a patch goes.
+
+Enters: payloads, then header and manifest. Leaves: a file that appears whole or not at all,
+or bytes on a stream.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from sparsediff.disk.outputs import staged_file
+from sparsediff.disk.replace import check_output
+from sparsediff.errors import UsageError, os_errors
+
+Output = Path | str | BinaryIO | None
+"""Path of the file, ``-`` for standard output, a binary stream, or None to write nothing."""
+
+
+def place_of(output: Output, *, force: bool, inputs: Sequence[Path | str]) -> Path | None:
+    """Absolute path of an output that is a file; None for others.
+
+    Raises:
+        UsageError: nothing may be written there.
+    """
+    if not isinstance(output, (Path, str)) or output == "-":
+        return None
+    if not str(output):
+        raise UsageError("the name of the output is empty")
+    place = Path(os.path.abspath(output))
+    check_output(place, force=force, inputs=list(inputs))
+    return place
+
+
+@contextmanager
+def spool(place: Path | None) -> Iterator[BinaryIO]:
+    """Unnamed file for payloads: the header, which comes first, needs their sizes."""
+    # Opened apart, so that errors of whoever uses it are not taken for errors of opening.
+    with os_errors(place or "temporary directory"):
+        file = tempfile.TemporaryFile(dir=place.parent if place else None)  # noqa: SIM115 - see below
+    with file:
+        yield file
+
+
+def rewound(file: BinaryIO) -> Iterator[bytes]:
+    """All of a spool, a megabyte at a time."""
+    file.seek(0)
+    while chunk := file.read(1 << 20):
+        yield chunk
+
+
+def deliver(output: Output, place: Path | None, chunks: Iterable[bytes], *, force: bool) -> None:
+    """Write chunks to where the output goes.
+
+    Args:
+        output: as the caller was given it.
+        place: what `place_of` made of it.
+        chunks: what to write.
+        force: replace an existing file.
+    """
+    if place is not None:
+        with staged_file(place, force=force) as stream:
+            _write(stream, chunks)
+    elif isinstance(output, str):
+        with os_errors("standard output"):
+            _write(sys.stdout.buffer, chunks)
+    elif output is not None:
+        assert not isinstance(output, Path)
+        _write(output, chunks)
+
+
+def _write(stream: BinaryIO, chunks: Iterable[bytes]) -> None:
+    for chunk in chunks:
+        stream.write(chunk)
+    stream.flush()
