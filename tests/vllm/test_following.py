@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sparsediff import Policy, Store, open_store, pull, ship
+from sparsediff.shipping.acks import read_acks
 from sparsediff.shipping.source import Rule
 from tests.vllm.models import Trainer
 from tests.vllm.server import Client, Server
@@ -67,7 +68,7 @@ def begin(root: Path, kind: str) -> Place:
 def test_under_load_with_failures_and_a_kill(tmp_path: Path, tp: int, kind: str) -> None:
     place = begin(tmp_path, kind)
     flag = tmp_path / "fail"
-    server = place.server(tp=tp)
+    server = place.server(tp=tp, ack="engine-1")
     try:
         first = server.at("step_1")
         assert (first["mode"], first["why"]) == ("routes", None)
@@ -84,6 +85,8 @@ def test_under_load_with_failures_and_a_kill(tmp_path: Path, tp: int, kind: str)
         flag.touch()  # the last rank fails half-way through its commit
         place.ship(5)
         failed = server.wait(lambda s: s["state"] == "failed")
+        (ack,) = read_acks(place.store)
+        assert (ack.machine, ack.name) == ("engine-1", "step_4"), "what is served, not pulled"
         assert "injected failure" in failed["error"]
         assert f"rank {tp - 1}" in failed["error"]
         assert "all ranks are back at step_4" in failed["error"]
