@@ -216,8 +216,8 @@ def command(
         newest,
         rewind,
         Selection(include, exclude),
-        hold_behind,
-        ack_max_age,
+        hold_behind=hold_behind,
+        ack_max_age=ack_max_age,
     )
 
     if dry_run:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import BinaryIO
 
+from sparsediff.disk.inputs import InputStream
 from sparsediff.errors import CorruptError, os_errors
 
 MAX_HEADER = 1 << 24  # bytes
@@ -42,7 +43,7 @@ class EntryReader:
         n_bytes: size of the whole file.
     """
 
-    def __init__(self, stream: BinaryIO, name: str, what: str) -> None:
+    def __init__(self, stream: BinaryIO | InputStream, name: str, what: str) -> None:
         """Read the header.
 
         Args:
