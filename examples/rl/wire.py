@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ from torch import nn
 
 import sparsediff
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, object_key
-from sparsediff.shipping.catalog_json import POINTER, dump, read_catalog
+from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.fetch import digest_file, fetch
+from sparsediff.shipping.sealing import write_catalog
 from sparsediff.stats import stats_of_result
 from sparsediff.stores import open_store
 from sparsediff.torch import apply_to_module, make_patch, snapshot
@@ -108,8 +109,8 @@ class Publisher:
         if catalog is None:
             after = Catalog(uuid.uuid4().hex, (version,))
         else:
-            after = replace(catalog, versions=(*catalog.versions, version))
-        if not self._store.swap(POINTER, dump(after), tag):
+            after = catalog.published(version)
+        if not write_catalog(self._store, after, tag):
             raise RuntimeError(f"{self._store.name}: somebody else publishes here")
 
 

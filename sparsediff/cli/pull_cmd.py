@@ -213,11 +213,11 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
     if version is None or catalog is None:
         return
     here = result.previous if result.path is None else version.version
-    missed = [v for v in catalog.versions if v.version > (here or 0)]
-    age = max((time.time() - v.shipped for v in missed), default=0.0)
+    n_missed, missed = catalog.history.after(here or 0)
+    age = 0.0 if missed is None else time.time() - missed.shipped
     outcome.gauges |= {
         "latest_version": catalog.latest.version,
-        "lag_versions": len(missed),
+        "lag_versions": n_missed,
         "lag_seconds": max(0.0, age),
         "last_shipped_timestamp_seconds": catalog.latest.shipped,
     }

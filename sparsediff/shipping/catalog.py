@@ -1,4 +1,4 @@
-"""The catalog of a store, as records: which versions there are and which patches lead to them.
+"""The catalog of a store: which versions there are and which patches lead to them.
 
 Enters: what `catalog_json` read, or what was just shipped. Leaves: the cheapest way from
 one version to another, and what is left when versions go. Versions are ordered by their
@@ -8,133 +8,37 @@ number in the store, never by any clock. Knows nothing of how it is stored.
 from __future__ import annotations
 
 import heapq
-import re
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 
-from sparsediff.patch.measures import share
+from sparsediff.shipping.pages import History
+from sparsediff.shipping.records import (
+    PREFIX,
+    Dropped,
+    LeftOut,
+    Part,
+    Run,
+    StoredPatch,
+    Version,
+    object_key,
+)
 
-PREFIX = "versions/"
+__all__ = [
+    "LAYOUT",
+    "PREFIX",
+    "Catalog",
+    "Dropped",
+    "LeftOut",
+    "Part",
+    "Run",
+    "StoredPatch",
+    "Version",
+    "object_key",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class StoredPatch:
-    """A patch in the store.
-
-    Attributes:
-        base: version it starts from; None for an anchor, which starts from nothing.
-        key: of the object.
-        n_bytes: of the object.
-        sha256: of the object, hex.
-    """
-
-    base: int | None
-    key: str
-    n_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """What of a checkpoint was not shipped: who pulls it has a part of what the trainer wrote.
-
-    Attributes:
-        include: patterns of the files that were asked for; empty for all.
-        exclude: patterns of those that were not.
-        n_files: how many files were left out.
-        n_bytes: of these files.
-    """
-
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    n_files: int
-    n_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One shipped checkpoint.
-
-    Attributes:
-        version: 1 and up, in the order of shipping.
-        name: of the checkpoint at its source, made unique; a plain file name.
-        number: in the checkpoint's name, None if it has none.
-        source: fingerprint of the checkpoint's files when they were read.
-        shipped: when, in seconds since the epoch, by the shipper's clock.
-        n_bytes: of the checkpoint.
-        n_elements: of its tensors, in words.
-        n_changed: words that differ from the version before; None if that is not known.
-        patches: ways to get here.
-        left_out: what of the checkpoint was not shipped, where that was asked for; else None.
-    """
-
-    version: int
-    name: str
-    number: int | None
-    source: str
-    shipped: float
-    n_bytes: int
-    n_elements: int
-    n_changed: int | None
-    patches: tuple[StoredPatch, ...]
-    left_out: LeftOut | None = None
-
-    @property
-    def anchor(self) -> StoredPatch | None:
-        """The patch from nothing, if this version has one."""
-        return next((p for p in self.patches if p.base is None), None)
-
-    @property
-    def step(self) -> StoredPatch | None:
-        """The patch from the version before, if there is one."""
-        return next((p for p in self.patches if p.base == self.version - 1), None)
-
-    @property
-    def patch_bytes(self) -> int:
-        """Size of the patch from the version before, or of the anchor where there is none."""
-        patch = self.step or self.anchor
-        return 0 if patch is None else patch.n_bytes
-
-    @property
-    def ratio(self) -> float | None:
-        """Bytes of the checkpoint per byte of `patch_bytes`."""
-        return share(self.n_bytes, self.patch_bytes)
-
-    @property
-    def density(self) -> float | None:
-        """Changed words per word; None if that is not known."""
-        return None if self.n_changed is None else share(self.n_changed, self.n_elements)
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """An object that nothing refers to any more, to be deleted after a time of grace.
-
-    Attributes:
-        key: of the object.
-        since: when it was dropped, in seconds since the epoch.
-    """
-
-    key: str
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The run whose checkpoints a store holds.
-
-    Attributes:
-        id: random, made when the store was bound; who ships knows it.
-        name: of the source, a directory or a file.
-        host: digest of the name of the machine that it was on when the store was bound.
-        path: digest of its place there.
-    """
-
-    id: str
-    name: str
-    host: str
-    path: str
+LAYOUT = 2
+"""Of new stores. One that is there goes on with its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +47,29 @@ class Catalog:
 
     Attributes:
         id: made when the store was; another id means another history.
-        versions: the oldest first; never empty.
-        dropped: objects on their way out.
+        versions: the oldest first; never empty. Older ones may be read when asked for.
+        dropped: objects on their way out, or lists of them.
         run: whose checkpoints these are; None in stores of earlier releases.
+        layout: of the store, which says how it is stored.
+        replaced: pages that ``versions`` were read from before they were changed.
     """
 
     id: str
-    versions: tuple[Version, ...]
+    versions: Sequence[Version]
     dropped: tuple[Dropped, ...] = ()
     run: Run | None = None
+    layout: int = LAYOUT
+    replaced: tuple[Dropped, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.versions, History):
+            object.__setattr__(self, "versions", History(self.versions))
+
+    @property
+    def history(self) -> History:
+        """The versions, with more ways to look for one."""
+        assert isinstance(self.versions, History)
+        return self.versions
 
     @property
     def latest(self) -> Version:
@@ -160,23 +78,22 @@ class Catalog:
 
     def get(self, version: int) -> Version | None:
         """The version with this number."""
-        return next((v for v in self.versions if v.version == version), None)
+        return self.history.get(version)
 
     def find(self, wanted: str) -> Version | None:
         """The version a person means: its name, the number in its name, or its number."""
-        for matches in (
-            [v for v in self.versions if v.name == wanted],
-            [v for v in self.versions if str(v.number) == wanted],
-            [v for v in self.versions if str(v.version) == wanted],
-        ):
-            if matches:
-                return matches[-1]
-        return None
+        found = self.history.named(wanted)
+        number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 20 else -1
+        if found is None and str(number) == wanted:
+            found = next(self.history.numbered(number), None) or self.get(number)
+        return found
 
     def path(
         self, held: Collection[int], wanted: int, avoid: Collection[str] = ()
     ) -> tuple[int | None, list[StoredPatch]] | None:
         """The way to a version that takes the fewest bytes, then the fewest patches.
+
+        It is looked for from its end, so no version is read that is farther from there.
 
         Args:
             held: versions at hand.
@@ -187,35 +104,27 @@ class Catalog:
             The version to start from (None for nothing) and the patches in
             order; None if no way is left.
         """
-        steps: dict[int | None, list[tuple[int, StoredPatch]]] = {}
-        for version in self.versions:
-            for patch in version.patches:
-                if patch.key not in avoid:
-                    steps.setdefault(patch.base, []).append((version.version, patch))
-        # Ways to compare: bytes, patches, a tie breaker; then to where, and by which last patch.
+        starts = {None, *held}
+        # Ways to compare: bytes, patches, a tie breaker; then from where, and by which patch to
+        # which version, where the rest of the way is known.
         order = count()
-        ways: list[tuple[int, int, int, int, int | None, StoredPatch | None]] = [
-            (0, 0, -(start or 0), next(order), start, None) for start in (None, *held)
-        ]
-        heapq.heapify(ways)
-        last: dict[int | None, StoredPatch | None] = {}  # on the cheapest way to a version
-        while ways and wanted not in last:
-            n_bytes, n, tie, _, here, by = heapq.heappop(ways)
-            if here in last:
+        ways: list[tuple[int, int, int, int, int | None, StoredPatch | None, int | None]]
+        ways = [(0, 0, 0, next(order), wanted, None, None)]
+        onward: dict[int | None, tuple[StoredPatch | None, int | None]] = {}
+        while ways:
+            n_bytes, n, _, _, here, by, there = heapq.heappop(ways)
+            if here in onward:
                 continue
-            last[here] = by
-            for there, step in steps.get(here, []):
-                if there not in last:
-                    entry = (n_bytes + step.n_bytes, n + 1, tie, next(order), there, step)
-                    heapq.heappush(ways, entry)
-        if wanted not in last:
-            return None
-        way: list[StoredPatch] = []
-        start: int | None = wanted
-        while (by := last[start]) is not None:
-            way.append(by)
-            start = by.base
-        return start, way[::-1]
+            onward[here] = by, there
+            if here in starts:
+                return here, _along(onward, here)
+            version = None if here is None else self.get(here)
+            for patch in () if version is None else version.patches:
+                if patch.key not in avoid and patch.base not in onward:
+                    tie = -(patch.base or 0) if patch.base in starts else 0
+                    entry = (n_bytes + patch.n_bytes, n + 1, tie, next(order), patch.base)
+                    heapq.heappush(ways, (*entry, patch, here))
+        return None
 
     def reachable(self, avoid: Collection[str] = ()) -> set[int]:
         """Versions that can be had starting from nothing."""
@@ -226,23 +135,46 @@ class Catalog:
         return {v for v in found if v is not None}
 
     def is_lost(self, version: Version) -> bool:
-        """Whether a version that is listed cannot be had any more."""
-        return version.version not in self.reachable()
+        """Whether a version that is listed cannot be had any more.
+
+        That those on pages can be had is taken for granted: whoever finds that the latest one
+        cannot stores the next one whole. So no page is read for this.
+        """
+        recent = {v.version: v for v in self.history.recent}
+        seen: set[int | None] = set()
+        ways: list[int | None] = [version.version]
+        while ways:
+            here = ways.pop()
+            if here in seen:
+                continue
+            seen.add(here)
+            if here is None:
+                return False
+            found = version if here == version.version else recent.get(here)
+            if found is None and self.history.pages and here <= self.history.pages[-1].last:
+                return False
+            ways += [p.base for p in found.patches] if found is not None else []
+        return True
 
     def keys(self) -> set[str]:
-        """Keys of all objects that belong to the store, the pointer aside."""
+        """Keys of all objects that belong to the store, but for the pointer and what lists name."""
         kept = {p.key for v in self.versions for p in v.patches}
-        return kept | {d.key for d in self.dropped}
+        pages = {p.key for p in self.history.all_pages()}
+        return kept | pages | {d.key for d in self.dropped}
+
+    def published(self, version: Version) -> Catalog:
+        """The same with a version at its end, in the place of one with the same number."""
+        return replace(self, versions=self.history.with_latest(version))
 
     def without(self, keys: Collection[str], since: float) -> Catalog:
         """The same without the objects of these keys; see `having`."""
-        versions = tuple(
+        versions = (
             replace(v, patches=tuple(p for p in v.patches if p.key not in keys))
             for v in self.versions
         )
         return self.having(versions, since)
 
-    def having(self, versions: tuple[Version, ...], since: float) -> Catalog:
+    def having(self, versions: Iterable[Version], since: float) -> Catalog:
         """The same with fewer versions, or fewer patches of them.
 
         An object is dropped when the last patch that refers to it goes: two may share one.
@@ -251,15 +183,22 @@ class Catalog:
             versions: those that stay, with the patches that stay.
             since: now, in seconds since the epoch.
         """
+        versions = tuple(versions)
         used = {p.key for v in versions for p in v.patches}
         gone = {p.key for v in self.versions for p in v.patches} - used
         known = tuple(d for d in self.dropped if d.key not in gone)
         dropped = known + tuple(Dropped(key, since) for key in sorted(gone))
-        return replace(self, versions=versions, dropped=dropped)
+        pages = tuple(Dropped(p.key, since) for p in self.history.all_pages())
+        return replace(self, versions=versions, dropped=dropped, replaced=pages + self.replaced)
 
 
-def object_key(version: int, name: str, base: int | None, sha256: str) -> str:
-    """Where a patch is stored; its digest is part of it, so no two contents share a key."""
-    readable = re.sub(r"[^A-Za-z0-9._=+-]", "_", name)[:100]
-    kind = "anchor" if base is None else f"from-{base:06}"
-    return f"{PREFIX}{version:06}-{readable}/{kind}-{sha256[:16]}.sdiff"
+def _along(
+    onward: dict[int | None, tuple[StoredPatch | None, int | None]], here: int | None
+) -> list[StoredPatch]:
+    """The patches of a way from ``here`` on."""
+    way = []
+    by, there = onward[here]
+    while by is not None:
+        way.append(by)
+        by, there = onward[there]
+    return way

@@ -15,10 +15,13 @@ from sparsediff.parallel import Progress, ordered_map
 from sparsediff.patch.manifest import Manifest
 from sparsediff.shipping.absent import no_pointer
 from sparsediff.shipping.catalog import PREFIX, Catalog, StoredPatch
-from sparsediff.shipping.catalog_json import POINTER, dump, read_catalog
+from sparsediff.shipping.catalog_json import POINTER, read_catalog
 from sparsediff.shipping.fetch import digest_object
 from sparsediff.shipping.links import Follower, stored_manifest
+from sparsediff.shipping.objects import delete, keys_of
+from sparsediff.shipping.parts import parts_of
 from sparsediff.shipping.recover import recover
+from sparsediff.shipping.sealing import write_catalog
 from sparsediff.stores import Store, Stored
 
 
@@ -134,19 +137,23 @@ def check(
         for v in catalog.versions
         if v.version not in reachable and numbers.isdisjoint(p.base or 0 for p in v.patches)
     ]
-    known = catalog.keys()
+    known = keys_of(store, catalog)
     strays = [s for s in listed if s.key.startswith(PREFIX) and s.key not in known]
     for stray in [*strays, *store.leftovers()]:
         old = abs(now - stray.modified) >= grace  # the store's clock may be ahead of ours
         (result.orphans if old else result.young).append(stray)
     if repair:
         smaller = _without_useless(catalog.without(result.broken, now), now)
-        if (smaller != catalog or is_new) and not store.swap(POINTER, dump(smaller), tag):
+        changes = smaller.history != catalog.history or is_new
+        if changes and not write_catalog(store, smaller, tag):
             raise UnavailableError(
                 "another shipper published meanwhile; try again", file=store.name
             )
-        for orphan in result.orphans:
-            store.delete(orphan.key)
+        # What was published since then may have come to use some of them.
+        latest = read_catalog(store)
+        used = set() if latest is None else keys_of(store, latest[0])
+        result.orphans = [o for o in result.orphans if o.key not in used]
+        delete(store, [o.key for o in result.orphans], streams)
         result.removed = [*result.broken, *(o.key for o in result.orphans)]
     return result
 
@@ -159,23 +166,27 @@ def _identity(patch: StoredPatch) -> tuple[str, int, str]:
 def _without_useless(catalog: Catalog, now: float) -> Catalog:
     """The catalog without the versions that cannot be rebuilt; the latest stays for its number."""
     reachable = catalog.reachable() | {catalog.latest.version}
-    return catalog.having(tuple(v for v in catalog.versions if v.version in reachable), now)
+    return catalog.having((v for v in catalog.versions if v.version in reachable), now)
 
 
 def _check_object(store: Store, patch: StoredPatch) -> None:
-    size = store.size(patch.key)
-    if size is None:
-        raise CorruptError("missing")
-    if size != patch.n_bytes:
-        raise CorruptError("wrong size", expected=patch.n_bytes, found=size)
-    if digest_object(store, patch.key, size) != patch.sha256:
-        raise CorruptError("does not match its SHA-256")
+    for part in parts_of(store, patch):
+        which = "" if patch.list_bytes is None else f"{part.key}: "
+        size = store.size(part.key)
+        if size is None:
+            raise CorruptError(f"{which}missing")
+        if size != part.n_bytes:
+            raise CorruptError(f"{which}wrong size", expected=part.n_bytes, found=size)
+        if digest_object(store, part.key, size) != part.sha256:
+            raise CorruptError(f"{which}does not match its SHA-256")
 
 
 def _read_or_recover(store: Store, repair: bool) -> tuple[Catalog, str | None, bool]:
     """The catalog, the tag of its pointer, and whether it had to be made anew."""
     try:
         found = read_catalog(store)
+        for _ in () if found is None else found[0].versions:
+            pass  # a page that is damaged is no better than a pointer that is
     except CorruptError as e:
         if not repair:
             e.problem += " (`repair=True` makes a new pointer from what is there)"

@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class Entries:
 
 
 def find_entries(
-    source: Path, pattern: str | None, *, any_file: bool = False, known: Sequence[str] = ()
+    source: Path, pattern: str | None, *, any_file: bool = False, known: Iterable[str] = ()
 ) -> Entries:
     """What to look at.
 
@@ -120,7 +120,7 @@ def find_entries(
 
 
 def _numbered(
-    source: Path, listed: list[os.DirEntry[str]], pattern: str | None, known: Sequence[str]
+    source: Path, listed: list[os.DirEntry[str]], pattern: str | None, known: Iterable[str]
 ) -> Entries | None:
     """Entries of one sequence, in the order of its numbers; None if there never were any."""
     expression = None if pattern is None else _compile(pattern)
@@ -174,7 +174,7 @@ def _in_order(source: Path, group: list[Entry]) -> list[Entry]:
     return ordered
 
 
-def _choose(source: Path, groups: dict[str, list[Entry]], known: Sequence[str]) -> str:
+def _choose(source: Path, groups: dict[str, list[Entry]], known: Iterable[str]) -> str:
     """Which sequence counts, by the shape of its names."""
     if len(groups) == 1:
         return next(iter(groups))

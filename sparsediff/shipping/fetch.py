@@ -12,6 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,23 +20,32 @@ from sparsediff.disk.outputs import create, sync, write_at
 from sparsediff.disk.temps import discard
 from sparsediff.errors import CorruptError, os_errors
 from sparsediff.parallel import Progress, ordered_map
-from sparsediff.shipping.catalog import StoredPatch
+from sparsediff.shipping.catalog import Part, StoredPatch
+from sparsediff.shipping.parts import parse_list, parts_of, read_list
 from sparsediff.stores import Store
 
 CHUNK_BYTES = 1 << 23  # fetched, and noted as fetched, at a time
 _MAX_NOTES = 1 << 24  # bytes that are read of the notes on one patch
+_READ = 1 << 20
 
 
 class BadObjectError(CorruptError):
     """An object of the store is missing, cut short or damaged.
 
     Attributes:
-        key: of the object.
+        key: of the patch that it belongs to, as the catalog has it.
     """
 
-    def __init__(self, store: Store, key: str, problem: str, **details: object) -> None:
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        problem: str,
+        about: StoredPatch | None = None,
+        **details: object,
+    ) -> None:
         super().__init__(problem, file=f"{store.name}/{key}", **details)  # type: ignore[arg-type]
-        self.key = key
+        self.key = key if about is None else about.key
 
 
 def fetch(
@@ -62,17 +72,18 @@ def fetch(
         BadObjectError: an object is not what the catalog says.
         UnavailableError: store or disk is full or out of reach; try again.
     """
-    parts = []
+    incoming = []
     for patch in {p.sha256: p for p in patches}.values():
         if not is_intact(whole(directory, patch.sha256), patch.sha256):
-            _check_size(store, patch)
-            parts.append(_Part(directory, patch))
+            parts = _parts(store, patch, directory)
+            _check_sizes(store, patch, parts)
+            incoming.append(_Incoming(directory, patch, parts))
     n_bytes = 0
-    while parts:
-        n_bytes += _transfer(store, parts, streams, progress)
-        wrong = [part for part in parts if not part.finish(store)]
+    while incoming:
+        n_bytes += _transfer(store, incoming, streams, progress)
         # What an earlier run left may not have reached the disk: once more, all of it.
-        parts = [_Part(directory, part.patch) for part in wrong]
+        wrong = [i for i in incoming if not i.finish(store)]
+        incoming = [_Incoming(directory, i.patch, i.parts) for i in wrong]
     with os_errors(directory):
         sync(directory)
     return [whole(directory, p.sha256) for p in patches], n_bytes
@@ -83,13 +94,25 @@ def whole(directory: Path, sha256: str) -> Path:
     return directory / f"{sha256}.sdiff"
 
 
+def list_beside(path: Path) -> Path:
+    """Where `fetch` puts the list of the parts of a patch, if it has one."""
+    return path.with_suffix(".parts")
+
+
 def is_intact(path: Path, sha256: str) -> bool:
     """Whether a fetched patch is there; what is there in its place is removed.
 
     A name proves nothing: after a power cut there may be zeros under it.
     """
-    if _is_ours(path) and digest_file(path) == sha256:
-        return True
+    if _is_ours(path):
+        beside = list_beside(path)
+        if _is_ours(beside) and digest_file(beside) == sha256:
+            with os_errors(beside):
+                parts = parse_list(beside.read_bytes())
+            if parts is not None and _wrong(path, parts) is None:
+                return True
+        elif digest_file(path) == sha256:
+            return True
     discard(path)
     return False
 
@@ -109,21 +132,23 @@ def digest_object(store: Store, key: str, n_bytes: int, stream: BinaryIO | None 
     return sha256.hexdigest()
 
 
-class _Part:
+class _Incoming:
     """A patch on its way: a file of its full size, and notes on which chunks of it were written.
 
     Args:
         directory: where it lies.
         patch: which.
+        parts: that it is made of.
 
     Attributes:
         patch: as given.
+        parts: as given.
         path: of the file.
         n_missing: bytes that are still to be fetched.
     """
 
-    def __init__(self, directory: Path, patch: StoredPatch) -> None:
-        self.patch = patch
+    def __init__(self, directory: Path, patch: StoredPatch, parts: Sequence[Part]) -> None:
+        self.patch, self.parts = patch, parts
         self.path = directory / f"{patch.sha256}.part"
         self._notes = directory / f"{patch.sha256}.chunks"  # a line for each chunk: its offset
         self._whole = whole(directory, patch.sha256)
@@ -133,39 +158,35 @@ class _Part:
                 discard(path)
             create(self._notes, 0)
             create(self.path, patch.n_bytes)
-        # Of what arrives, in order; None if some of it arrived earlier.
-        self._arrived = None if self._had else hashlib.sha256()
-        self.n_missing = patch.n_bytes - sum(map(self.length, self._had))
+        # Of what arrives, in order: of each part; nothing if some of it arrived earlier.
+        self._arrived = {} if self._had else {i: hashlib.sha256() for i in range(len(parts))}
+        self.n_missing = sum(chunk.n_bytes for chunk in self.missing())
 
     def _earlier(self) -> set[int]:
         """Offsets of the chunks that an earlier run noted."""
-        n_chunks = -(-self.patch.n_bytes // CHUNK_BYTES)
         with os_errors(self.path):
             if not (_is_ours(self.path) and _is_ours(self._notes)):
                 return set()
             if self.path.stat().st_size != self.patch.n_bytes:
                 return set()
+            n_chunks = self.patch.n_bytes // CHUNK_BYTES + len(self.parts)
             if self._notes.stat().st_size > min(_MAX_NOTES, 20 * n_chunks):
                 return set()
             # A line that a kill cut short ends in no newline, and is not believed.
             lines = self._notes.read_bytes().split(b"\n")[:-1]
         offsets = {int(line) for line in lines if line.isdigit() and len(line) < 20}
-        return {o for o in offsets if o < self.patch.n_bytes and o % CHUNK_BYTES == 0}
+        return offsets if offsets <= {c.offset for c in _chunks(self.parts)} else set()
 
-    def missing(self) -> Iterator[int]:
-        """Offsets of the chunks that are still to be fetched."""
-        return (o for o in range(0, self.patch.n_bytes, CHUNK_BYTES) if o not in self._had)
+    def missing(self) -> Iterator[_Chunk]:
+        """The chunks that are still to be fetched."""
+        return (c for c in _chunks(self.parts) if c.offset not in self._had)
 
-    def length(self, offset: int) -> int:
-        """Bytes of the chunk at ``offset``."""
-        return min(CHUNK_BYTES, self.patch.n_bytes - offset)
-
-    def note(self, offset: int, data: bytes) -> None:
+    def note(self, chunk: _Chunk, data: bytes) -> None:
         """Note that a chunk was written; called in order."""
-        if self._arrived is not None:
-            self._arrived.update(data)
+        if self._arrived:
+            self._arrived[chunk.part].update(data)
         with os_errors(self._notes), open(self._notes, "ab") as f:
-            f.write(b"%d\n" % offset)
+            f.write(b"%d\n" % chunk.offset)
 
     def finish(self, store: Store) -> bool:
         """Give the file its name; False if what an earlier run left of it is wrong.
@@ -173,56 +194,114 @@ class _Part:
         Raises:
             BadObjectError: the store sent something else than the catalog says.
         """
-        found = digest_file(self.path) if self._arrived is None else self._arrived.hexdigest()
+        if self._arrived:
+            found = [self._arrived[i].hexdigest() for i in range(len(self.parts))]
+            differing = ((p, f) for p, f in zip(self.parts, found, strict=True) if p.sha256 != f)
+            wrong = next(differing, None)
+        else:
+            wrong = _wrong(self.path, self.parts)
         with os_errors(self.path):
             discard(self._notes)
-            if found == self.patch.sha256:
+            if wrong is None:
                 sync(self.path)
                 os.replace(self.path, self._whole)
                 return True
             discard(self.path)
-        if self._arrived is None:
+        if not self._arrived:
             return False
+        part, sha256 = wrong
         raise BadObjectError(
             store,
-            self.patch.key,
+            part.key,
             "object does not match its SHA-256",
-            expected=self.patch.sha256[:16],
-            found=found[:16],
+            about=self.patch,
+            expected=part.sha256[:16],
+            found=sha256[:16],
         )
 
 
-def _transfer(store: Store, parts: Sequence[_Part], streams: int, progress: Progress | None) -> int:
-    """Fetch what is missing of all parts; returns how many bytes that were."""
-    total = sum(part.n_missing for part in parts)
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Bytes of a patch that are fetched at once: which part, and where in the patch and in that."""
+
+    part: int
+    offset: int
+    within: int
+    n_bytes: int
+
+
+def _chunks(parts: Sequence[Part]) -> Iterator[_Chunk]:
+    start = 0
+    for i, part in enumerate(parts):
+        for at in range(0, part.n_bytes, CHUNK_BYTES):
+            yield _Chunk(i, start + at, at, min(CHUNK_BYTES, part.n_bytes - at))
+        start += part.n_bytes
+
+
+def _wrong(path: Path, parts: Sequence[Part]) -> tuple[Part, str] | None:
+    """The first part that is not in its place in a file, and the SHA-256 of what is there."""
+    with os_errors(path), open(path, "rb") as file:
+        for part in parts:
+            sha256, left = hashlib.sha256(), part.n_bytes
+            while left and (data := file.read(min(left, _READ))):
+                sha256.update(data)
+                left -= len(data)
+            if left or sha256.hexdigest() != part.sha256:
+                return part, sha256.hexdigest()
+        return (parts[-1], "more bytes") if parts and file.read(1) else None
+
+
+def _transfer(
+    store: Store, incoming: Sequence[_Incoming], streams: int, progress: Progress | None
+) -> int:
+    """Fetch what is missing of all patches; returns how many bytes that were."""
+    total = sum(i.n_missing for i in incoming)
     done = 0
     if progress is not None and total:
         progress(0, total)
 
-    def job(task: tuple[_Part, int]) -> tuple[_Part, int, bytes]:
-        part, offset = task
+    def job(task: tuple[_Incoming, _Chunk]) -> tuple[_Incoming, _Chunk, bytes]:
+        patch, chunk = task
+        key = patch.parts[chunk.part].key
         try:
-            data = store.read(part.patch.key, offset, part.length(offset))
+            data = store.read(key, chunk.within, chunk.n_bytes)
         except CorruptError as e:
-            raise BadObjectError(store, part.patch.key, e.problem) from None
-        write_at(part.path, offset, data)
-        return part, offset, data
+            raise BadObjectError(store, key, e.problem, about=patch.patch) from None
+        write_at(patch.path, chunk.offset, data)
+        return patch, chunk, data
 
     # One at a time, however many a pointer claims there are.
-    tasks = ((part, offset) for part in parts for offset in part.missing())
-    for part, offset, data in ordered_map(job, tasks, streams):
-        part.note(offset, data)
+    tasks = ((i, chunk) for i in incoming for chunk in i.missing())
+    for patch, chunk, data in ordered_map(job, tasks, streams):
+        patch.note(chunk, data)
         done += len(data)
         if progress is not None:
             progress(done, total)
     return done
 
 
-def _check_size(store: Store, patch: StoredPatch) -> None:
-    size = store.size(patch.key)
-    if size != patch.n_bytes:
-        problem = "object is missing" if size is None else "object has the wrong size"
-        raise BadObjectError(store, patch.key, problem, expected=f"{patch.n_bytes} bytes")
+def _parts(store: Store, patch: StoredPatch, directory: Path) -> Sequence[Part]:
+    """What a patch is made of. A list of that is kept, for `is_intact`."""
+    if patch.list_bytes is None:
+        return parts_of(store, patch)
+    try:
+        parts, data = read_list(store, patch)
+    except CorruptError as e:
+        raise BadObjectError(store, patch.key, e.problem) from None
+    path = list_beside(whole(directory, patch.sha256))
+    discard(path)
+    create(path, len(data))
+    write_at(path, 0, data)
+    return parts
+
+
+def _check_sizes(store: Store, patch: StoredPatch, parts: Sequence[Part]) -> None:
+    for part in parts:
+        size = store.size(part.key)
+        if size != part.n_bytes:
+            problem = "object is missing" if size is None else "object has the wrong size"
+            expected = f"{part.n_bytes} bytes"
+            raise BadObjectError(store, part.key, problem, about=patch, expected=expected)
 
 
 def digest_file(path: Path) -> str:

@@ -107,6 +107,18 @@ def listed(reader: Reader[R]) -> Reader[list[R]]:
     return read
 
 
+def pair(reader: Reader[R]) -> Reader[tuple[R, R]]:
+    """An array of two that ``reader`` takes."""
+
+    def read(value: object) -> tuple[R, R]:
+        items = listed(reader)(value)
+        if len(items) != 2:
+            raise FieldError("an array of two", value)
+        return items[0], items[1]
+
+    return read
+
+
 def table(key: Reader[K], reader: Reader[R]) -> Reader[dict[K, R]]:
     """An object whose names ``key`` takes, and whose values ``reader`` takes."""
 

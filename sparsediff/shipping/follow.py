@@ -207,7 +207,7 @@ class Follower:
 
     def _count(self, catalog: Catalog) -> None:
         if isinstance(self._holding, Version):
-            self.lag = sum(v.version > self._holding.version for v in catalog.versions)
+            self.lag, _ = catalog.history.after(self._holding.version)
 
     def _held(self, catalog: Catalog) -> Version | None:
         if isinstance(self._holding, str):

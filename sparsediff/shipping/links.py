@@ -8,7 +8,7 @@ beginning, never the payloads.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from sparsediff.patch.container import Patch
 from sparsediff.patch.content import Content, of_base, of_target
 from sparsediff.patch.manifest import Manifest
 from sparsediff.shipping.catalog import StoredPatch, Version
+from sparsediff.shipping.parts import parts_of, read_parts
 from sparsediff.stores import Store
 
 _REQUEST = 1 << 18  # bytes; most manifests fit
@@ -59,7 +60,8 @@ def stored_manifest(store: Store, patch: StoredPatch) -> Manifest:
 @contextmanager
 def stored_patch(store: Store, patch: StoredPatch) -> Iterator[Patch]:
     """A patch in a store, of which only what is asked for is read; see `stored_manifest`."""
-    stream = _Stream(lambda at, n: store.read(patch.key, at, n), patch.n_bytes)
+    parts = parts_of(store, patch)
+    stream = _Stream(lambda at, n: read_parts(store, parts, at, n), patch.n_bytes)
     with io.BufferedReader(stream, _REQUEST) as buffered:
         yield Patch(buffered, patch.key)
 
@@ -123,7 +125,7 @@ class Follower:
         unproven: keys of patches that continue as far as can be told without their payloads.
     """
 
-    def __init__(self, versions: tuple[Version, ...]) -> None:
+    def __init__(self, versions: Iterable[Version]) -> None:
         self._last_use = {p.base: v.version for v in versions for p in v.patches}
         self._contents: dict[int, Content] = {}
         self._reachable: set[int | None] = {None}

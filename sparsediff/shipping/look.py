@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,13 +58,14 @@ def look(path: Path, catalog: Catalog | None, policy: Policy, seen: Seen) -> Loo
         UsageError: the source is unusable.
         UnavailableError: it holds no checkpoint yet.
     """
-    after, since, known = None, 0.0, []
+    after, since = None, 0.0
+    known: Iterable[str] = ()
     same: str | None = None
     last: list[str | None] = []
     if catalog is not None:
         latest = catalog.latest
         same = seen.same if seen.latest == latest.name else None
-        known = [v.name for v in reversed(catalog.versions)]
+        known = (v.name for v in reversed(catalog.versions))
         if not policy.rewind:
             after, since, last = latest.number, latest.shipped, [latest.source, same]
             if after is not None and catalog.is_lost(latest):

@@ -30,7 +30,7 @@ from sparsediff.shipping import state
 from sparsediff.shipping.absent import HOME, home_in_place
 from sparsediff.shipping.catalog import Version
 from sparsediff.shipping.families import pointer
-from sparsediff.shipping.fetch import is_intact, whole
+from sparsediff.shipping.fetch import is_intact, list_beside, whole
 from sparsediff.shipping.state import Pulled, Updating, own_directory
 
 CURRENT = "current"
@@ -123,7 +123,10 @@ class Place(ABC):
         own_directory(self.home / "patches", 0o700)
         with os_errors(self.home):
             for sha256 in digests:
-                os.replace(whole(self.fetched, sha256), self.patch(sha256))
+                fetched = whole(self.fetched, sha256)
+                if os.path.lexists(list_beside(fetched)):
+                    os.replace(list_beside(fetched), list_beside(self.patch(sha256)))
+                os.replace(fetched, self.patch(sha256))
 
     def tidy_patches(self, wanted: Collection[str]) -> None:
         """Remove all patches that were kept but these."""

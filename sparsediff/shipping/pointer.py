@@ -12,8 +12,9 @@ from dataclasses import replace
 from sparsediff.errors import UnavailableError, UsageError, printable
 from sparsediff.shipping.binding import check_same
 from sparsediff.shipping.catalog import Catalog, Run, Version
-from sparsediff.shipping.catalog_json import POINTER, dump, read_catalog
+from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.kept import Kept, Note
+from sparsediff.shipping.sealing import write_catalog
 from sparsediff.stores import Store
 
 
@@ -57,8 +58,8 @@ class Pointer:
         except UsageError:
             if not self._adopts:
                 raise
-            adopted = dump(replace(self.catalog, run=self._ours))
-            if not self._store.swap(POINTER, adopted, self._tag):
+            adopted = replace(self.catalog, run=self._ours)
+            if not write_catalog(self._store, adopted, self._tag):
                 raise UnavailableError(
                     "another shipper was faster; try again", file=self._store.name
                 ) from None
@@ -80,10 +81,8 @@ class Pointer:
             if before is None:
                 catalog = Catalog(store_id, (record,), run=self._ours)
             else:
-                others = (v for v in before.versions if v.version != record.version)
-                versions = (*others, record)
-                catalog = replace(before, versions=versions, run=before.run or self._ours)
-            won = self._store.swap(POINTER, dump(catalog), self._tag)
+                catalog = replace(before.published(record), run=before.run or self._ours)
+            won = write_catalog(self._store, catalog, self._tag)
             self.read()
             if won:
                 return True

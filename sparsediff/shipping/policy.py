@@ -66,10 +66,15 @@ class Policy:
             return (complete[-1:] if self.newest else complete), []
         last = catalog.latest
         lost = catalog.is_lost(last)
-        shipped = {(v.number, v.source) for v in catalog.versions if v.number != last.number}
-        if not lost:  # of the same step, only what it was last is what the store has
-            shipped |= {(last.number, last.source), (last.number, same or last.source)}
-        new = [c for c in complete if (c.number, c.fingerprint) not in shipped]
+
+        def is_shipped(candidate: Candidate) -> bool:
+            if candidate.number != last.number:
+                versions = catalog.history.numbered(candidate.number)
+                return any(v.source == candidate.fingerprint for v in versions)
+            # Of the same step, only what it was last is what the store has.
+            return not lost and candidate.fingerprint in (last.source, same)
+
+        new = [c for c in complete if not is_shipped(c)]
         if self.rewind:
             return sorted(new, key=lambda c: c.modified)[-1:], []
         if last.number is None:
@@ -89,7 +94,7 @@ class Policy:
         """
         if catalog is None or step_bytes is None:
             return True
-        if catalog.latest.version not in catalog.reachable():
+        if catalog.is_lost(catalog.latest):
             return True
         chain: list[Version] = []  # since the last anchor
         anchor = None
@@ -126,8 +131,8 @@ def pays(patch_bytes: int, anchor_bytes: int) -> bool:
 def unique_name(candidate: Candidate, version: int, catalog: Catalog | None) -> str:
     """Name of a version: that of the checkpoint, with the version's number if it is not unique."""
     name = candidate.name
-    used = set() if catalog is None else {v.name for v in catalog.versions}
-    if candidate.number is not None and name not in used:
+    is_new = catalog is None or catalog.history.named(name) is None
+    if candidate.number is not None and is_new:
         return name
     stem, dot, suffix = name.rpartition(".")
     return f"{stem}-{version:06}.{suffix}" if stem and dot else f"{name}-{version:06}"

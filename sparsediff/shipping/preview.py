@@ -132,16 +132,16 @@ def _plan(
         has_base: whether what the latest version was made from is here.
     """
     known = () if stored is None else stored.versions
-    versions = () if catalog is None else catalog.versions
-    steps = [v.step.n_bytes for v in known if v.step is not None]
-    anchors = [v.anchor.n_bytes for v in known if v.anchor is not None]
+    steps = (v.step.n_bytes for v in reversed(known) if v.step is not None)
+    anchors = (v.anchor.n_bytes for v in reversed(known) if v.anchor is not None)
     n_bytes = sum(n for _, n, *_ in snapshot.states(candidate.path, policy.selection))
-    is_anchor = policy.wants_anchor(catalog, (steps or [0])[-1] if has_base else None)
-    like = (anchors if is_anchor else steps)[-1:]
-    number = versions[-1].version + 1 if versions else 1
-    weight = like[0] if like else n_bytes if is_anchor else 0
+    step = next(steps, None)
+    is_anchor = policy.wants_anchor(catalog, (step or 0) if has_base else None)
+    like = next(anchors, None) if is_anchor else step
+    number = 1 if catalog is None else catalog.latest.version + 1
+    weight = (n_bytes if is_anchor else 0) if like is None else like
     patch = StoredPatch(None if is_anchor else number - 1, "", weight, "")
     version = Version(number, candidate.name, candidate.number, "", 0.0, n_bytes, 0, None, (patch,))
-    then = replace(catalog or Catalog("", ()), versions=(*versions, version))
+    then = Catalog("", (version,)) if catalog is None else catalog.published(version)
     kind = "anchor" if is_anchor else "patch"
-    return Planned(candidate.name, n_bytes, kind, next(iter(like), None), is_again=False), then
+    return Planned(candidate.name, n_bytes, kind, like, is_again=False), then

@@ -12,9 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sparsediff.errors import UnavailableError
+from sparsediff.parallel import ordered_map
 from sparsediff.shipping.absent import no_pointer
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
-from sparsediff.shipping.catalog_json import POINTER, dump, read_catalog
+from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.objects import delete, over
+from sparsediff.shipping.sealing import write_catalog
 from sparsediff.stores import Store
 
 
@@ -48,6 +51,7 @@ def prune(
     max_age: float | None = None,
     grace: float = 3600.0,
     dry_run: bool = False,
+    streams: int = 4,
 ) -> PruneResult:
     """Drop versions that are neither among the last ``keep`` nor younger than ``max_age``.
 
@@ -58,6 +62,7 @@ def prune(
         max_age: in seconds; younger ones stay, however many.
         grace: seconds between dropping an object and deleting it.
         dry_run: change nothing.
+        streams: requests to the store at once.
 
     Raises:
         UnavailableError: nothing was shipped here, or another shipper published meanwhile.
@@ -66,44 +71,47 @@ def prune(
     if found is None:
         raise no_pointer(store)
     catalog, tag = found
-    wanted, first = _window(catalog, now, keep, max_age)
-    kept = [v for v in catalog.versions if v.version >= first]
-    gone = [v for v in catalog.versions if v.version < first]
+    versions = tuple(catalog.versions)
+    wanted, first = _window(versions, now, keep, max_age)
+    kept = [v for v in versions if v.version >= first]
+    gone = [v for v in versions if v.version < first]
     trimmed = tuple(
         replace(v, patches=tuple(p for p in v.patches if p.base is None or p.base >= first))
         for v in kept
     )
-    smaller = catalog.having(trimmed, now)
-    used = {p.key for v in smaller.versions for p in v.patches}
-    known = {p.key: p for v in catalog.versions for p in v.patches}
+    changed = trimmed != versions
+    smaller = catalog.having(trimmed, now) if changed else catalog
+    used = {p.key for v in trimmed for p in v.patches}
+    known = {p.key: p for v in versions for p in v.patches}
     patches = [p for key, p in known.items() if key not in used]  # each object once
     # Clocks differ a little between machines; one that was far ahead keeps nothing for ever.
     due = [d for d in smaller.dropped if abs(now - d.since) >= grace]
-    over = {d.key for d in due}
     # What is gone already, by a run that was killed or by hand, is not deleted again.
-    sizes = {key: store.size(key) for key in sorted(over - used)}
-    deleted = [key for key, n_bytes in sizes.items() if n_bytes is not None]
-    deleted_bytes = sum(n_bytes or 0 for n_bytes in sizes.values())
+    keys = over(store, due, smaller)
+    sizes = zip(keys, ordered_map(store.size, keys, streams), strict=True)
+    deleted = {key: n_bytes for key, n_bytes in sizes if n_bytes is not None}
     if not dry_run:
-        if smaller.versions != catalog.versions:
-            if not store.swap(POINTER, dump(smaller), tag):
+        if changed:
+            if not write_catalog(store, smaller, tag):
                 raise UnavailableError(
                     "another shipper published meanwhile; try again", file=store.name
                 )
             smaller, tag = _read(store)
-        for key in deleted:
-            store.delete(key)
+            for page in smaller.history.all_pages():  # one may be as it was once before
+                deleted.pop(page.key, None)
+        delete(store, list(deleted), streams)
         if due:
-            rest = tuple(d for d in smaller.dropped if d.key not in over)
+            gone_now = {d.key for d in due}
+            rest = tuple(d for d in smaller.dropped if d.key not in gone_now)
             # If a shipper is faster here, the next run finds nothing left to delete.
-            store.swap(POINTER, dump(replace(smaller, dropped=rest)), tag)
+            write_catalog(store, replace(smaller, dropped=rest), tag)
     return PruneResult(
         gone,
         patches,
-        deleted,
-        deleted_bytes,
+        list(deleted),
+        sum(deleted.values()),
         kept,
-        catalog.get(wanted) if wanted != first else None,
+        next((v for v in kept if v.version == wanted), None) if wanted != first else None,
     )
 
 
@@ -114,18 +122,22 @@ def _read(store: Store) -> tuple[Catalog, str]:
     return found
 
 
-def _window(catalog: Catalog, now: float, keep: int, max_age: float | None) -> tuple[int, int]:
+def _window(
+    versions: tuple[Version, ...], now: float, keep: int, max_age: float | None
+) -> tuple[int, int]:
     """The oldest version that was asked to stay, and the oldest that has to."""
-    versions = catalog.versions
-    stay = set(versions[-max(keep, 1) :])
+    wanted = versions[-max(keep, 1) :][0].version
     if max_age is not None:
-        stay |= {v for v in versions if now - v.shipped <= max_age}
-    wanted = min(v.version for v in stay)
-    # Nearest anchor from which everything after it can be reached.
-    for version in reversed(versions):
-        if version.version <= wanted and version.anchor is not None:
-            rest = [v for v in versions if v.version >= version.version]
-            within = replace(catalog, versions=tuple(rest))
-            if {v.version for v in rest if v.version >= wanted} <= within.reachable():
-                return wanted, version.version
-    return wanted, versions[0].version
+        young = (v.version for v in versions if now - v.shipped <= max_age)
+        wanted = min(wanted, next(young, wanted))
+    # Of each version, the newest one that it can still be had from when all before that go.
+    newest: dict[int | None, int] = {}
+    for version in versions:
+        starts = [newest[p.base] for p in version.patches if p.base in newest]
+        starts += [version.version] if version.anchor is not None else []
+        if starts:
+            newest[version.version] = max(starts)
+    starts = [newest.get(v.version, 0) for v in versions if v.version >= wanted]
+    needed = min([wanted, *starts])
+    anchors = (v.version for v in reversed(versions) if v.anchor and v.version <= needed)
+    return wanted, next(anchors, versions[0].version)

@@ -272,7 +272,7 @@ class _Run:
             place.tidy()
             if self._keep_patches:
                 oldest = min(place.held())
-                later = (v for v in self._catalog.versions if v.version > oldest)
+                later = self._catalog.history.later(oldest)
                 place.tidy_patches({p.sha256 for v in later for p in v.patches})
             result.path = place.path(wanted)
             return

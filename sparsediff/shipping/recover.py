@@ -16,14 +16,20 @@ from dataclasses import replace
 
 from sparsediff.errors import CorruptError
 from sparsediff.shipping import entries
-from sparsediff.shipping.catalog import PREFIX, Catalog, StoredPatch, Version
+from sparsediff.shipping.catalog import LAYOUT, PREFIX, Catalog, StoredPatch, Version
+from sparsediff.shipping.catalog_json import POINTER
 from sparsediff.shipping.fetch import digest_object
+from sparsediff.shipping.parts import listed_parts
+from sparsediff.shipping.records import LIST
+from sparsediff.shipping.sealing import PAGES
 from sparsediff.stats import patch_stats
 from sparsediff.stores import Store, Stored
 
 _KEY = re.compile(
-    re.escape(PREFIX) + r"([0-9]{6,12})-([^/]*)/(?:anchor|from-([0-9]{6,12}))-([0-9a-f]{16})\.sdiff"
+    re.escape(PREFIX) + r"([0-9]{6,12})-([^/]*)/(?:anchor|from-([0-9]{6,12}))"
+    r"-([0-9a-f]{16})(\.sdiff|\.parts\.json)"
 )
+_LAYOUT_2 = re.compile(rb'"layout": ?2\b')
 
 
 def recover(store: Store) -> Catalog:
@@ -34,8 +40,12 @@ def recover(store: Store) -> Catalog:
         UnavailableError: the store is out of reach.
     """
     versions: dict[int, Version] = {}
+    damaged = store.get(POINTER)
+    layout = 1 if damaged is None or not _LAYOUT_2.search(damaged[0]) else LAYOUT
     for stored in store.list(PREFIX):
         match = _KEY.fullmatch(stored.key)
+        if stored.key.startswith(PAGES) or stored.key.endswith(LIST):
+            layout = LAYOUT  # else the one that everybody can read
         if match is None:
             continue
         try:
@@ -56,7 +66,7 @@ def recover(store: Store) -> Catalog:
             name = f"{name}-{version.version:06}"
         named[name] = replace(version, name=name)
     ordered = sorted(named.values(), key=lambda v: v.version)
-    return Catalog(uuid.uuid4().hex, tuple(ordered))
+    return Catalog(uuid.uuid4().hex, tuple(ordered), layout=layout)
 
 
 def _version(store: Store, stored: Stored, match: re.Match[str]) -> Version:
@@ -64,11 +74,17 @@ def _version(store: Store, stored: Stored, match: re.Match[str]) -> Version:
     version, name = int(match[1]), match[2]
     base = None if match[3] is None else int(match[3])
     with tempfile.TemporaryFile() as spool:
-        sha256 = digest_object(store, stored.key, stored.n_bytes, spool)
+        is_list = match[5] == LIST
+        sha256 = digest_object(store, stored.key, stored.n_bytes, None if is_list else spool)
         if not sha256.startswith(match[4]):
             raise CorruptError("object does not match the digest in its name", file=stored.key)
+        for part in listed_parts(store, stored.key) if is_list else ():
+            if digest_object(store, part.key, part.n_bytes, spool) != part.sha256:
+                raise CorruptError("part does not match its SHA-256", file=part.key)
+        n_bytes = spool.tell()
         spool.seek(0)
         stats = patch_stats(spool)
+    list_bytes = stored.n_bytes if is_list else None
     return Version(
         version,
         name,
@@ -78,7 +94,7 @@ def _version(store: Store, stored: Stored, match: re.Match[str]) -> Version:
         stats.target_bytes,
         stats.total.n_elements,
         stats.total.n_changed if base == version - 1 else None,
-        (StoredPatch(base, stored.key, stored.n_bytes, sha256),),
+        (StoredPatch(base, stored.key, n_bytes, sha256, list_bytes),),
     )
 
 

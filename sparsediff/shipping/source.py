@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,7 +122,7 @@ def survey(
     after: int | None = None,
     since: float = float("inf"),
     last: Collection[str | None] = (),
-    known: Sequence[str] = (),
+    known: Iterable[str] = (),
 ) -> Survey:
     """Look for complete checkpoints.
 

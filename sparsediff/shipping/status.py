@@ -123,7 +123,8 @@ def fleet(store: Store, catalog: Catalog) -> list[Status]:
 
 def _since(catalog: Catalog, version: int) -> float | None:
     """When the oldest version after this one was shipped."""
-    return min((v.shipped for v in catalog.versions if v.version > version), default=None)
+    _, first = catalog.history.after(version)
+    return None if first is None else first.shipped
 
 
 def status_of_path(path: Path | str, state_directory: Path | str | None = None) -> list[Status]:
@@ -162,14 +163,14 @@ def compare(found: list[Status], catalogs: Iterable[Catalog]) -> list[Status]:
 def _compared(status: Status, catalog: Catalog | None) -> Status:
     if catalog is None or status.kind != "destination":
         return status
-    newer = [v for v in catalog.versions if v.version > (status.version or 0)]
+    n_newer, newer = catalog.history.after(status.version or 0)
     here = None if status.version is None else catalog.get(status.version)
     return replace(
         status,
         name=status.name if here is None else here.name,
         shipped=None if here is None else here.shipped,
-        behind=len(newer),
-        behind_since=_since(catalog, status.version or 0),
+        behind=n_newer,
+        behind_since=None if newer is None else newer.shipped,
     )
 
 

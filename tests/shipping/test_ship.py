@@ -460,7 +460,7 @@ def test_damaged_pointer_is_refused(trainer: Trainer, store: Store, cli: Run) ->
             assert err.startswith(f"sparsediff: {store.name}/{POINTER}: "), err
             assert err.count("\n") == 1
         assert pointer.read_bytes() == data
-    later = dump(parse(whole)).replace(b'"layout": 1', b'"layout": 2')
+    later = dump(parse(whole)).replace(b'"layout": 2', b'"layout": 3')
     pointer.write_bytes(later)
     code, _, err = cli("log", store.name)
     assert code == 12
