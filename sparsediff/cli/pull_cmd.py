@@ -155,7 +155,7 @@ def command(
         started = time.monotonic()
         try:
             with (
-                opened_store(store, bwlimit, retries, create=False) as opened,
+                service.opened_store(store, bwlimit, retries, create=False) as opened,
                 progress_bar("pull", quiet=quiet or log_json) as progress,
             ):
                 pull(

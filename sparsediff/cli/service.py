@@ -108,6 +108,17 @@ class Service:
         self._metrics_file, self._labels = metrics_file, labels
         self._on_error, self._limit = on_error, command_limit
         self._last_line = self._last_about = ""
+        self._store: Any = None
+
+    @contextmanager
+    def opened_store(
+        self, url: str, bwlimit: float | None, retries: int, *, create: bool
+    ) -> Iterator[Any]:
+        """See the function of this name. A bucket is asked again only for what changed there."""
+        if self._store is None or "://" not in url:  # a directory may have been unmounted
+            with opened_store(url, bwlimit, retries, create=create) as self._store:
+                pass
+        yield self._store
 
     def note(self, text: str) -> None:
         """Say what an operator should know."""

@@ -242,7 +242,7 @@ def command(
             if "://" not in store:
                 check_apart(Path(source), Path(store))
             with (
-                opened_store(store, bwlimit, retries, create=True) as opened,
+                service.opened_store(store, bwlimit, retries, create=True) as opened,
                 progress_bar("ship", quiet=quiet or log_json) as progress,
             ):
                 ship(

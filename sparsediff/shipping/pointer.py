@@ -7,9 +7,10 @@ the store is bound to this run, or to none yet.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 
-from sparsediff.errors import UnavailableError, UsageError, printable
+from sparsediff.errors import UnavailableError, UnsupportedError, UsageError, printable
 from sparsediff.shipping.binding import check_same
 from sparsediff.shipping.catalog import Catalog, Run, Version
 from sparsediff.shipping.catalog_json import read_catalog
@@ -77,11 +78,7 @@ class Pointer:
         """Make ``record`` the latest version; False if another shipper was faster."""
         latest = None if self.catalog is None else self.catalog.latest.version
         while True:
-            before = self.catalog
-            if before is None:
-                catalog = Catalog(store_id, (record,), run=self._ours)
-            else:
-                catalog = replace(before.published(record), run=before.run or self._ours)
+            catalog = _with(self.catalog, store_id, record, self._ours)
             won = write_catalog(self._store, catalog, self._tag)
             self.read()
             if won:
@@ -90,3 +87,53 @@ class Pointer:
             if now is None or now.id != store_id or now.latest.version != latest:
                 return False
             # Somebody pruned: the same version is the latest still.
+
+
+def publish_version(
+    store: Store, before: Catalog | None, record: Version, run: Run | None = None
+) -> Catalog | None:
+    """Make a version the newest of a store, for writers that keep no state like `ship`.
+
+    All objects that ``record`` names must be there: patches, or parts with the list of them.
+
+    Args:
+        store: where to.
+        before: the catalog that the version was made for; None if the store held nothing.
+        record: the version, with the number after the latest one's, and a name of its own
+            (`History.named`).
+        run: to bind the store to, if it is bound to none.
+
+    Returns:
+        The catalog afterwards; None if another writer was faster, and ``record`` is no version.
+
+    Raises:
+        UnsupportedError: patches in parts are to go into a store of layout 1.
+        UnavailableError: the store is out of reach.
+    """
+    store_id = uuid.uuid4().hex if before is None else before.id
+    while True:  # as often as somebody prunes or repairs meanwhile
+        found = read_catalog(store)
+        now, tag = found if found is not None else (None, None)
+        if _place(now) != _place(before):
+            return None
+        after = _with(now, store_id, record, run)
+        if after.layout == 1 and any(p.list_bytes is not None for p in record.patches):
+            raise UnsupportedError(
+                "a store of layout 1 holds no patches in parts; `upgrade=True` of check makes it "
+                "one of layout 2",
+                file=store.name,
+            )
+        if write_catalog(store, after, tag):
+            return after
+
+
+def _place(catalog: Catalog | None) -> tuple[str, int] | None:
+    """Where in which history a catalog ends."""
+    return None if catalog is None else (catalog.id, catalog.latest.version)
+
+
+def _with(catalog: Catalog | None, store_id: str, record: Version, run: Run | None) -> Catalog:
+    """A catalog with a version at its end."""
+    if catalog is None:
+        return Catalog(store_id, (record,), run=run)
+    return replace(catalog.published(record), run=catalog.run or run)

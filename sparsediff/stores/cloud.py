@@ -27,6 +27,7 @@ import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
+    NotModifiedError,
     PermissionDeniedError,
     PreconditionError,
     UnauthenticatedError,
@@ -43,7 +44,7 @@ from sparsediff.errors import (
     UsageError,
 )
 from sparsediff.stores.retry import FIRST_DELAY, LONGEST_DELAY
-from sparsediff.stores.store import Stored, check_small, pieces
+from sparsediff.stores.store import Found, Stored, check_small, pieces
 from sparsediff.stores.throttle import Throttle
 
 _PART = 5 << 20  # the least S3 takes
@@ -98,10 +99,18 @@ class CloudStore:
         except (BaseError, ValueError) as e:
             raise UsageError(f"cannot use this store: {_reason(str(e))}", file=self.name) from None
 
-    def get(self, key: str) -> tuple[bytes, str] | None:
+    def get(self, key: str, known: Found | None = None) -> Found | None:
         """See `Store`."""
         with suppress(FileNotFoundError), self._errors(key):
-            answer = obstore.get(self._once, self._checked(key))
+            options: Any = {}
+            if known is not None and self._tag_field == "e_tag":
+                options = {"if_none_match": known[1]}
+            elif known is not None and self._tag(key, self._head(key)) == known[1]:
+                return known  # Google takes generations as conditions of writing only
+            try:
+                answer = obstore.get(self._once, self._checked(key), options=options)
+            except NotModifiedError:
+                return known
             check_small(self._full(key), answer.meta["size"])
             return bytes(answer.bytes()), self._tag(key, answer.meta)
         return None
@@ -109,13 +118,14 @@ class CloudStore:
     def tag(self, key: str) -> str | None:
         """See `Store`."""
         with suppress(FileNotFoundError), self._errors(key):
-            return self._tag(key, obstore.head(self._once, self._checked(key)))
+            return self._tag(key, self._head(key))
         return None
 
     def size(self, key: str) -> int | None:
         """See `Store`."""
         with suppress(FileNotFoundError), self._errors(key):
-            return obstore.head(self._once, self._checked(key))["size"]
+            n_bytes: int = self._head(key)["size"]
+            return n_bytes
         return None
 
     def read(self, key: str, offset: int, n_bytes: int) -> bytes:
@@ -124,7 +134,7 @@ class CloudStore:
         try:
             with self._errors(key):
                 if n_bytes == 0:  # no range
-                    size = obstore.head(self._once, self._checked(key))["size"]
+                    size = self._head(key)["size"]
                     data, short = b"", size < offset
                 else:
                     data = bytes(
@@ -192,6 +202,9 @@ class CloudStore:
     def leftovers(self) -> Iterator[Stored]:
         """See `Store`: none that obstore could list."""
         return iter(())
+
+    def _head(self, key: str) -> Any:
+        return obstore.head(self._once, self._checked(key))
 
     def _tag(self, key: str, meta: Any) -> str:
         tag = meta[self._tag_field]

@@ -30,13 +30,14 @@ from sparsediff.disk.inputs import InputFile
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import check_relative_name, is_temp, temp_sibling
 from sparsediff.errors import CorruptError, LockedError, from_os_error, os_errors
-from sparsediff.stores.store import Stored, check_small, pieces
+from sparsediff.stores.store import Found, Stored, check_small, pieces
 from sparsediff.stores.throttle import Throttle
 
 _LOCK = temp_sibling(Path("lock")).name  # no key can be called so
 _LOCK_WAIT = 30.0  # seconds; the lock is held for one small write
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PIECE = 1 << 20
+_SETTLED = 2.0  # seconds
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
@@ -52,16 +53,24 @@ class DirectoryStore:
         self.name = str(root)
         self._root = Path(os.path.abspath(root))
         self._throttle = throttle
+        self._seen: dict[str, tuple[str, object]] = {}  # tag and state of what `get` read last
 
-    def get(self, key: str) -> tuple[bytes, str] | None:
+    def get(self, key: str, known: Found | None = None) -> Found | None:
         """See `Store`."""
         with self._opened(key) as fd:
             if fd is None:
                 return None
-            size = os.fstat(fd).st_size
-            check_small(self._full(key), size)
-            data = _read(fd, 0, size)
-        return data, digest(data)
+            status = os.fstat(fd)
+            if known is not None and self._seen.get(key) == (known[1], _state(status)):
+                return known
+            check_small(self._full(key), status.st_size)
+            data = _read(fd, 0, status.st_size)
+        tag = digest(data)
+        self._seen.pop(key, None)
+        # What is younger may change once more at what its file system takes for the same time.
+        if known is not None and abs(time.time() - status.st_ctime) > _SETTLED:
+            self._seen[key] = tag, _state(status)
+        return data, tag
 
     def tag(self, key: str) -> str | None:
         """See `Store`; reads the object."""
@@ -241,6 +250,17 @@ class DirectoryStore:
 
     def _full(self, key: str) -> str:
         return f"{self.name}/{key}"
+
+
+def _state(status: os.stat_result) -> object:
+    """What is another after a file was replaced."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
 def _unless_absent(error: OSError) -> None:

@@ -1,13 +1,14 @@
 """One policy for what may pass: try again, later and later.
 
 Enters: a store. Leaves: the same store, of which UnavailableError comes only
-after some retries. Nothing else is retried: a missing object, a refused
-permission or a lost race stays what it is.
+after some retries, and which reads again only what changed. Nothing else is
+retried: a missing object, a refused permission or a lost race stays what it is.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import TypeVar
 
 from sparsediff.errors import UnavailableError
 from sparsediff.parallel import check_wanted
-from sparsediff.stores.store import Store, Stored
+from sparsediff.stores.store import Found, Store, Stored
 
 FIRST_DELAY = 0.2  # seconds
 LONGEST_DELAY = 10.0
+_REMEMBERED = 8  # small objects that may have changed since they were read, such as the pointer
 
 R = TypeVar("R")
 
@@ -49,12 +51,22 @@ class Retrying:
     def __init__(self, store: Store, retries: int, *, uploads: bool = True) -> None:
         self.name = store.name
         self._store = store
+        self._known: dict[str, Found] = {}  # what `get` returned last
+        self._lock = threading.Lock()
         self._retries = retries
         self._upload_retries = retries if uploads else 0
 
-    def get(self, key: str) -> tuple[bytes, str] | None:
-        """See `Store`."""
-        return retried(lambda: self._store.get(key), self._retries)
+    def get(self, key: str, known: Found | None = None) -> Found | None:
+        """See `Store`; what was returned last is known by itself."""
+        known = known or self._known.get(key)
+        found = retried(lambda: self._store.get(key, known), self._retries)
+        with self._lock:
+            self._known.pop(key, None)
+            if found is not None:
+                self._known[key] = found
+            if len(self._known) > _REMEMBERED:
+                del self._known[next(iter(self._known))]
+        return found
 
     def tag(self, key: str) -> str | None:
         """See `Store`."""

@@ -36,6 +36,10 @@ class Stored:
     modified: float
 
 
+Found = tuple[bytes, str]
+"""Content and tag."""
+
+
 class Store(Protocol):
     """Objects under keys; every method may be called from several threads at once.
 
@@ -48,8 +52,13 @@ class Store(Protocol):
 
     name: str
 
-    def get(self, key: str) -> tuple[bytes, str] | None:
+    def get(self, key: str, known: Found | None = None) -> Found | None:
         """A small object and its tag, which changes whenever its content does.
+
+        Args:
+            key: of the object.
+            known: what an earlier call returned. If the object is that still, this is returned
+                again, at the cost of one small request.
 
         Raises:
             CorruptError: it has more than `MAX_SMALL_BYTES`.

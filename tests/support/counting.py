@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sparsediff.stores import Store, Stored
+from sparsediff.stores.store import Found
 
 
 class Counting:
@@ -31,8 +32,8 @@ class Counting:
         self.calls[name] += 1
         self.bytes[name] += n_bytes
 
-    def get(self, key: str) -> tuple[bytes, str] | None:
-        found = self._store.get(key)
+    def get(self, key: str, known: Found | None = None) -> Found | None:
+        found = self._store.get(key, known)
         self._count("get", 0 if found is None else len(found[0]))
         return found
 
