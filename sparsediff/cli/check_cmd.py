@@ -37,6 +37,12 @@ from sparsediff.cli.service import network_options, opened_store
         " cut the chain. Makes a new pointer if it is missing or damaged.",
     ),
     click.option(
+        "--upgrade",
+        is_flag=True,
+        help="Give a store of an earlier release the latest layout, if it is sound. Releases that"
+        " do not know it cannot read the store any more.",
+    ),
+    click.option(
         "--grace",
         type=Duration(),
         default=86400.0,
@@ -50,6 +56,7 @@ from sparsediff.cli.service import network_options, opened_store
 def command(
     store: str,
     repair: bool,
+    upgrade: bool,
     grace: float,
     bwlimit: float | None,
     streams: int,
@@ -64,6 +71,7 @@ def command(
     versions that an earlier repair found lost, are listed, but are not an error.
     """
     from sparsediff.errors import CorruptError
+    from sparsediff.shipping.catalog import LAYOUT
     from sparsediff.shipping.check import check
 
     with (
@@ -71,7 +79,13 @@ def command(
         progress_bar("check", quiet=quiet or as_json) as progress,
     ):
         result = check(
-            opened, now=time.time(), repair=repair, grace=grace, streams=streams, progress=progress
+            opened,
+            now=time.time(),
+            repair=repair,
+            upgrade=upgrade,
+            grace=grace,
+            streams=streams,
+            progress=progress,
         )
     code = 0 if result.is_sound else CorruptError.exit_code
     if as_json:
@@ -88,6 +102,7 @@ def command(
                 "young_orphans": [s.key for s in result.young],
                 "removed": result.removed,
                 "new_pointer": result.has_new_pointer,
+                "upgraded": result.was_upgraded,
             }
         )
         return code
@@ -115,6 +130,8 @@ def command(
             tail += f"; {plural(n, 'link')} that only pull can prove, as tensors moved there"
         if result.has_new_pointer:
             tail += "; made a new pointer, which begins a new history"
+        if result.was_upgraded:
+            tail += f"; it has layout {LAYOUT} now"
         if repair:
             tail += f"; {len(result.removed)} removed"
         n = len(result.catalog.versions) - len(result.unreachable)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +15,7 @@ from sparsediff.cli.common import (
     exit_codes,
     json_option,
     number,
+    options,
     percent,
     plural,
     print_json,
@@ -21,6 +25,10 @@ from sparsediff.cli.common import (
 )
 from sparsediff.cli.service import opened_store
 
+if TYPE_CHECKING:
+    from sparsediff.shipping.catalog import Version
+
+_AT_A_TERMINAL = 30  # versions
 _COLUMNS = (
     "version",
     "name",
@@ -40,14 +48,29 @@ _COLUMNS = (
     + exit_codes(0, 2, 11, 12, 13, 130),
 )
 @click.argument("store")
-@click.option("--last", type=click.IntRange(1), metavar="N", help="Show only the last N versions.")
-@json_option
-def command(store: str, last: int | None, as_json: bool) -> None:
+@options(
+    click.option(
+        "--last",
+        "-n",
+        type=click.IntRange(1),
+        metavar="N",
+        help=f"Show only the last N versions. [default: {_AT_A_TERMINAL} at a terminal, else all]",
+    ),
+    click.option("--all", "all_of_them", is_flag=True, help="Show all versions."),
+    json_option,
+)
+def command(store: str, last: int | None, all_of_them: bool, as_json: bool) -> None:
     """List the versions in STORE.
 
     The ratio compares the patch from the version before with a whole copy; the
-    last line compares everything that was sent.
+    last line compares everything that was sent. Reads no more of a long history
+    than it shows.
     """
+    if all_of_them and last is not None:
+        raise click.UsageError("--last and --all exclude each other")
+    at_a_terminal = sys.stdout is not None and sys.stdout.isatty()
+    is_cut = last is None and not all_of_them and not as_json and at_a_terminal
+    last = _AT_A_TERMINAL if is_cut else last
     from sparsediff.errors import UnavailableError
     from sparsediff.patch.measures import share
     from sparsediff.shipping.absent import no_pointer
@@ -59,11 +82,13 @@ def command(store: str, last: int | None, as_json: bool) -> None:
             error = no_pointer(opened)
             if not isinstance(error, UnavailableError):  # a new store lists nothing, and is none
                 raise error
+        n_versions = 0 if found is None else len(found[0].versions)
+        shown: Sequence[Version] = ()
+        if found is not None:
+            versions = found[0].versions
+            shown = tuple(versions) if last is None else versions[-last:]
     catalog = None if found is None else found[0]
-    versions = () if catalog is None else catalog.versions
-    shown = versions if last is None else versions[-last:]
-    sent = sum(p.n_bytes for v in versions for p in v.patches)
-    whole = sum(v.n_bytes for v in versions)
+    sent, whole = (0, 0) if catalog is None else catalog.history.sums()
     if as_json:
         rows = [
             {
@@ -90,7 +115,7 @@ def command(store: str, last: int | None, as_json: bool) -> None:
             {"id": None if catalog is None else catalog.id, "versions": rows, "total": totals}
         )
         return
-    if not versions:
+    if not shown:
         say("nothing has been shipped here yet")
         return
     table = [
@@ -121,7 +146,9 @@ def command(store: str, last: int | None, as_json: bool) -> None:
             f"{plural(len(partial), 'version')} without all files, the last of them by "
             f"{' '.join(patterns)}: {plural(left.n_files, 'file')} ({size(left.n_bytes)}) left out"
         )
+    if is_cut and len(shown) < n_versions:
+        say(f"{plural(n_versions - len(shown), 'earlier version')} not shown; --all shows them")
     say(
-        f"{plural(len(versions), 'version')} in {size(sent)}; whole copies would be {size(whole)} "
+        f"{plural(n_versions, 'version')} in {size(sent)}; whole copies would be {size(whole)} "
         f"({number(share(whole, sent), 1)}x)"
     )

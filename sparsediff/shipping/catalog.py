@@ -137,8 +137,8 @@ class Catalog:
     def is_lost(self, version: Version) -> bool:
         """Whether a version that is listed cannot be had any more.
 
-        That those on pages can be had is taken for granted: whoever finds that the latest one
-        cannot stores the next one whole. So no page is read for this.
+        That those listed on pages can be had is taken for granted: a repair takes out those that
+        cannot, and whoever finds that the latest one cannot stores the next one whole.
         """
         recent = {v.version: v for v in self.history.recent}
         seen: set[int | None] = set()
@@ -151,9 +151,10 @@ class Catalog:
             if here is None:
                 return False
             found = version if here == version.version else recent.get(here)
-            if found is None and self.history.pages and here <= self.history.pages[-1].last:
+            if found is not None:
+                ways += [p.base for p in found.patches]
+            elif self.get(here) is not None:
                 return False
-            ways += [p.base for p in found.patches] if found is not None else []
         return True
 
     def keys(self) -> set[str]:

@@ -8,13 +8,13 @@ follows the checksums in them from patch to patch.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sparsediff.errors import CorruptError, UnavailableError, UnsupportedError
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.patch.manifest import Manifest
 from sparsediff.shipping.absent import no_pointer
-from sparsediff.shipping.catalog import PREFIX, Catalog, StoredPatch
+from sparsediff.shipping.catalog import LAYOUT, PREFIX, Catalog, StoredPatch
 from sparsediff.shipping.catalog_json import POINTER, read_catalog
 from sparsediff.shipping.fetch import digest_object
 from sparsediff.shipping.links import Follower, stored_manifest
@@ -43,6 +43,7 @@ class CheckResult:
         checked_bytes: of objects read.
         removed: keys of what was removed, by repair.
         has_new_pointer: whether repair made one, because it was missing or damaged.
+        was_upgraded: whether the store got the latest layout.
     """
 
     catalog: Catalog
@@ -55,6 +56,7 @@ class CheckResult:
     checked_bytes: int = 0
     removed: list[str] = field(default_factory=list)
     has_new_pointer: bool = False
+    was_upgraded: bool = False
 
     @property
     def is_sound(self) -> bool:
@@ -67,6 +69,7 @@ def check(
     *,
     now: float,
     repair: bool = False,
+    upgrade: bool = False,
     grace: float = 86400.0,
     streams: int = 4,
     progress: Progress | None = None,
@@ -79,6 +82,8 @@ def check(
         repair: remove orphans; take patches that are broken and versions that cannot be
             had out of the pointer, so that the next shipper stores a version whole where
             the chain is cut; make a new pointer if it is missing or damaged.
+        upgrade: give a store of an earlier layout the latest one, if it is sound or repaired.
+            Readers of releases that do not know it are refused from then on.
         grace: orphans younger than this, in seconds, are left alone: a shipper may be
             about to publish them.
         streams: objects read at once.
@@ -142,13 +147,16 @@ def check(
     for stray in [*strays, *store.leftovers()]:
         old = abs(now - stray.modified) >= grace  # the store's clock may be ahead of ours
         (result.orphans if old else result.young).append(stray)
+    smaller, is_changed = catalog, is_new
     if repair:
         smaller = _without_useless(catalog.without(result.broken, now), now)
-        changes = smaller.history != catalog.history or is_new
-        if changes and not write_catalog(store, smaller, tag):
-            raise UnavailableError(
-                "another shipper published meanwhile; try again", file=store.name
-            )
+        is_changed = is_new or smaller.history != catalog.history
+    if upgrade and catalog.layout < LAYOUT and (repair or result.is_sound):
+        smaller, is_changed = replace(smaller, layout=LAYOUT), True
+        result.was_upgraded = True
+    if is_changed and not write_catalog(store, smaller, tag):
+        raise UnavailableError("another shipper published meanwhile; try again", file=store.name)
+    if repair:
         # What was published since then may have come to use some of them.
         latest = read_catalog(store)
         used = set() if latest is None else keys_of(store, latest[0])

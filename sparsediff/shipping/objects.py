@@ -6,8 +6,9 @@ store without objects that were dropped long enough ago.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from sparsediff.errors import CorruptError
 from sparsediff.parallel import ordered_map
@@ -35,7 +36,7 @@ def keys_of(store: Store, catalog: Catalog) -> set[str]:
     return keys
 
 
-def over(store: Store, due: Iterable[Dropped], catalog: Catalog) -> list[str]:
+def over(store: Store, due: Collection[Dropped], catalog: Catalog) -> list[str]:
     """Keys of what can be deleted: dropped objects, what they list, and then the lists.
 
     Args:
@@ -43,10 +44,12 @@ def over(store: Store, due: Iterable[Dropped], catalog: Catalog) -> list[str]:
         due: dropped objects, the time of grace of which is over.
         catalog: of what stays, which may have come to use some of them again.
     """
+    if not due:
+        return []
     keys = _named(store, due)
     parts = {part.key: key for key in keys for part in _parts(store, key)}
     lists = [d.key for d in due if d.list_bytes is not None]
-    used = catalog.keys() - {d.key for d in catalog.dropped}
+    used = replace(catalog, dropped=()).keys()  # a version stored anew has the key that was dropped
     touched = {key.rpartition("/")[0] + "/" for key in parts}
     for version in catalog.versions if touched else ():
         if part_prefix(version.version) in touched:

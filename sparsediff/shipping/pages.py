@@ -138,6 +138,15 @@ class History(Sequence[Version]):
         later = [v for v in self.recent if v.version > number]
         return n + len(later), first or next(iter(later), None)
 
+    def sums(self) -> tuple[int, int]:
+        """Bytes of all patches, and of all checkpoints."""
+        patch_bytes = sum(p.n_bytes for v in self.recent for p in v.patches)
+        target_bytes = sum(v.n_bytes for v in self.recent)
+        return (
+            patch_bytes + sum(page.patch_bytes for page in self.pages),
+            target_bytes + sum(page.target_bytes for page in self.pages),
+        )
+
     def later(self, number: int) -> Iterator[Version]:
         """Versions with a higher number, the newest first."""
         return (v for v in self.search(lambda p: p.last > number) if v.version > number)

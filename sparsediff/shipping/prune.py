@@ -84,27 +84,23 @@ def prune(
     used = {p.key for v in trimmed for p in v.patches}
     known = {p.key: p for v in versions for p in v.patches}
     patches = [p for key, p in known.items() if key not in used]  # each object once
+    if changed and not dry_run:
+        if not write_catalog(store, smaller, tag):
+            raise UnavailableError(
+                "another shipper published meanwhile; try again", file=store.name
+            )
+        smaller, tag = _read(store)
     # Clocks differ a little between machines; one that was far ahead keeps nothing for ever.
-    due = [d for d in smaller.dropped if abs(now - d.since) >= grace]
+    due = {d.key: d for d in smaller.dropped if abs(now - d.since) >= grace}
     # What is gone already, by a run that was killed or by hand, is not deleted again.
-    keys = over(store, due, smaller)
+    keys = over(store, due.values(), smaller)
     sizes = zip(keys, ordered_map(store.size, keys, streams), strict=True)
     deleted = {key: n_bytes for key, n_bytes in sizes if n_bytes is not None}
-    if not dry_run:
-        if changed:
-            if not write_catalog(store, smaller, tag):
-                raise UnavailableError(
-                    "another shipper published meanwhile; try again", file=store.name
-                )
-            smaller, tag = _read(store)
-            for page in smaller.history.all_pages():  # one may be as it was once before
-                deleted.pop(page.key, None)
+    if due and not dry_run:
         delete(store, list(deleted), streams)
-        if due:
-            gone_now = {d.key for d in due}
-            rest = tuple(d for d in smaller.dropped if d.key not in gone_now)
-            # If a shipper is faster here, the next run finds nothing left to delete.
-            write_catalog(store, replace(smaller, dropped=rest), tag)
+        rest = tuple(d for d in smaller.dropped if d.key not in due)
+        # If a shipper is faster here, the next run finds nothing left to delete.
+        write_catalog(store, replace(smaller, dropped=rest), tag)
     return PruneResult(
         gone,
         patches,

@@ -2,8 +2,8 @@
 
 Enters: keys, which are relative file names. Leaves: files that appear by rename
 after they are synced. Follows no link below the directory, touches nothing
-outside of it, ignores what it does not know, and keeps directories that
-became empty: another writer may be about to use them.
+outside of it, and ignores what it does not know. Directories that became empty
+are removed, and made again by a writer who was about to use them.
 
 `swap` is exclusive through flock on ``.lock.sparsediff-tmp`` in the directory,
 the single-writer lock; the file stays. NFS passes flock on to its server
@@ -37,6 +37,7 @@ _LOCK = temp_sibling(Path("lock")).name  # no key can be called so
 _LOCK_WAIT = 30.0  # seconds; the lock is held for one small write
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PIECE = 1 << 20
+_ATTEMPTS = 100
 _SETTLED = 2.0  # seconds
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
@@ -139,6 +140,12 @@ class DirectoryStore:
         absent = suppress(*_ABSENT, IsADirectoryError)
         with self._errors(key), absent, self._parent(key) as (directory, name):
             os.unlink(name, dir_fd=directory)
+        for end in reversed([i for i, c in enumerate(key) if c == "/"]):
+            try:
+                with self._parent(key[:end]) as (directory, name):
+                    os.rmdir(name, dir_fd=directory)
+            except OSError:  # most likely because it is not empty
+                return
 
     def leftovers(self) -> Iterator[Stored]:
         """See `Store`: temporary files."""
@@ -208,11 +215,8 @@ class DirectoryStore:
     @contextmanager
     def _replaced(self, key: str) -> Iterator[int]:
         """Build an object in a temporary file of our own; yields its descriptor."""
-        with self._errors(key), self._parent(key, create=True) as (directory, name):
-            # A random part: others may be putting the same key.
-            temp = temp_sibling(Path(name), secrets.randbelow(10**12)).name
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(temp, flags, 0o666, dir_fd=directory)
+        with self._errors(key), ExitStack() as stack:
+            directory, name, temp, fd = self._temporary(key, stack)
             try:
                 try:
                     yield fd
@@ -225,6 +229,24 @@ class DirectoryStore:
                     os.unlink(temp, dir_fd=directory)
                 raise
             os.fsync(directory)
+
+    def _temporary(self, key: str, stack: ExitStack) -> tuple[int, str, str, int]:
+        """The directory of ``key``, the last name, that of a new file beside it, and the file."""
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            with ExitStack() as trial:
+                try:
+                    directory, name = trial.enter_context(self._parent(key, create=True))
+                    # A random part: others may be putting the same key.
+                    temp = temp_sibling(Path(name), secrets.randbelow(10**12)).name
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                    fd = os.open(temp, flags, 0o666, dir_fd=directory)
+                except FileNotFoundError:  # somebody removed a directory that was empty
+                    if not attempts_left:
+                        raise
+                    continue
+                stack.enter_context(trial.pop_all())
+                return directory, name, temp, fd
+        raise AssertionError("unreachable")
 
     @contextmanager
     def _single_writer(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from sparsediff.make import make_patch
 from sparsediff.shipping.catalog import Catalog, Version
 from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.entries import number_in
 from sparsediff.shipping.parts import join_parts, put_part
 from sparsediff.shipping.pointer import publish_version
 from sparsediff.stats import stats_of_result
@@ -57,7 +58,7 @@ def publish_in_parts(
         patches.append(join_parts(store, number, target.name, start, parts))
     stats = stats_of_result(result)
     record = Version(
-        number, target.name, None, f"{number}", float(int(time.time())), stats.target_bytes,
-        stats.total.n_elements, stats.total.n_changed, tuple(patches),
+        number, target.name, number_in(target.name), f"{number}", float(int(time.time())),
+        stats.target_bytes, stats.total.n_elements, stats.total.n_changed, tuple(patches),
     )  # fmt: skip
     return publish_version(store, before, record)
