@@ -218,6 +218,7 @@ def _page(value: object) -> Page:
         row.get("target_bytes", fields.count),
         row.get("names", fields.pair(fields.file_name)),
         row.get("numbers", fields.optional(fields.pair(fields.count))),
+        row.get("since_anchor", _since_anchor),
         row.get("key", stored_key),
         row.get("n_bytes", fields.count),
         row.get("sha256", fields.sha256),
@@ -252,6 +253,13 @@ def _patch(value: object) -> StoredPatch:
         row.get("sha256", fields.sha256),
         row.find("list_bytes", fields.count),
     )
+
+
+def _since_anchor(value: object) -> tuple[int, int, int | None]:
+    items = fields.listed(fields.optional(fields.count))(value)
+    if len(items) != 3 or items[0] is None or items[1] is None:
+        raise FieldError("two numbers, and a third one or null", value)
+    return items[0], items[1], items[2]
 
 
 def _depth(value: object) -> int:

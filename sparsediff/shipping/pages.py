@@ -34,6 +34,9 @@ class Page:
         target_bytes: of their checkpoints.
         names: least and greatest of their names, see `natural`.
         numbers: least and greatest number in their names; None if none has one.
+        since_anchor: of the versions after the last one with an anchor, how many there are and the
+            bytes of their patches from the version before; the bytes of that anchor, None if
+            there is none.
         key: of the object.
         n_bytes: of the object.
         sha256: of the object, hex.
@@ -47,6 +50,7 @@ class Page:
     target_bytes: int
     names: tuple[str, str]
     numbers: tuple[int, int] | None
+    since_anchor: tuple[int, int, int | None]
     key: str
     n_bytes: int
     sha256: str
@@ -147,6 +151,15 @@ class History(Sequence[Version]):
             target_bytes + sum(page.target_bytes for page in self.pages),
         )
 
+    def since_anchor(self) -> tuple[int, int, int | None]:
+        """What `Page.since_anchor` says of a page, of all versions."""
+        n, n_bytes, anchor = 0, 0, None
+        for more in (*(page.since_anchor for page in self.pages), *map(_of_one, self.recent)):
+            is_whole = more[2] is not None
+            n, n_bytes = (more[0], more[1]) if is_whole else (n + more[0], n_bytes + more[1])
+            anchor = more[2] if is_whole else anchor
+        return n, n_bytes, anchor
+
     def later(self, number: int) -> Iterator[Version]:
         """Versions with a higher number, the newest first."""
         return (v for v in self.search(lambda p: p.last > number) if v.version > number)
@@ -187,6 +200,13 @@ class History(Sequence[Version]):
         """The same with a version at its end, in the place of one with the same number."""
         others = (v for v in self.recent if v.version != version.version)
         return History((*others, version), self.pages, self._reader)
+
+
+def _of_one(version: Version) -> tuple[int, int, int | None]:
+    """What `Page.since_anchor` would say of a page with one version."""
+    if version.anchor is not None:
+        return 0, 0, version.anchor.n_bytes
+    return 1, 0 if version.step is None else version.step.n_bytes, None
 
 
 def natural(name: str) -> tuple[int | str, ...]:

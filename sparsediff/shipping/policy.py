@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sparsediff.disk.selection import Selection
-from sparsediff.shipping.catalog import Catalog, Version
+from sparsediff.shipping.catalog import Catalog
 from sparsediff.shipping.source import Candidate, Rule
 
 
@@ -96,21 +96,15 @@ class Policy:
             return True
         if catalog.is_lost(catalog.latest):
             return True
-        chain: list[Version] = []  # since the last anchor
-        anchor = None
-        for version in reversed(catalog.versions):
-            anchor = version.anchor
-            if anchor is not None:
-                break
-            chain.append(version)
-        if anchor is None:
+        n, n_bytes, anchor_bytes = catalog.history.since_anchor()
+        if anchor_bytes is None:
             return True
         if self.anchor_every is not None:
-            return len(chain) + 1 >= self.anchor_every
-        if len(chain) >= self.longest_chain:
+            return n + 1 >= self.anchor_every
+        if n >= self.longest_chain:
             return True
-        weight = step_bytes + sum(v.step.n_bytes for v in chain if v.step is not None)
-        return weight > self.anchor_weight * anchor.n_bytes or not pays(step_bytes, anchor.n_bytes)
+        weight = step_bytes + n_bytes
+        return weight > self.anchor_weight * anchor_bytes or not pays(step_bytes, anchor_bytes)
 
     def is_shortcut_due(self, version: int, start: int) -> bool:
         """Whether ``version`` gets a patch across all versions since ``start``."""

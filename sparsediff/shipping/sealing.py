@@ -102,6 +102,7 @@ def _page(history: History, block: int, span: int, depth: int, made: dict[str, b
     names = sorted([v.name for v in versions] + [n for p in pages for n in p.names], key=natural)
     numbers = [v.number for v in versions if v.number is not None]
     numbers += [n for p in pages for n in p.numbers or ()]
+    n, n_bytes, anchor = history.since_anchor()
     patch_bytes = sum(p.n_bytes for v in versions for p in v.patches)
     return Page(
         first,
@@ -112,6 +113,7 @@ def _page(history: History, block: int, span: int, depth: int, made: dict[str, b
         min(_MOST, sum(v.n_bytes for v in versions) + sum(p.target_bytes for p in pages)),
         (names[0], names[-1]),
         (min(numbers), max(numbers)) if numbers else None,
+        (n, min(_MOST, n_bytes), anchor),
         key,
         len(data),
         sha256,

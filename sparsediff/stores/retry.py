@@ -20,7 +20,7 @@ from sparsediff.stores.store import Found, Store, Stored
 
 FIRST_DELAY = 0.2  # seconds
 LONGEST_DELAY = 10.0
-_REMEMBERED = 8  # small objects that may have changed since they were read, such as the pointer
+_REMEMBERED = 256  # small objects that may have changed since they were read, such as the pointer
 
 R = TypeVar("R")
 

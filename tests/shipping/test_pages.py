@@ -59,6 +59,8 @@ def test_a_history_is_the_same_on_pages(seed: int, tmp_path: Path) -> None:
         assert paged.versions[i:j] == tuple(versions[i:j])
         number = rng.randint(0, versions[-1].version + 2)
         assert paged.get(number) == flat.get(number)
+        assert paged.history.since_anchor() == flat.history.since_anchor()
+        assert paged.history.sums() == flat.history.sums()
         later = [v for v in versions if v.version > number]
         assert paged.history.after(number) == (len(later), later[0] if later else None)
         assert list(paged.history.later(number)) == later[::-1]
@@ -130,7 +132,7 @@ def test_the_pointer_stays_small_and_who_is_near_reads_no_page(tmp_path: Path) -
         assert store.calls == {"get": 1}
         assert catalog.find("step_70") == catalog.get(7)
         assert store.calls["read"] <= 2 * 3
-    assert sizes[1] < 2.5 * sizes[0]
+    assert sizes[1] < 3 * sizes[0], "up to twice the versions, and a few rows of pages"
     assert sizes[1] < 60_000
 
 
@@ -156,7 +158,9 @@ def test_a_damaged_page_is_named_and_never_believed(tmp_path: Path) -> None:
 def test_rows_of_pages_that_contradict_each_other_are_refused() -> None:
     from sparsediff.shipping.pages import History, Page
 
-    page = Page(1, 32, 0, 32, 1, 1, ("a", "b"), (1, 2), "versions/pages/x.json", 9, "0" * 64)
+    page = Page(
+        1, 32, 0, 32, 1, 1, ("a", "b"), (1, 2), (0, 0, 1), "versions/pages/x.json", 9, "0" * 64
+    )
     recent = (histories.version(33),)
     for wrong in (
         [replace(page, n=33)],
