@@ -43,6 +43,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="updates of a vLLM engine, each way: in vLLM's environment (CONTRIBUTING.md)",
     )
+    p.add_argument(
+        "--scale",
+        nargs="?",
+        const="",
+        metavar="CURVE,…",
+        help="how costs grow, one curve for each thing that grows [all]",
+    )
     p.add_argument("--json", type=Path, help="write the raw results here")
     p.add_argument("--from-json", type=Path, nargs="+", help="run nothing, report these results")
     p.add_argument("--write", type=Path, metavar="MD", help="write a report, and a plot beside it")
@@ -115,6 +122,16 @@ def main() -> int:
         from tests.bench import engine
 
         return engine.main(args.dir, args.quick, args.repeats or 5, args.json)
+    if args.scale is not None:
+        from tests.bench import scale
+
+        names = [name for name in args.scale.split(",") if name]
+        text = scale.main(names, args.dir, args.quick, _say)
+        if args.write:
+            args.write.write_text(text)
+        else:
+            print(text)
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # files are removed on the way out
     if args.from_json:
         documents = [json.loads(p.read_text()) for p in args.from_json]

@@ -34,7 +34,7 @@ class Counting:
 
     def get(self, key: str, known: Found | None = None) -> Found | None:
         found = self._store.get(key, known)
-        self._count("get", 0 if found is None else len(found[0]))
+        self._count("get", 0 if found is None or found is known else len(found[0]))
         return found
 
     def tag(self, key: str) -> str | None:
