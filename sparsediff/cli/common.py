@@ -285,6 +285,24 @@ def bar_aside() -> Iterator[None]:
             bar.start()
 
 
+def _cells(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _end_of(text: str, room: int) -> str:
+    """A text, or as much of its end as there is room for."""
+    if _cells(text) <= room:
+        return text
+    while _cells(text) >= room:
+        text = text[1:]
+    return "…" + text
+
+
 def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -297,42 +315,35 @@ def print_table(
     On a terminal too narrow for it, the ``expendable`` columns are left out one
     by one, then names in the first column lose their beginning.
     """
-    from rich import box
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    # Text, not str, below: a tensor name is data, never markup nor control characters.
+    # A tensor name is data: no control characters, and never any markup.
     cells = [list(columns), *([printable(cell) for cell in row] for row in rows)]
-
-    def widths() -> list[int]:
-        return [max(map(cell_len, column)) + 2 for column in zip(*cells, strict=True)]
-
+    widths = [max(map(_cells, column)) for column in zip(*cells, strict=True)]
     terminal = sys.stdout is not None and sys.stdout.isatty()
     room = shutil.get_terminal_size().columns if terminal else 1 << 16
     left_out = []
     for name in expendable:
-        if sum(widths()) > room:
+        if sum(widths) + 2 * len(widths) > room:
             at = cells[0].index(name)
-            cells = [row[:at] + row[at + 1 :] for row in cells]
+            del widths[at]
+            for row in cells:
+                del row[at]
             left_out.append(name)
-    first = max(room - sum(widths()[1:]) - 2, 12)
-    for row in cells:
-        if cell_len(row[0]) > first:
-            row[0] = "…" + row[0][1 - first :]
+    first = max(room - sum(widths[1:]) - 2 * len(widths), 12)
+    if widths[0] > first:
+        for row in cells:
+            row[0] = _end_of(row[0], first)
+        widths[0] = max(_cells(row[0]) for row in cells)
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for i, name in enumerate(cells[0]):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
-    for row in cells[1:]:
-        if last_is_total and row is cells[-1]:
-            table.add_section()
-        table.add_row(*map(Text, row))
-    console = Console(highlight=False, color_system=None, width=sum(widths()) + 20)
-    with console.capture() as capture:
-        console.print(table)
-    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+    def line(row: list[str]) -> str:
+        gaps = [" " * (width - _cells(cell)) for cell, width in zip(row, widths, strict=True)]
+        others = (gap + cell for gap, cell in zip(gaps[1:], row[1:], strict=True))
+        return "  ".join((row[0] + gaps[0], *others)).rstrip()
+
+    lines = [line(row) for row in cells]
+    if last_is_total and len(rows) > 1:
+        lines.insert(-1, "")
+    lines.insert(1, "─" * (sum(widths) + 2 * len(widths) - 2))
+    click.echo("\n".join(lines))
     if left_out:
         width = f"{room} columns have no room for {', '.join(left_out)}"
         say(f"sparsediff: note: {width}; a wider terminal or --json shows all", err=True)
