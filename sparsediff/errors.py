@@ -63,6 +63,8 @@ class SparsediffError(Exception):
 
 def one_line(text: str) -> str:
     """The same without line breaks and control characters, which are written in hexadecimal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 

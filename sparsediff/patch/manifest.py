@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
@@ -81,6 +82,8 @@ class Tensor:
         n_ones: how many of them by one step, up or down.
         median: median |step| of them, in ULP.
         largest: largest |step|, in ULP.
+        n_bytes: length in bytes; it follows from dtype and shape, and so does
+        n_words: length in words.
     """
 
     name: str
@@ -94,16 +97,13 @@ class Tensor:
     n_ones: int = 0
     median: int = 0
     largest: int = 0
+    n_bytes: int = field(init=False)
+    n_words: int = field(init=False)
 
-    @property
-    def n_bytes(self) -> int:
-        """Length in bytes."""
-        return self.dtype.n_bytes(self.shape) or 0
-
-    @property
-    def n_words(self) -> int:
-        """Length in words."""
-        return self.n_bytes // self.dtype.word_bytes
+    def __post_init__(self) -> None:
+        """Reckon the lengths, which are asked for again and again."""
+        self.n_bytes = self.dtype.n_bytes(self.shape) or 0
+        self.n_words = self.n_bytes // self.dtype.word_bytes
 
     @property
     def n_changed(self) -> int:
@@ -145,8 +145,7 @@ class Bucket:
     digest: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """The words that one bucket takes from one tensor: ``start`` and ``n_words``, in words."""
 
     tensor: int
@@ -237,6 +236,7 @@ class Manifest:
             range(e - f.n_tensors, e) for e, f in zip(ends, self.target_files, strict=True)
         ]
         file_of = [i for i, f in enumerate(self.target_files) for _ in range(f.n_tensors)]
+        tensors = self.tensors
         # A format that knows names has a header to keep them in, so no tensor is all of a file.
         self.names = [
             t.name if t.name or t.n_bytes < self.target_files[i].size else None
@@ -257,14 +257,16 @@ class Manifest:
             left = bucket.n_words
             cursor = based if bucket.base is not None else new
             first = self.tensors[bucket.tensors[0]]
+            has_base = bucket.base is not None
             for index in bucket.tensors:
-                tensor = self.tensors[index]
-                end = tensor.n_based if bucket.base is not None else tensor.n_words
-                n = min(left, end - cursor[index])
-                if n <= 0 or tensor.dtype != first.dtype or file_of[index] != file:
+                tensor, start = tensors[index], cursor[index]
+                n = (tensor.n_based if has_base else tensor.n_words) - start
+                if n > left:
+                    n = left
+                if n <= 0 or tensor.dtype is not first.dtype or file_of[index] != file:
                     raise CorruptError("bucket does not fit its tensors", tensor=tensor.name)
-                taken.append(Part(index, cursor[index], n))
-                cursor[index] += n
+                taken.append(Part(index, start, n))
+                cursor[index] = start + n
                 left -= n
             if left:
                 raise CorruptError("bucket size does not fit its tensors", tensor=first.name)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from sparsediff.checksum import LOCATOR_DIGITS
@@ -25,6 +26,7 @@ from sparsediff.patch.manifest import (
     Tensor,
 )
 
+_SURROGATE = re.compile("[\ud800-\udfff]").search
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _MAX_SIZE = 1 << 53  # bytes; integers above are not safe in JSON
 
@@ -99,9 +101,10 @@ def parse(raw: bytes) -> Manifest:
     """
     # Every list belongs to a file, tensor or bucket, which has at least one string.
     # Unfolded, more lists than that are memory a patch has no claim to.
-    outside, n_strings = _STRING.subn(b"", raw)
-    if outside.count(b"[") + outside.count(b"{") > 64 + n_strings:
-        raise CorruptError("malformed manifest (too many lists)")
+    if _n_lists(raw) > 64 + (raw.count(b'"') - raw.count(b'\\"')) // 2:  # or so it seems
+        outside, n_strings = _STRING.subn(b"", raw)
+        if _n_lists(outside) > 64 + n_strings:
+            raise CorruptError("malformed manifest (too many lists)")
     try:
         table = json.loads(raw)
         if json.dumps(table, sort_keys=True, separators=(",", ":")).encode("ascii") != raw:
@@ -114,41 +117,52 @@ def parse(raw: bytes) -> Manifest:
     return manifest
 
 
-def _int(low: int, high: int = _MAX_SIZE) -> Callable[[Any], bool]:
-    return lambda v: type(v) is int and low <= v <= high
+def _n_lists(raw: bytes) -> int:
+    return raw.count(b"[") + raw.count(b"{")
 
 
-def _hex(digits: int) -> Callable[[Any], bool]:
-    pattern = re.compile(f"[0-9a-f]{{{digits}}}")
-    return lambda v: isinstance(v, str) and pattern.fullmatch(v) is not None
+_Check = Callable[[Sequence[Any]], bool]
+"""Whether all values of a column are right."""
 
 
-def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda v: v is None or check(v)
+def _int(low: int, high: int = _MAX_SIZE) -> _Check:
+    return lambda c: {*map(type, c)} <= {int} and (not c or (low <= min(c) and max(c) <= high))
 
 
-def _list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, list) and all(check(x) for x in v)
+def _hex(digits: int) -> _Check:
+    match = re.compile(f"[0-9a-f]{{{digits}}}").fullmatch
+    return lambda c: {*map(type, c)} <= {str} and all(map(match, c))
 
 
-def _text(v: Any) -> bool:
-    return isinstance(v, str) and not any("\ud800" <= c <= "\udfff" for c in v)
+def _or_none(check: _Check) -> _Check:
+    return lambda c: check([v for v in c if v is not None])
 
 
-def _rows(table: Any, **checks: Callable[[Any], bool]) -> Iterator[dict[str, Any]]:
-    """Columns to rows, one at a time; all values are checked before the first leaves."""
+def _list_of(check: _Check) -> _Check:
+    return lambda c: {*map(type, c)} <= {list} and check(list(chain.from_iterable(c)))
+
+
+def _text(c: Sequence[Any]) -> bool:
+    return {*map(type, c)} <= {str} and not any(map(_SURROGATE, c))
+
+
+def _any_text(c: Sequence[Any]) -> bool:
+    return {*map(type, c)} <= {str}
+
+
+def _rows(table: Any, **checks: _Check) -> list[tuple[Any, ...]]:
+    """Columns, checked, to rows, whose values are in the order of ``checks``."""
     if not isinstance(table, dict) or set(table) != set(checks):
         raise ValueError(f"columns must be {', '.join(sorted(checks))}")
     for name, check in checks.items():
         if not isinstance(table[name], list):
             raise ValueError(f"{name} must be a list")
-        for value in table[name]:
-            if not check(value):
-                raise ValueError(f"bad {name} {value!r}")
+        if not check(table[name]):
+            bad = next(value for value in table[name] if not check([value]))
+            raise ValueError(f"bad {name} {bad!r}")
     if len({len(column) for column in table.values()}) > 1:
         raise ValueError("columns must be equally long")
-    columns = zip(*(table[name] for name in checks), strict=True)
-    return (dict(zip(checks, row, strict=True)) for row in columns)
+    return list(zip(*(table[name] for name in checks), strict=True))
 
 
 def _from_columns(table: Any) -> Manifest:
@@ -160,7 +174,7 @@ def _from_columns(table: Any) -> Manifest:
     if not all(type(v) is bool for v in is_directory):
         raise ValueError("directory must be true or false")
     base_files = [
-        BaseFile(**row)
+        BaseFile(*row)
         for row in _rows(
             table["base"],
             name=_text,
@@ -175,14 +189,7 @@ def _from_columns(table: Any) -> Manifest:
         raise ValueError("skeleton of a base file is too large")
     index = _int(0, len(base_files) - 1)
     target_files = [
-        TargetFile(
-            name=row["name"],
-            size=row["size"],
-            n_tensors=row["tensors"],
-            skeleton=row["skeleton"],
-            dictionary=row["dictionary"],
-            skeleton_digest=row["sha256"],
-        )
+        TargetFile(*row)
         for row in _rows(
             table["target"],
             name=_text,
@@ -211,20 +218,13 @@ def _from_columns(table: Any) -> Manifest:
     if sum(f.n_tensors for f in target_files) != n_tensors:
         raise ValueError("tensors do not add up to the files")
     buckets = [
-        Bucket(
-            tensors=row["tensors"],
-            n_words=row["words"],
-            base=row["base"],
-            locators=row["locators"],
-            target=row["target"],
-            digest=row["sha256"],
-        )
+        Bucket(*row)
         for row in _rows(
             table["buckets"],
             tensors=_list_of(_int(0, n_tensors)),
             words=_int(1),
             base=_or_none(_hex(32)),
-            locators=lambda v: isinstance(v, str),
+            locators=_any_text,
             target=_or_none(_hex(32)),
             sha256=_or_none(_hex(64)),
         )
@@ -244,7 +244,7 @@ def _from_columns(table: Any) -> Manifest:
         if (bucket.target is None) != (bucket.digest is None):
             raise ValueError("bucket must have both target and sha256 or neither")
         if bucket.base is not None and not _hex(LOCATOR_DIGITS * len(bucket.tensors))(
-            bucket.locators
+            [bucket.locators]
         ):
             raise ValueError("bucket must have one locator per tensor")
     tensors = _tensors(rows, target_files, base_files)
@@ -275,32 +275,28 @@ def _indices(runs: list[int], n: int) -> list[int]:
 
 
 def _tensors(
-    rows: Iterator[dict[str, Any]], target_files: list[TargetFile], base_files: list[BaseFile]
+    rows: Iterable[tuple[Any, ...]], target_files: list[TargetFile], base_files: list[BaseFile]
 ) -> list[Tensor]:
+    rows = iter(rows)
     tensors: list[Tensor] = []
     cursor = [0] * len(base_files)
     for file in target_files:
         end = 0
-        for _ in range(file.n_tensors):
-            row = next(rows)
-            name, base, base_skip = row["name"], row["base"], row["base_skip"]
-            if row["dtype"] not in DTYPES:
-                raise UnsupportedError("unknown dtype", tensor=name, found=row["dtype"])
-            tensor = Tensor(
-                name=name,
-                dtype=DTYPES[row["dtype"]],
-                shape=tuple(row["shape"]),
-                offset=end + row["skip"],
-                base_file=base,
-                n_stepped=row["changed"],
-                n_ones=row["changed"] - row["wider"],
-                median=row["median"],
-                largest=row["largest"],
-            )
-            if tensor.dtype.n_bytes(tensor.shape) is None or tensor.n_bytes > _MAX_SIZE:
-                raise ValueError(f"bad shape {row['shape']}")
+        n_bytes = 0
+        for row in islice(rows, file.n_tensors):
+            name, dtype, shape, skip, base, base_skip, new, changed, wider, median, largest = row
+            if dtype not in DTYPES:
+                raise UnsupportedError("unknown dtype", tensor=name, found=dtype)
+            tensor = Tensor(name, DTYPES[dtype], tuple(shape), end + skip, base)
+            if tensor.n_bytes > _MAX_SIZE or not (
+                tensor.n_bytes or tensor.dtype.n_bytes(tensor.shape) == 0
+            ):
+                raise ValueError(f"bad shape {shape}")
+            n_bytes += tensor.n_bytes
             end = tensor.offset + tensor.n_bytes
-            tensor.n_based = tensor.n_words - row["new"]
+            tensor.n_based = tensor.n_words - new
+            tensor.n_stepped, tensor.n_ones = changed, changed - wider
+            tensor.median, tensor.largest = median, largest
             if base is None:
                 if tensor.n_based or base_skip:
                     raise ValueError("tensor without a base file has a base")
@@ -312,11 +308,7 @@ def _tensors(
             if not 0 <= tensor.n_ones <= tensor.n_stepped <= tensor.n_based:
                 raise ValueError(f"bad counts for {name!r}")
             tensors.append(tensor)
-        if (
-            end > file.size
-            or file.size - sum(t.n_bytes for t in tensors[len(tensors) - file.n_tensors :])
-            > MAX_SKELETON_BYTES
-        ):
+        if end > file.size or file.size - n_bytes > MAX_SKELETON_BYTES:
             raise ValueError(f"tensors do not fit {file.name!r}")
         if file.skeleton_digest is None and (
             file.dictionary is None or base_files[file.dictionary].skeleton != file.skeleton

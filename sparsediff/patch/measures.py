@@ -51,6 +51,8 @@ def weighted_median(values: list[int], weights: list[int]) -> int:
     """The value below and above which half of the weight lies; 0 without weight."""
     if not sum(weights):
         return 0
+    if len(values) == 1:
+        return values[0]
     order = np.argsort(values, kind="stable")
     ends = np.cumsum(np.array(weights)[order])
     return values[int(order[int(np.searchsorted(ends, (int(ends[-1]) + 1) // 2))])]
