@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
+import gc
 import io
 import os
 import signal
@@ -198,6 +199,8 @@ def main() -> NoReturn:
     # NumPy's linear algebra, which is not used, would start a thread for each processor.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _return_large_blocks()
+    # Records of many tensors hold no cycles, and are looked through for them again and again.
+    gc.set_threshold(50_000, 20, 20)
     code = run()
     _answer_signals(signal.SIG_IGN)  # it is over; Python's own end is not to be interrupted
     sys.exit(code)

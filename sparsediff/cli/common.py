@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -108,6 +109,7 @@ def print_json(document: object) -> None:
     click.echo(json.dumps(document, indent=2))
 
 
+@lru_cache(1 << 12)
 def size(n_bytes: float) -> str:
     """Bytes for people: 31.9 kB. Units are powers of 1000."""
     value = float(n_bytes)
@@ -118,6 +120,7 @@ def size(n_bytes: float) -> str:
     return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"
 
 
+@lru_cache(1 << 12)
 def count(n: int) -> str:
     """A count with separators: 14,160,384."""
     return f"{n:,}"
@@ -128,6 +131,7 @@ def plural(n: int, noun: str) -> str:
     return f"{count(n)} {noun}" if n == 1 else f"{count(n)} {noun}s"
 
 
+@lru_cache(1 << 12)
 def percent(share: float | None) -> str:
     """A share for people; more digits near 0 and 1, where sparsity lives."""
     if share is None:
@@ -303,6 +307,28 @@ def _end_of(text: str, room: int) -> str:
     return "…" + text
 
 
+def _transposed(
+    columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """Name and cells of each column."""
+    return zip(columns, zip(*rows, strict=True) if rows else ((),) * len(columns), strict=True)
+
+
+def _printable(cells: Sequence[str]) -> Sequence[str]:
+    """`printable` of each cell; whole columns at a time, as there may be very many rows."""
+    if "".join(cells).isprintable() and max(map(len, cells), default=0) <= 100:
+        return cells
+    return [printable(cell) for cell in cells]
+
+
+def _padded(column: list[str], width: int, at: int) -> list[str]:
+    """Cells of the column ``at`` as wide as the widest, the first to the left, others right."""
+    if "".join(column).isascii():
+        return [cell.rjust(width) if at else cell.ljust(width) for cell in column]
+    gaps = [" " * (width - _cells(cell)) for cell in column]
+    return [gap + cell if at else cell + gap for gap, cell in zip(gaps, column, strict=True)]
+
+
 def print_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -316,30 +342,24 @@ def print_table(
     by one, then names in the first column lose their beginning.
     """
     # A tensor name is data: no control characters, and never any markup.
-    cells = [list(columns), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(_cells, column)) for column in zip(*cells, strict=True)]
+    table = [[name, *_printable(cells)] for name, cells in _transposed(columns, rows)]
+    widths = [max(map(_cells, column)) for column in table]
     terminal = sys.stdout is not None and sys.stdout.isatty()
     room = shutil.get_terminal_size().columns if terminal else 1 << 16
     left_out = []
     for name in expendable:
         if sum(widths) + 2 * len(widths) > room:
-            at = cells[0].index(name)
-            del widths[at]
-            for row in cells:
-                del row[at]
+            at = [column[0] for column in table].index(name)
+            del widths[at], table[at]
             left_out.append(name)
     first = max(room - sum(widths[1:]) - 2 * len(widths), 12)
     if widths[0] > first:
-        for row in cells:
-            row[0] = _end_of(row[0], first)
-        widths[0] = max(_cells(row[0]) for row in cells)
-
-    def line(row: list[str]) -> str:
-        gaps = [" " * (width - _cells(cell)) for cell, width in zip(row, widths, strict=True)]
-        others = (gap + cell for gap, cell in zip(gaps[1:], row[1:], strict=True))
-        return "  ".join((row[0] + gaps[0], *others)).rstrip()
-
-    lines = [line(row) for row in cells]
+        table[0] = [_end_of(cell, first) for cell in table[0]]
+        widths[0] = max(map(_cells, table[0]))
+    lines = [
+        "  ".join(row).rstrip()
+        for row in zip(*map(_padded, table, widths, range(len(table))), strict=True)
+    ]
     if last_is_total and len(rows) > 1:
         lines.insert(-1, "")
     lines.insert(1, "─" * (sum(widths) + 2 * len(widths) - 2))

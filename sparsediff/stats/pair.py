@@ -153,9 +153,10 @@ class CheckpointStats:
 
         What they are: see `SeriesStats.grouped`.
         """
+        if by == "tensor":  # two files may hold tensors of one name, which stay apart
+            return [_alone(t) for t in self.tensors]
         depth = names.depths([t.name for t in self.tensors]) if by == "depth" else []
         key: Callable[[int, TensorStats], str] = {
-            "tensor": lambda _, t: t.label,
             "layer": lambda _, t: names.layer(t.name),
             "kind": lambda _, t: names.kind(t.name) or t.label,
             "depth": lambda i, _: depth[i],
@@ -163,14 +164,32 @@ class CheckpointStats:
             "dtype": lambda _, t: t.dtype,
             "file": lambda _, t: t.file or "(single file)",
         }[by]
-        members: dict[tuple[str, int], list[TensorStats]] = {}
+        members: dict[str, list[TensorStats]] = {}
         for i, tensor in enumerate(self.tensors):
-            # Two files may hold a tensor of the same name: those stay apart.
-            members.setdefault((key(i, tensor), i if by == "tensor" else 0), []).append(tensor)
+            members.setdefault(key(i, tensor), []).append(tensor)
         return [
             _group(name, group, sum(t.patch_bytes for t in group))
-            for (name, _), group in members.items()
+            for name, group in members.items()
         ]
+
+
+def _alone(t: TensorStats) -> Group:
+    """The figures of one tensor, of which there may be very many."""
+    return Group(
+        key=t.label,
+        n_tensors=1,
+        n_untouched=int(t.n_changed == 0),
+        n_elements=t.n_elements,
+        n_changed=t.n_changed,
+        n_new=t.n_new,
+        n_ones=t.n_ones,
+        median=t.median if t.n_changed > t.n_new else 0,
+        largest=t.largest,
+        raw_bytes=t.raw_bytes,
+        changed_bytes=t.changed_bytes,
+        patch_bytes=t.patch_bytes,
+        payload_bytes=t.patch_bytes,
+    )
 
 
 def _group(key: str, tensors: list[TensorStats], patch_bytes: float) -> Group:
