@@ -15,13 +15,14 @@ import tempfile
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rl.workers import ROLLOUTS, Settings, work
 
 HEAD = (
     " step  reward  exact  stale  density       bytes   ratio"
-    "   make  publish  fetch  apply=pause  train (ms)"
+    "   make  publish  fetch  apply  pause  train (ms)"
 )
 Row = dict[str, Any]
 
@@ -76,7 +77,7 @@ def _rows(
             syncs.setdefault(said["sync"], []).append(said)
         while printed in steps and len(syncs.get(printed, [])) == ROLLOUTS:
             row = steps[printed]
-            for field in ("fetch", "pause"):
+            for field in ("fetch", "apply", "pause"):
                 row[field] = max(s[field] for s in syncs[printed])
             row["same"] = all(s["same"] for s in syncs[printed])
             if not printed:
@@ -90,7 +91,7 @@ def formatted(row: Row) -> str:
     """A line of the table."""
 
     def ms(field: str) -> str:
-        return f"{1000 * row[field]:.0f}" if field in row else "-"
+        return f"{1000 * row[field]:.{int(field == 'pause')}f}" if field in row else "-"
 
     reward = f"{row['reward']:.4f}" if "reward" in row else "-"
     exact = f"{row['exact']:.3f}" if "exact" in row else "-"
@@ -98,7 +99,7 @@ def formatted(row: Row) -> str:
     return (
         f"{row['step']:5} {reward:>7} {exact:>6} {row.get('staleness', '-'):>6} {density:>8} "
         f"{row['n_bytes']:>11,} {row['whole_bytes'] / row['n_bytes']:>7.1f} {ms('make'):>6} "
-        f"{ms('publish'):>8} {ms('fetch'):>6} {ms('pause'):>12} {ms('train'):>7}"
+        f"{ms('publish'):>8} {ms('fetch'):>6} {ms('apply'):>6} {ms('pause'):>6} {ms('train'):>6}"
     )
 
 
@@ -111,12 +112,12 @@ def held_out(settings: Settings, path: Path) -> float:
     """Mean reward on words that no training saw, four samples each, always the same draws."""
     import torch
     from safetensors.torch import load_file
-    from small_lm import Config, SmallLM
+    from small_lm import SmallLM
 
     from rl import task
 
     torch.set_num_threads(1)
-    model = SmallLM(Config()).bfloat16()
+    model = SmallLM(settings.config).bfloat16()
     model.load_state_dict(load_file(path))
     words = [w for w in task.words(held_out=True)[:128] for _ in range(4)]
     generator = torch.Generator().manual_seed(settings.seed + 7)
@@ -155,16 +156,9 @@ def both(settings: Settings, place: Path) -> None:
     n = sum(r["n_bytes"] for r in patched[1:])
     m = sum(r["n_bytes"] for r in whole[1:])
     print(f"sent in {settings.steps} steps: {n:,} bytes as patches, {m:,} whole ({m / n:.1f}x)")
-    for field, name in (
-        ("make", "make"),
-        ("publish", "publish"),
-        ("fetch", "fetch"),
-        ("pause", "pause"),
-    ):
-        print(
-            f"{name}: {1000 * mean(patched[1:], field):.1f} ms with patches, "
-            f"{1000 * mean(whole[1:], field):.1f} ms whole"
-        )
+    for field in ("make", "publish", "fetch", "apply", "pause"):
+        a, b = (1000 * median([r[field] for r in rows[1:]]) for rows in (patched, whole))
+        print(f"{field}: {a:.2f} ms with patches, {b:.2f} ms whole (medians)")
 
 
 def main() -> None:
@@ -174,6 +168,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=Settings.lr)
     parser.add_argument("--lag", type=int, default=Settings.lag, help="steps of staleness, at most")
     parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--wide", action="store_true", help="25 million weights instead of 3")
     parser.add_argument("--short", action="store_true", help="five steps of a model hardly trained")
     parser.add_argument(
         "--place", type=Path, help="keep everything here [default: nothing is kept]"
@@ -184,7 +179,7 @@ def main() -> None:
     if args.role is not None:
         work(args.role, args.place, Settings(**json.loads(args.settings)))
         return
-    settings = Settings(steps=args.steps, lr=args.lr, lag=args.lag, seed=args.seed)
+    settings = Settings(steps=args.steps, lr=args.lr, lag=args.lag, seed=args.seed, wide=args.wide)
     if args.short:
         settings = replace(settings, steps=5, groups=2, reading=2, warm=5)
     if args.place is not None:

@@ -2,7 +2,9 @@
 
 Enters: state dicts, step by step. Leaves: versions of a store of layout 1, which `sparsediff log`
 and `pull` read as well, or, for comparison, whole files of weights. Patches are made of tensors
-where they are and applied to tensors where they are; no checkpoint is written on the way.
+where they are, and no checkpoint is written for it. A follower keeps the versions on the other
+side's disk, verified; what changed is decoded beside the running model, and only writing it is a
+pause.
 """
 
 from __future__ import annotations
@@ -15,18 +17,20 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 import sparsediff
+from sparsediff import CorruptError, Follower, UnavailableError, open_store, versions
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, object_key
 from sparsediff.shipping.catalog_json import read_catalog
-from sparsediff.shipping.fetch import digest_file, fetch
+from sparsediff.shipping.fetch import digest_file
 from sparsediff.shipping.sealing import write_catalog
 from sparsediff.stats import stats_of_result
-from sparsediff.stores import open_store
-from sparsediff.torch import apply_to_module, make_patch, snapshot
+from sparsediff.torch import Snapshot, iter_updates, make_patch
 
-State = dict[str, torch.Tensor]
+State = dict[str, Tensor]
+Changes = dict[str, tuple[Tensor | None, Tensor]]
+"""By tensor, positions and the words that belong there; no positions: all of it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Publisher:
     def __init__(self, store: str, scratch: Path, whole: bool) -> None:
         self._store = open_store(store, create=True)
         self._scratch, self._whole = scratch, whole
-        self._base: State | None = None
+        self._base = Snapshot()
 
     def publish(self, state: State, step: int) -> Published:
         """Publish the weights of a step, 0 and up, one after the other."""
@@ -73,11 +77,8 @@ class Publisher:
             n_bytes = whole_bytes = path.stat().st_size
             density = None
         else:
-            stats = stats_of_result(make_patch(self._base, state, path))
-            if self._base is None:
-                self._base = snapshot(state)
-            else:
-                self._base.update_(state)  # type: ignore[attr-defined]
+            stats = stats_of_result(make_patch(self._base if step else None, state, path, jobs=1))
+            self._base.update_(state)
             made = time.perf_counter()
             self._list(path, stats.target_bytes, stats.total.n_elements, stats.total.n_changed)
             n_bytes, whole_bytes = path.stat().st_size, stats.target_bytes
@@ -92,7 +93,7 @@ class Publisher:
         catalog, tag = found if found is not None else (None, None)
         number = 1 if catalog is None else catalog.latest.version + 1
         base = None if catalog is None else number - 1
-        name, digest = f"step_{number - 1:06}", digest_file(path)
+        name, digest = version_name(number - 1), digest_file(path)
         key = object_key(number, name, base, digest)
         self._store.put(key, path)
         version = Version(
@@ -114,72 +115,88 @@ class Publisher:
             raise RuntimeError(f"{self._store.name}: somebody else publishes here")
 
 
+def version_name(step: int) -> str:
+    """What the version of a step is called in the store."""
+    return f"step_{step:06}"
+
+
 def whole_key(step: int) -> str:
     """Where the whole weights of a step lie."""
     return f"whole/{step:06}.safetensors"
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """A version that has arrived.
+class Arrived:
+    """A version that has arrived and is ready to be written into a model.
 
     Attributes:
         step: whose weights it leads to.
-        path: of the patch, or of the weights.
-        seconds: to fetch it.
+        fetch: seconds until it lay here, whole and verified.
+        apply: seconds to make ready what the pause writes.
+        new: what is to be written.
     """
 
     step: int
-    path: Path
-    seconds: float
+    fetch: float
+    apply: float
+    new: Changes
 
 
-def follow(store: str, directory: Path, last: int, whole: bool) -> Iterator[Fetched]:
+def follow(store: str, directory: Path, last: int, whole: bool) -> Iterator[Arrived]:
     """Versions in order as they appear, up to step ``last``; waits for each."""
     opened = open_store(store, create=True)
+    follower = Follower(opened, directory, jobs=1)
     for step in range(last + 1):
-        while True:
-            n_bytes = opened.size(whole_key(step)) if whole else None
-            found = None if whole else read_catalog(opened)
-            version = None if found is None else found[0].get(step + 1)
-            if n_bytes is not None or version is not None:
-                break
+        while not is_there(opened, step, whole):
             time.sleep(0.01)
         started = time.perf_counter()
-        if version is not None:
-            (path,), _ = fetch(opened, version.patches, directory, streams=1)
-        else:
-            assert n_bytes is not None
+        if whole:
             path = directory / f"{step:06}.safetensors"
-            path.write_bytes(opened.read(whole_key(step), 0, n_bytes))
-        yield Fetched(step, path, time.perf_counter() - started)
+            path.write_bytes(opened.read(key := whole_key(step), 0, opened.size(key) or 0))
+            arrival = None
+        else:
+            arrival = follower.poll(version_name(step))
+            assert arrival is not None
+            path = arrival.path
+        fetched = time.perf_counter()
+        if arrival is None or arrival.base is None:
+            new: Changes = {n: (None, words_of(t)) for n, t in load_file(path).items()}
+        else:
+            updates = iter_updates(arrival.patches, arrival.base, jobs=1)
+            new = {u.name: (u.indices, u.words) for u in updates}
+        yield Arrived(step, fetched - started, time.perf_counter() - fetched, new)
 
 
-def swap(model: nn.Module, fetched: Fetched, whole: bool) -> None:
-    """Give a live model the weights of a version, in place; it held those of the one before."""
+def is_there(store: sparsediff.Store, step: int, whole: bool) -> bool:
+    """Whether a step's weights have been published."""
     if whole:
-        copy(model, load_file(fetched.path))
-    elif fetched.step:
-        apply_to_module(fetched.path, model, jobs=1)
-    else:  # an anchor leads to a file from nothing
-        nothing, first = fetched.path.with_suffix(".nothing"), fetched.path.with_suffix(".first")
-        nothing.mkdir()
-        sparsediff.apply_patch(nothing, fetched.path, first)
-        copy(model, load_file(first))
-    fetched.path.unlink()
+        return store.size(whole_key(step)) is not None
+    try:
+        return any(v.name == version_name(step) for v in versions(store))
+    except (UnavailableError, CorruptError):  # nothing yet, or objects and no pointer yet
+        return False
 
 
-def copy(model: nn.Module, state: State) -> None:
-    """Overwrite all weights of a model."""
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            tensor.copy_(state[name])
+def swap(model: nn.Module, arrived: Arrived) -> None:
+    """Give a live model, which held the version before, the words of this one."""
+    state = model.state_dict()
+    for name, (at, words) in arrived.new.items():
+        held = words_of(state[name])
+        if at is None:
+            held.copy_(words)
+        else:
+            held.view(-1).index_copy_(0, at, words)
+
+
+def words_of(tensor: Tensor) -> Tensor:
+    """The words of a bf16 tensor, in the same memory."""
+    return tensor.view(torch.int16)
 
 
 def same_words(model: nn.Module, state: State) -> bool:
     """Whether a model of bf16 weights holds ``state``, bit for bit."""
     held = model.state_dict()
     return held.keys() == state.keys() and all(
-        t.dtype == state[n].dtype and torch.equal(t.view(torch.int16), state[n].view(torch.int16))
+        t.dtype == state[n].dtype and torch.equal(words_of(t), words_of(state[n]))
         for n, t in held.items()
     )

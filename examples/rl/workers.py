@@ -39,6 +39,7 @@ class Settings:
         reading: batches of text that the model reads before.
         warm: batches of the task that it sees before.
         whole: send whole weights instead of patches.
+        wide: tune a model of 25 million weights, not 3.
     """
 
     steps: int = 40
@@ -50,6 +51,12 @@ class Settings:
     reading: int = 100
     warm: int = 80
     whole: bool = False
+    wide: bool = False
+
+    @property
+    def config(self) -> Config:
+        """Of the model."""
+        return Config(width=512, layers=8, heads=8, inner=1376) if self.wide else Config()
 
 
 def say(**fields: object) -> None:
@@ -65,7 +72,7 @@ def note(text: str) -> None:
 def starting_model(settings: Settings) -> SmallLM:
     """The model that is tuned, as all runs with these settings begin."""
     return task.starting_model(
-        settings.seed, note, config=Config(), reading=settings.reading, warm=settings.warm
+        settings.seed, note, config=settings.config, reading=settings.reading, warm=settings.warm
     )
 
 
@@ -123,15 +130,15 @@ def _receive(path: Path, size: int) -> tuple[policy.Groups, int]:
 
 def rollout(settings: Settings, place: Path, index: int) -> None:
     """Follow the store, swap weights between generations, sample, send samples back."""
-    model = SmallLM(Config()).bfloat16()
+    model = SmallLM(settings.config).bfloat16()
     directory = place / f"rollout-{index}"
-    arrived: queue.Queue[wire.Fetched | BaseException] = queue.Queue()
+    arrived: queue.Queue[wire.Arrived | BaseException] = queue.Queue()
 
     def follow() -> None:
         try:
             store = str(place / "store")
-            for fetched in wire.follow(store, directory, settings.steps, settings.whole):
-                arrived.put(fetched)
+            for new in wire.follow(store, directory, settings.steps, settings.whole):
+                arrived.put(new)
         except BaseException as e:
             arrived.put(e)
 
@@ -141,16 +148,17 @@ def rollout(settings: Settings, place: Path, index: int) -> None:
     def advance(to: int) -> None:
         nonlocal version
         while version < to:
-            fetched = arrived.get()  # waiting for the trainer is no pause of ours
-            if isinstance(fetched, BaseException):
-                raise fetched
+            new = arrived.get()  # waiting for the trainer is no pause of ours
+            if isinstance(new, BaseException):
+                raise new
             started = time.perf_counter()
-            wire.swap(model, fetched, settings.whole)
+            wire.swap(model, new)
             pause = time.perf_counter() - started
-            version = fetched.step
+            version = new.step
             full = load_file(place / "check" / f"{version:06}.safetensors")
             same = wire.same_words(model, full)
-            say(sync=version, rollout=index, fetch=fetched.seconds, pause=pause, same=same)
+            times = {"fetch": new.fetch, "apply": new.apply, "pause": pause}
+            say(sync=version, rollout=index, same=same, **times)
             if not same:
                 raise RuntimeError(f"rollout {index}: weights of version {version} differ")
 
