@@ -48,6 +48,12 @@ class Figure:
     spec: Spec
 
 
+# Names differ at their ends: where one is too long for an axis, its front is what goes.
+_PLAIN = "replace(datum.label, regexp('[.]weight$'), '')"
+_END = f"'…' + replace(slice({_PLAIN}, -26), regexp('^[.]'), '')"
+_NAMES: Spec = {"labelExpr": f"length({_PLAIN}) > 26 ? {_END} : {_PLAIN}"}
+
+
 def config(colours: dict[str, str]) -> Spec:
     """What all figures look like, in these colours."""
     text = {"labelColor": colours["soft"], "titleColor": colours["ink"], "titleFontWeight": 500}
@@ -60,7 +66,7 @@ def config(colours: dict[str, str]) -> Spec:
             "gridColor": colours["line"],
             "domainColor": colours["line"],
             "tickColor": colours["line"],
-            "labelLimit": 150,
+            "labelLimit": 165,
             "labelFontSize": 11,
             "titleFontSize": 11.5,
         },
@@ -223,7 +229,7 @@ def _layers(stats: SeriesStats, colours: dict[str, str]) -> Figure:
     spec = _map(
         rows,
         {"field": "layer", "type": "nominal", "sort": layers, "title": "layer", "axis": axis},
-        {"field": "kind", "type": "nominal", "sort": kinds, "title": None},
+        {"field": "kind", "type": "nominal", "sort": kinds, "title": None, "axis": _NAMES},
         [
             {"field": "name", "title": "layer"},
             {"field": "kind"},
@@ -256,7 +262,7 @@ def _tensors(stats: SeriesStats, colours: dict[str, str]) -> Figure:
             "type": "nominal",
             "sort": labels,
             "title": None if named else "tensors, in the order of their names",
-            "axis": {"labels": named, "ticks": named},
+            "axis": {"labels": named, "ticks": named, **_NAMES},
         },
         [
             {"field": "row", "title": "tensor"},
@@ -414,7 +420,13 @@ def _destinations(rows: list[values.Row]) -> Figure:
             "mark": "bar",
             "height": 20 * len(rows),
             "encoding": {
-                "y": {"field": "what", "type": "nominal", "sort": None, "title": None},
+                "y": {
+                    "field": "what",
+                    "type": "nominal",
+                    "sort": None,
+                    "title": None,
+                    "axis": _NAMES,
+                },
                 "x": {
                     "field": "bytes",
                     "type": "quantitative",
@@ -467,7 +479,13 @@ def cost_model(stats: SeriesStats, bandwidth: float) -> Figure:
                         "scale": {"type": "log"},
                         "axis": {"format": "~s", "tickCount": 6},
                     },
-                    "color": {"field": "what", "type": "nominal", "title": None, "sort": None},
+                    "color": {
+                        "field": "what",
+                        "type": "nominal",
+                        "title": None,
+                        "sort": None,
+                        "legend": {"columns": 2},  # three do not fit a phone
+                    },
                     "tooltip": [
                         {"field": "what"},
                         {"field": "rate", "type": "quantitative", "title": "bit/s", "format": "~s"},
