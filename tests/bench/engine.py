@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-LARGE = {
+LARGE = {  # 341 MB in bf16
     "hidden_size": 1024,
     "intermediate_size": 2816,
-    "num_hidden_layers": 12,
+    "num_hidden_layers": 15,
     "num_attention_heads": 16,
     "num_key_value_heads": 4,
 }
+
+_LR = 2.5e-6  # changes some two per cent of the words, as reinforcement learning does
 
 
 def main(directory: Path | None, quick: bool, repeats: int, report: Path | None) -> int:
@@ -49,27 +55,49 @@ def main(directory: Path | None, quick: bool, repeats: int, report: Path | None)
     return 0 if found["equal"] else 1
 
 
-def measure(room: Path, sizes: dict[str, int], repeats: int) -> dict[str, Any]:
-    """All figures, in seconds and bytes."""
+@contextmanager
+def running(model: Path) -> Iterator[Any]:
+    """An engine, whose processes are gone afterwards."""
     from vllm import LLM
 
-    from sparsediff import make_patch, patch_stats
-    from tests.vllm.models import Trainer
-
-    trainer = Trainer("llama", **sizes)
-    base, target = trainer.save(room / "base"), trainer.save(room / "target")
-    patch = room / "p.sdiff"
-    make_patch(base, target, patch)
-    figures = patch_stats(patch)
     kind: Any = LLM
     llm = kind(
-        model=str(base),
+        model=str(model),
         enforce_eager=True,
         max_model_len=256,
         dtype="bfloat16",
         max_num_seqs=4,
         worker_extension_cls="tests.vllm.plain.PlainWeights",
     )
+    # Only now: the engine's processes would have inherited it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield llm
+    finally:
+        # Left to itself, Python waits for them before vLLM ends them.
+        llm.llm_engine.engine_core.shutdown()
+
+
+def measure(room: Path, sizes: dict[str, int], repeats: int) -> dict[str, Any]:
+    """All figures, in seconds and bytes."""
+    from sparsediff import make_patch, patch_stats
+    from tests.vllm.models import Trainer
+
+    trainer = Trainer("llama", lr=_LR, **sizes)
+    base, target = trainer.save(room / "base"), trainer.save(room / "target")
+    patch = room / "p.sdiff"
+    make_patch(base, target, patch)
+    with running(base) as llm:
+        found = compare(llm, base, target, patch, repeats)
+    return {
+        "model_bytes": sum(p.stat().st_size for p in base.glob("*.safetensors")),
+        "patch_bytes": patch.stat().st_size,
+        "density": patch_stats(patch).total.density,
+    } | found
+
+
+def compare(llm: Any, base: Path, target: Path, patch: Path, repeats: int) -> dict[str, Any]:
+    """The ways in turn, each from the base to the target and back."""
 
     def one(method: str, *args: Any) -> Any:
         return llm.collective_rpc(method, args=args)[0]
@@ -79,11 +107,16 @@ def measure(room: Path, sizes: dict[str, int], repeats: int) -> dict[str, Any]:
         assert reply["ok"], reply
         return reply
 
-    def timed(method: str, *args: Any) -> tuple[float, int, Any]:
-        one("memory")
+    def measured(do: Callable[[], Any]) -> tuple[float, int, Any]:
+        """Seconds, bytes beyond what the worker had before, and the result."""
+        before, _ = one("memory")
         began = time.perf_counter()
-        result = one(method, *args)
-        return time.perf_counter() - began, one("memory"), result
+        result = do()
+        took = time.perf_counter() - began
+        return took, one("memory")[1] - before, result
+
+    def timed(method: str, *args: Any) -> tuple[float, int, Any]:
+        return measured(lambda: one(method, *args))
 
     def reload(path: Path) -> None:
         llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
@@ -108,18 +141,12 @@ def measure(room: Path, sizes: dict[str, int], repeats: int) -> dict[str, Any]:
         ends.append(one("digests"))
         reload(base)
         assert one("digests") == before
-        one("memory")
-        began = time.perf_counter()
-        reload(target)
-        pause = time.perf_counter() - began
-        ways["reload"].append({"prepare": 0.0, "pause": pause, "memory": one("memory")})
+        pause, memory, _ = measured(lambda: reload(target))
+        ways["reload"].append({"prepare": 0.0, "pause": pause, "memory": memory})
         ends.append(one("digests"))
         reload(base)
         call("record", str(base))
     return {
-        "model_bytes": sum(p.stat().st_size for p in base.glob("*.safetensors")),
-        "patch_bytes": patch.stat().st_size,
-        "density": figures.total.density,
         "learned": learned,
         "ways": ways,
         "equal": all(end == ends[0] != before for end in ends),

@@ -37,16 +37,17 @@ class Trainer:
 
     Args:
         kind: ``qwen2``, with a tied head and biases, or ``llama``.
+        lr: of the steps that are saved; the five before are larger.
         sizes: of the model, as its configuration names them.
     """
 
-    def __init__(self, kind: str, **sizes: Any) -> None:
+    def __init__(self, kind: str, *, lr: float = 1e-5, **sizes: Any) -> None:
         self._model = _model(kind, **sizes).float()
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
         for _ in range(5):
             self._step()
         for group in self._optimizer.param_groups:
-            group["lr"] = 1e-5
+            group["lr"] = lr
 
     def _step(self) -> None:
         tokens = torch.randint(3, VOCAB, (2, 32))

@@ -61,17 +61,17 @@ class Packed:
         load_checkpoint_weight_patches(model, patches, validate_unique_indices=False)
         return {"decode": decoded - began, "load": time.perf_counter() - decoded}
 
-    def memory(self) -> int:
-        """Most memory that this process had since it was last asked, beyond what it has; bytes."""
+    def memory(self) -> tuple[int, int]:
+        """Memory that this process has, and the most it had since it was last asked; bytes."""
         status = Path("/proc/self/status").read_text()
-        high, now = (
+        now, high = (
             int(line.split()[1]) * 1024
-            for key in ("VmHWM", "VmRSS")
+            for key in ("VmRSS", "VmHWM")
             for line in status.splitlines()
             if line.startswith(key)
         )
         Path("/proc/self/clear_refs").write_text("5")
-        return high - now
+        return now, high
 
 
 class Plain(Packed):
