@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -154,6 +157,31 @@ def test_the_page_on_engines_runs(training: Path) -> None:
         run = shell(f"{sys.executable} page{i}.py", training)
         assert run.returncode == 0, run.stderr
     assert run.stdout.endswith("['step_000100', 'step_000101', 'step_000102']\n")
+
+
+def test_the_recipe_for_receivers_posts_the_path(training: Path) -> None:
+    """As a server that loads from disk would see it."""
+    posted = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            posted.append((self.path, self.headers["Content-Type"], json.loads(body)))
+            self.send_response(200)
+            self.end_headers()
+
+    text = (ROOT / "docs/engines.md").read_text()
+    (recipe,) = re.findall(r"```sh\n(# SGLang.*?)```", text, re.DOTALL)
+    assert shell("sparsediff ship run/ store/", training).returncode == 0
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = str(server.server_address[1])
+        run = shell(recipe.replace("30000", port).replace(" --watch 10", ""), training)
+        server.shutdown()
+    assert run.returncode == 0, run.stderr
+    path = str(training / "models/versions/step_000102")
+    route = "/update_weights_from_disk"
+    assert posted == [(route, "application/json", {"model_path": path})]
 
 
 def test_python_of_the_format_page_runs(place: Path) -> None:
