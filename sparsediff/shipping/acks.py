@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsediff.errors import UsageError, os_errors, printable
+from sparsediff.parallel import ordered_map
 from sparsediff.shipping import fields
 from sparsediff.shipping.catalog import Catalog, Version
 from sparsediff.shipping.fields import FieldError
@@ -25,6 +26,7 @@ PREFIX = "acks/"
 _FORMAT = "sparsediff-ack"
 _SUFFIX = ".json"
 _MAX_BYTES = 4096
+_STREAMS = 16  # objects read at once: fleets are large, and each object is small
 _REFRESH = 30.0  # seconds after which a machine says again what it said before
 
 # Safe as a file name and as a key everywhere, and on a command line.
@@ -112,22 +114,18 @@ def read_acks(store: Store) -> list[Ack]:
     Raises:
         UnavailableError: the store is out of reach.
     """
-    acks = []
-    for stored in store.list(PREFIX):
-        machine = stored.key.removeprefix(PREFIX).removesuffix(_SUFFIX)
-        try:
-            if stored.key != f"{PREFIX}{_name(machine)}{_SUFFIX}":
-                continue
-        except FieldError:
-            continue
-        ack = _read(store, stored, machine)
-        if ack is not None:
-            acks.append(ack)
-    return acks
+    found = ordered_map(lambda stored: _read(store, stored), list(store.list(PREFIX)), _STREAMS)
+    return [ack for ack in found if ack is not None]
 
 
-def _read(store: Store, stored: Stored, machine: str) -> Ack | None:
-    """What one object says; None if it is gone."""
+def _read(store: Store, stored: Stored) -> Ack | None:
+    """What one object says; None if it is no machine's, or gone."""
+    machine = stored.key.removeprefix(PREFIX).removesuffix(_SUFFIX)
+    try:
+        if stored.key != f"{PREFIX}{_name(machine)}{_SUFFIX}":
+            return None
+    except FieldError:
+        return None
     try:
         if stored.n_bytes > _MAX_BYTES:
             raise FieldError(f"at most {_MAX_BYTES} bytes", stored.n_bytes)
