@@ -67,13 +67,14 @@ def _in_order(paths: Sequence[Path | str]) -> list[Part]:
     held = {first.found.share.index: first}
     for path in paths[1:]:
         part = Part(path)
-        if part.plan != first.plan or part.found.share.count != count:
+        if part.plan_checksum != first.plan_checksum or part.found.share.count != count:
             raise UsageError(
                 f"part {part.found.share} was made from another base or target, or with other "
                 f"options, than part {first.found.share} in {first.name}",
                 file=part.name,
             )
-        part.plan = first.plan  # megabytes that need not be held a hundred times
+        first.plan = first.plan or part.plan
+        part.plan = b""  # megabytes that need not be held a hundred times
         twin = held.setdefault(part.found.share.index, part)
         if twin is not part:
             raise UsageError(f"is part {part.found.share}, and so is {twin.name}", file=part.name)
@@ -102,7 +103,7 @@ def _check_same_files(parts: list[Part]) -> None:
 
 def _completed(parts: list[Part]) -> tuple[Manifest, Completion]:
     """The manifest of the patch, and the sizes of its payloads."""
-    manifest = manifest_json.parse(parts[0].plan)
+    manifest = manifest_json.parse(next((p.plan for p in parts if p.plan), b""))
     shares = cut(manifest, len(parts))
     for part, mine in zip(parts, shares, strict=True):
         part.check_fits(manifest, mine)

@@ -64,12 +64,13 @@ def changed_at(file: Readable) -> int:
     return file.identity[2] if isinstance(file, InputFile) else 0
 
 
-def pack_part(plan: bytes, found: Findings) -> bytes:
+def pack_part(plan: bytes, found: Findings, *, with_plan: bool = True) -> bytes:
     """Everything of a part before its payloads.
 
     Args:
         plan: what `plan_text` gave, before anything was entered.
         found: by encoding.
+        with_plan: without it there is only its checksum: one part of all must have it.
 
     Raises:
         UnsupportedError: the plan is too large for a patch.
@@ -95,7 +96,7 @@ def pack_part(plan: bytes, found: Findings) -> bytes:
         },
         separators=(",", ":"),
     ).encode("ascii")
-    frames = compress(plan, level=3), compress(results, level=3)
+    frames = compress(plan if with_plan else b"", level=3), compress(results, level=3)
     sizes = {"plan": len(frames[0]), "results": len(frames[1])} | found.sizes
     return compose_header(_metadata(checksum(plan), checksum(results)), sizes) + b"".join(frames)
 
@@ -114,7 +115,8 @@ class Part:
 
     Attributes:
         name: where it comes from, for messages.
-        plan: what `plan_text` gave.
+        plan: what `plan_text` gave; empty if only its checksum is here.
+        plan_checksum: of it.
         found: what it holds; nothing is known of its payloads but their sizes.
     """
 
@@ -147,8 +149,14 @@ class Part:
                 raise CorruptError("header of the part has the wrong entries")
             sums = str(metadata.get("plan_xxh3")), str(metadata.get("results_xxh3"))
             self._entries.check_header(_metadata(*sums))
-            self.plan = self._frame("plan", sums[0], MAX_MANIFEST)
-            self.found = _parse(self._frame("results", sums[1], _MAX_RESULTS), self._entries.sizes)
+            self.plan_checksum = sums[0]
+            self.plan = self._frame("plan", MAX_MANIFEST)
+            if self.plan and checksum(self.plan) != sums[0]:
+                raise CorruptError("plan does not match its checksum", expected=sums[0])
+            results = self._frame("results", _MAX_RESULTS)
+            if checksum(results) != sums[1]:
+                raise CorruptError("results do not match their checksum", expected=sums[1])
+            self.found = _parse(results, self._entries.sizes)
         except SparsediffError as e:
             e.file = self.name
             raise
@@ -193,17 +201,14 @@ class Part:
                     raise CorruptError(f"{name} does not match its SHA-256", file=self.name)
                 yield data
 
-    def _frame(self, name: str, expected: str, limit: int) -> bytes:
+    def _frame(self, name: str, limit: int) -> bytes:
         size = self._entries.sizes.pop(name)
         if size > limit:
             raise CorruptError(f"{name} is too large", found=f"{size} bytes")
         frame = self._entries.read(size)
         if stated_size(frame) > limit:
             raise CorruptError(f"{name} is too large", found=f"{stated_size(frame)} bytes")
-        text = decompress(frame, stated_size(frame))
-        if checksum(text) != expected:
-            raise CorruptError(f"{name} does not match its checksum", expected=expected)
-        return text
+        return decompress(frame, stated_size(frame))
 
 
 def payload_name(task: Task) -> str:

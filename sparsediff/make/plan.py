@@ -134,7 +134,7 @@ def _match_by_content(
                     if len(holders) < 64:  # a run this common (zeros, ones) tells nothing
                         holders.append((i, span))
     found: dict[tuple[str, str], Match] = {}
-    for file, span in strays:
+    for file, span in strays if seen else ():
         votes: Counter[tuple[int, str]] = Counter()
         spans: dict[tuple[int, str], Match] = {}
         for k, probe in enumerate(_probes(file, span)):

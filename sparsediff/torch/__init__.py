@@ -1,9 +1,11 @@
 """Live models: patches applied to tensors where they are, and made from tensors.
 
 The only part of the package that imports PyTorch, and only when it is imported itself;
-`PatchWriterCallback` imports transformers when it is first asked for.
+`PatchWriterCallback` imports transformers when it is first asked for, `publish` what
+torch.distributed needs.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sparsediff.torch.emit import PatchWriter, Snapshot, cast, make_patch, snapshot
@@ -12,14 +14,21 @@ from sparsediff.torch.live import LiveResult, apply_to_module, apply_to_state_di
 from sparsediff.torch.tensors import in_memory
 
 if TYPE_CHECKING:
+    from sparsediff.torch.publisher import Published, Publisher, publish, ship_stream
     from sparsediff.torch.trainer import PatchWriterCallback
+
+_HOMES = {  # of what takes seconds to import: torch.distributed.tensor, transformers
+    "PatchWriterCallback": "trainer",
+    "Published": "publisher",
+    "Publisher": "publisher",
+    "publish": "publisher",
+    "ship_stream": "publisher",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "PatchWriterCallback":
-        from sparsediff.torch.trainer import PatchWriterCallback
-
-        return PatchWriterCallback
+    if name in _HOMES:
+        return getattr(import_module(f"sparsediff.torch.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'sparsediff.torch' has no attribute {name!r}")
 
 
@@ -27,6 +36,8 @@ __all__ = [
     "LiveResult",
     "PatchWriter",
     "PatchWriterCallback",
+    "Published",
+    "Publisher",
     "Snapshot",
     "TensorUpdate",
     "apply_to_module",
@@ -35,5 +46,7 @@ __all__ = [
     "in_memory",
     "iter_updates",
     "make_patch",
+    "publish",
+    "ship_stream",
     "snapshot",
 ]

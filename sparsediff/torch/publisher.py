@@ -1,0 +1,378 @@
+"""Versions of a model that many ranks hold together, straight from their memory into a store.
+
+Enters: on every rank, its part of a state dict: whole tensors or shards. Leaves: a version in
+the store, a directory with one ``model.safetensors`` of full tensors under their ordinary
+names, made from the version before. A patch is cut into buckets as `make` cuts them, and
+every rank encodes its share of these; the words of a bucket come together on that rank only,
+from whichever ranks hold them, and a copy of its share is what it compares with next time.
+The first rank gathers payloads, which are a small part of the weights. No rank ever has the
+whole model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sparsediff.checkpoint import Checkpoint, CheckpointFile
+from sparsediff.checkpoint.memory import bytes_of, memory_checkpoint
+from sparsediff.disk.inputs import walk
+from sparsediff.errors import UsageError
+from sparsediff.make import MakeResult, merge_parts
+from sparsediff.make.part import pack_part, plan_text
+from sparsediff.make.plan import plan
+from sparsediff.make.spool import rewound
+from sparsediff.parallel import default_jobs
+from sparsediff.shipping.binding import run_of
+from sparsediff.shipping.catalog import Catalog
+from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.policy import Policy
+from sparsediff.shipping.publish import Made, put_version
+from sparsediff.shipping.records import Version
+from sparsediff.stores import Store, open_store
+from sparsediff.torch.ranks import Ranks
+from sparsediff.torch.shards import Held, WholeTensor, assemble, describe
+from sparsediff.torch.share import Copy, encode_share, from_copy, from_ranks
+from sparsediff.torch.tensors import StateDict
+
+WEIGHTS = "model.safetensors"
+NOTHING = Checkpoint(Path("<nothing>"), True, [])
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What `Publisher.publish` did, the same on every rank.
+
+    Attributes:
+        version: as the store has it.
+        patch_bytes: put into the store.
+        make_seconds: to exchange, compare, encode and gather.
+        put_seconds: to put and publish.
+    """
+
+    version: Version
+    patch_bytes: int
+    make_seconds: float
+    put_seconds: float
+
+
+class Publisher:
+    """Publishes a model that the ranks of a group hold together; one on every rank.
+
+    Memory, per rank and besides the model: a copy of the rank's share of the words, on the
+    CPU, and while publishing some 200 MB per job. The copy is lost with the process; the
+    version after that is stored whole.
+
+    Args:
+        store: directory or URL, as `open_store` takes it, or an open store; only the first
+            rank uses it.
+        group: processes that hold the model; None for all, or for this one alone where
+            torch.distributed is not in use.
+        run: name of the run, which the store is bound to.
+        files: directory of what belongs beside the weights, like ``config.json``; read by
+            the first rank, for every version.
+        metadata: of the safetensors file; default what transformers writes.
+        policy: when a version is stored whole.
+        jobs: threads of each rank; default all its processors.
+
+    Raises:
+        UsageError: there is no such store.
+    """
+
+    def __init__(
+        self,
+        store: Store | Path | str,
+        *,
+        group: dist.ProcessGroup | None = None,
+        run: str = "model",
+        files: Path | str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        policy: Policy | None = None,
+        jobs: int | None = None,
+    ) -> None:
+        self._ranks = Ranks(group)
+        self._run, self._policy = run_of(Path(run)), policy or Policy()
+        self._files = None if files is None else Path(files)
+        self._metadata = {"format": "pt"} if metadata is None else metadata
+        self._jobs = jobs or default_jobs()
+        self._store: Store | None = None
+        with self._ranks.together():
+            if self._ranks.rank == 0:
+                if isinstance(store, (Path, str)):
+                    store = open_store(str(store), create=True)
+                self._store = store
+        self._held: list[Held] | None = None
+        self._tensors: dict[str, WholeTensor] = {}
+        self._copy = Copy()
+        self._base: Checkpoint | None = None  # what the copy is of,
+        self._place: tuple[str, int] | None = None  # and where that is: history and version
+
+    def publish(self, state_dict: StateDict, step: int) -> Published:
+        """Publish the state of a step; every rank must call this with its part of it.
+
+        The tensors must not change meanwhile. If it fails, no version appears, and the next
+        call makes up for it.
+
+        Args:
+            state_dict: tensors by name, on any device: whole ones, on one rank or on
+                several, and DTensors.
+            step: number of the checkpoint, larger than the last.
+
+        Raises:
+            UsageError: ranks disagree about a tensor, or the store holds another run, or
+                a later step.
+            UnsupportedError: an entry is no tensor with ordinary memory, nor in shards of
+                such.
+            UnavailableError: the store is out of reach, or another writer was faster, or a
+                rank is gone.
+            SparsediffError: another rank had one.
+        """
+        started = time.monotonic()
+        held = self._look_at(state_dict)
+        target = self._checkpoint()
+        catalog, base = self._before(step)
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                made = self._make(base, target, held, catalog, Path(scratch))
+                made_at = time.monotonic()
+                version, place = self._put(catalog, made, step)
+        except BaseException:
+            self._copy.undo()
+            raise
+        self._copy.accept()
+        self._base, self._place = target, place
+        return Published(
+            version,
+            sum(p.n_bytes for p in version.patches),
+            made_at - started,
+            time.monotonic() - made_at,
+        )
+
+    def _look_at(self, state_dict: StateDict) -> dict[str, torch.Tensor]:
+        """This rank's words by name; and who holds what, if that is not as it was."""
+        with self._ranks.together():
+            held, mine = describe(state_dict)
+        if not all(self._ranks.gather(held == self._held)):
+            by_rank = self._ranks.gather(held)
+            self._held, self._base = held, None
+            self._copy.forget()
+            with self._ranks.together():
+                self._tensors = assemble(by_rank)
+        return mine
+
+    def _checkpoint(self) -> Checkpoint:
+        """The checkpoint to be published, words left out."""
+        beside: dict[str, bytes] = {}
+        with self._ranks.together():
+            if self._ranks.rank == 0 and self._files is not None:
+                beside = {n: p.read_bytes() for n, p in walk(self._files) if n != WEIGHTS}
+        beside = self._ranks.gather(beside)[0]
+        with self._ranks.together():
+            weights = memory_checkpoint(
+                {name: whole.in_memory() for name, whole in self._tensors.items()},
+                self._metadata,
+                "<model>",
+            ).files[0]
+        files = [
+            CheckpointFile(name, _Small(Path(name), data), []) for name, data in beside.items()
+        ]
+        files.append(CheckpointFile(WEIGHTS, weights.source, weights.spans))
+        return Checkpoint(Path("<model>"), True, sorted(files, key=lambda f: f.name))
+
+    def _before(self, step: int) -> tuple[Catalog | None, Checkpoint]:
+        """The catalog, on the first rank; and what the patch starts from, nothing if it must."""
+        catalog: Catalog | None = None
+        goes_on = False
+        with self._ranks.together():
+            if self._store is not None:
+                found = read_catalog(self._store)
+                catalog = None if found is None else found[0]
+                if catalog is not None:
+                    self._check(catalog, step)
+                    here = catalog.id, catalog.latest.version
+                    goes_on = here == self._place and not catalog.is_lost(catalog.latest)
+        goes_on = self._ranks.gather(goes_on)[0]
+        return catalog, self._base if goes_on and self._base is not None else NOTHING
+
+    def _check(self, catalog: Catalog, step: int) -> None:
+        assert self._store is not None
+        if catalog.run is not None and catalog.run.name != self._run.name:
+            raise UsageError(
+                "holds the checkpoints of another run; give this one a store of its own, or "
+                "name it by `run`",
+                file=self._store.name,
+                expected=self._run.name,
+                found=catalog.run.name,
+            )
+        last = catalog.latest.number
+        if last is not None and step <= last:
+            raise UsageError(
+                "steps must increase", file=self._store.name, expected=f"after {last}", found=step
+            )
+
+    def _make(
+        self,
+        base: Checkpoint,
+        target: Checkpoint,
+        held: dict[str, torch.Tensor],
+        catalog: Catalog | None,
+        scratch: Path,
+    ) -> list[Made]:
+        """The patches of the version, on the first rank."""
+        number = None if base is NOTHING or self._place is None else self._place[1]
+        path = scratch / "step"
+        made = [Made(number, path, r) for r in self._patch(base, target, held, path)]
+        wants_anchor = number is not None and any(
+            self._policy.wants_anchor(catalog, m.result.patch_bytes) for m in made
+        )
+        if self._ranks.gather(wants_anchor)[0]:
+            path = scratch / "anchor"
+            made += [Made(None, path, r) for r in self._patch(NOTHING, target, None, path)]
+        return made
+
+    def _patch(
+        self,
+        base: Checkpoint,
+        target: Checkpoint,
+        held: dict[str, torch.Tensor] | None,
+        path: Path,
+    ) -> Iterator[MakeResult]:
+        """Make one patch at ``path``; a result on the first rank, none on the others.
+
+        The words are those that ranks hold, or without ``held`` those of the copy.
+        """
+        manifest = plan(base, target)
+        text = plan_text(manifest)
+        if held is None:
+            collect = from_copy(self._copy, self._ranks)
+        else:
+            collect = from_ranks(manifest, self._tensors, held, self._ranks)
+        with tempfile.TemporaryFile() as payloads:
+            found = encode_share(
+                manifest, base, target, self._copy, collect, self._ranks, payloads, self._jobs
+            )
+            head = pack_part(text, found, with_plan=self._ranks.rank == 0)
+            n_bytes = len(head) + sum(found.sizes.values())
+            parts = []
+            for rank, stream in enumerate(
+                self._ranks.streams(chain([head], rewound(payloads)), n_bytes)
+            ):
+                parts.append(Path(f"{path}.{rank}.part"))
+                with open(parts[-1], "wb") as file:
+                    for chunk in stream:
+                        file.write(chunk)
+        result = None
+        with self._ranks.together():
+            if parts:
+                result = merge_parts(parts, path)
+                for part in parts:
+                    part.unlink()
+        if result is not None:
+            yield result
+
+    def _put(
+        self, catalog: Catalog | None, made: list[Made], step: int
+    ) -> tuple[Version, tuple[str, int]]:
+        """Publish patches from the first rank; every rank is told the version and its place."""
+        told: tuple[Version, tuple[str, int]] | None = None
+        with self._ranks.together():
+            if self._store is not None:
+                after = put_version(self._store, catalog, made, f"step_{step:06}", step, self._run)
+                told = after.latest, (after.id, after.latest.version)
+        told = self._ranks.gather(told)[0]
+        assert told is not None
+        return told
+
+
+_publishers: dict[tuple[str, dist.ProcessGroup | None], Publisher] = {}
+
+
+def publish(
+    state_dict: StateDict,
+    store: Path | str,
+    group: dist.ProcessGroup | None = None,
+    *,
+    step: int,
+    **options: Any,
+) -> Published:
+    """`Publisher.publish` of the one publisher that this process has for a store and a group.
+
+    Args:
+        state_dict: tensors by name, this rank's part of them.
+        store: directory or URL.
+        group: processes that hold the model.
+        step: number of the checkpoint.
+        options: of `Publisher`, when the store is published to for the first time.
+
+    Raises:
+        SparsediffError: as `Publisher.publish` does.
+    """
+    key = str(store), group
+    if key not in _publishers:
+        _publishers[key] = Publisher(store, group=group, **options)
+    return _publishers[key].publish(state_dict, step)
+
+
+def ship_stream(
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    store: Path | str,
+    group: dist.ProcessGroup | None = None,
+    *,
+    step: int,
+    **options: Any,
+) -> Published:
+    """`publish` full tensors that come one by one, the same on every rank.
+
+    So they come from those who gather one tensor after the other. Every rank drains
+    ``tensors``, and copies those that fall to it, by size, to its CPU: besides the model
+    that is one share of it, until this returns.
+
+    Args:
+        tensors: names and full tensors, on every rank in the same order.
+        store: directory or URL.
+        group: processes that hold the model.
+        step: number of the checkpoint.
+        options: of `Publisher`, when the store is published to for the first time.
+
+    Raises:
+        SparsediffError: as `Publisher.publish` does.
+    """
+    ranks = Ranks(group)
+    n_bytes = [0] * ranks.size
+    mine = {}
+    for name, tensor in tensors:
+        owner = n_bytes.index(min(n_bytes))
+        n_bytes[owner] += tensor.nbytes
+        if owner == ranks.rank:
+            mine[name] = tensor.detach().to("cpu", copy=True)
+    return publish(mine, store, group, step=step, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Small:
+    """A file that is small enough to be in memory on every rank."""
+
+    path: Path
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        out = bytes_of(buffer)
+        out[:] = memoryview(self.data)[offset : offset + out.size]
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self.data[offset : offset + size]
+
+    def check_unchanged(self) -> None:
+        pass

@@ -1,0 +1,238 @@
+"""Publishing from the memory of many ranks: ordinary checkpoints, whoever holds what."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from sparsediff import Policy, make_patch, open_store, pull, versions
+from sparsediff.errors import UnsupportedError, UsageError
+from sparsediff.torch import Publisher, publish, ship_stream
+from sparsediff.torch import share as share_module
+from tests.support.pairs import tree
+from tests.support.ranks import SIZE, change, layouts, save_whole, start, tensors
+
+STEPS = 3
+
+
+def publish_all_layouts(rank: int, root: Path) -> None:
+    for number, (_, state_dict) in enumerate(layouts(rank)):
+        here = root / str(number)
+        publisher = Publisher(here / "store", jobs=1 + number % 2)
+        for step in range(STEPS):
+            if step:
+                change(state_dict, step)
+            save_whole(state_dict, here / f"step_{step:06}", rank)
+            done = publisher.publish(state_dict, step)
+            assert done.version.version == step + 1
+            assert (done.version.step is None) == (step == 0)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four ranks left, which did all that needs no rank killed."""
+    root = tmp_path_factory.mktemp("ranks")
+    assert start(everything, root) == [""] * SIZE
+    return root
+
+
+def everything(rank: int, root: Path) -> None:
+    for scenario in (publish_all_layouts, fail_twice, stream, disagree):
+        scenario(rank, root / scenario.__name__)
+
+
+def test_what_is_pulled_is_the_checkpoint_however_it_is_held(
+    published: Path, tmp_path: Path
+) -> None:
+    for number in range(8):
+        here = published / "publish_all_layouts" / str(number)
+        store = open_store(str(here / "store"))
+        for step, version in enumerate(versions(store)):
+            pull(store, here / "dest", version=version.name)
+            assert tree(here / "dest" / "current") == tree(here / f"step_{step:06}")
+            if step:
+                patch = tmp_path / f"{number}-{step}"
+                make_patch(here / f"step_{step - 1:06}", here / f"step_{step:06}", patch)
+                (stored,) = (here / "store").glob(f"versions/*{version.name}/from-*")
+                assert stored.read_bytes() == patch.read_bytes()
+
+
+def fails(*_: object) -> None:
+    raise UnsupportedError("injected")
+
+
+def fail_twice(rank: int, root: Path) -> None:
+    publisher = Publisher(root / "store", jobs=1)
+    state_dict: dict[str, Any] = tensors()
+    for step in range(5):
+        change(state_dict, step)
+        save_whole(state_dict, root / f"step_{step:06}", rank)
+        with pytest.MonkeyPatch.context() as patched:
+            if step == 2 and rank == 1:  # in its share, while others are done with theirs
+                patched.setattr(share_module, "ordered_map", fails)
+            if step == 3 and rank == 0:  # everything is made, nothing can be put
+                patched.setattr(publisher, "_store", Unreachable(publisher._store))
+            if step in (2, 3):
+                with pytest.raises(UnsupportedError) as caught:
+                    publisher.publish(state_dict, step)
+                assert ("failed: injected" in str(caught.value)) == (rank != (1, 0)[step - 2])
+            else:
+                publisher.publish(state_dict, step)
+
+
+class Unreachable:
+    """A store that can be read and not be written."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "put":
+            return fails
+        return getattr(self._store, name)
+
+
+def test_rank_that_fails_leaves_no_version_and_the_next_makes_up_for_it(published: Path) -> None:
+    root = published / "fail_twice"
+    store = open_store(str(root / "store"))
+    assert [v.number for v in versions(store)] == [0, 1, 4]
+    last = list(versions(store))[-1]
+    assert last.step is not None, "what was compared with was lost"
+    assert last.anchor is None
+    pull(store, root / "dest")
+    assert tree(root / "dest" / "current") == tree(root / "step_000004")
+
+
+def dies(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_one(rank: int, root: Path) -> None:
+    publisher = Publisher(root / "store", jobs=1)
+    state_dict: dict[str, Any] = tensors()
+    publisher.publish(state_dict, 0)
+    change(state_dict, 1)
+    with pytest.MonkeyPatch.context() as patched:
+        if rank == 2:
+            patched.setattr(share_module, "ordered_map", dies)
+        publisher.publish(state_dict, 1)
+
+
+def test_rank_that_is_killed_leaves_no_version(tmp_path: Path) -> None:
+    errors = start(kill_one, tmp_path / "ranks", killed=(2,))
+    for rank in (0, 1, 3):
+        assert "UnavailableError" in errors[rank]
+        assert "a rank is gone" in errors[rank]
+    assert len(list(versions(open_store(str(tmp_path / "ranks" / "store"))))) == 1
+
+
+def disagree(rank: int, root: Path) -> None:
+    state_dict = {"w": torch.zeros(3 + (rank == 3))}
+    with pytest.raises(UsageError, match=r"tensor 'w'.*rank 3 has another dtype or shape"):
+        Publisher(root / "store").publish(state_dict, 0)
+
+
+def stream(rank: int, root: Path) -> None:
+    state_dict: dict[str, Any] = tensors()
+    for step in range(2):
+        change(state_dict, step)
+        save_whole(state_dict, root / f"step_{step:06}", rank)
+        done = ship_stream(iter(state_dict.items()), root / "store", step=step, jobs=1)
+    assert done.version.step is not None
+
+
+def test_stream_of_full_tensors(published: Path) -> None:
+    root = published / "stream"
+    pull(open_store(str(root / "store")), root / "dest")
+    assert tree(root / "dest" / "current") == tree(root / "step_000001")
+
+
+MODEL_BYTES = 1 << 29
+
+
+def publish_large(rank: int, root: Path) -> None:
+    """Each rank holds a quarter, and says how much more memory publishing took at its peak."""
+    rows = MODEL_BYTES // 2 // 4096 // SIZE
+    g = torch.Generator().manual_seed(rank)
+    mine = torch.empty(rows, 4096, dtype=torch.int16)
+    mine.random_(generator=g)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard
+
+    mesh = init_device_mesh("cpu", (SIZE,))
+    state_dict = {"w": DTensor.from_local(mine, mesh, [Shard(0)])}
+    publisher = Publisher(root / "store", jobs=1)
+    dist.barrier()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for step in range(2):
+        mine[::50, ::7] += 1
+        publisher.publish(state_dict, step)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (root / f"{rank}.peak").write_text(str((after - before) * 1024))
+
+
+@pytest.mark.slow
+def test_no_rank_gathers_or_keeps_the_model(tmp_path: Path) -> None:
+    root = tmp_path / "ranks"
+    assert start(publish_large, root) == [""] * SIZE
+    for rank in range(SIZE):
+        peak = int((root / f"{rank}.peak").read_text())
+        print(f"rank {rank}: {peak >> 20} MiB more than before, of a model of 512 MiB")
+        assert peak < MODEL_BYTES // SIZE + (300 << 20)
+
+
+def test_one_process_without_distribution(tmp_path: Path) -> None:
+    state_dict: dict[str, Any] = {k: v for k, v in tensors().items() if k != "nothing"}
+    state_dict["tied"] = state_dict["weight"]
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    (beside / "config.json").write_text("{}")
+    for step in range(3):
+        change({"weight": state_dict["weight"]}, step)
+        publish(state_dict, tmp_path / "store", step=step, files=beside, run="r")
+    store = open_store(str(tmp_path / "store"))
+    pull(store, tmp_path / "dest")
+    current = tmp_path / "dest" / "current"
+    assert (current / "config.json").read_text() == "{}"
+    found = load_file(current / "model.safetensors")
+    assert found.keys() == state_dict.keys() - {"tied"}
+    assert torch.equal(found["weight"], state_dict["weight"])
+    with pytest.raises(UsageError, match="steps must increase"):
+        publish(state_dict, tmp_path / "store", step=2)
+    with pytest.raises(UsageError, match="another run"):
+        Publisher(tmp_path / "store", run="other").publish(state_dict, 9)
+
+
+def test_tensors_that_come_or_go_make_a_version_stored_whole(tmp_path: Path) -> None:
+    publisher = Publisher(tmp_path / "store")
+    publisher.publish({"a": torch.ones(9)}, 0)
+    publisher.publish({"a": torch.ones(9), "b": torch.ones(9)}, 1)
+    publisher.publish({"a": torch.zeros(9), "b": torch.ones(9)}, 2)
+    found = list(versions(open_store(str(tmp_path / "store"))))
+    assert [v.anchor is not None for v in found][:2] == [True, True]
+    pull(open_store(str(tmp_path / "store")), tmp_path / "dest")
+    save_file({"a": torch.zeros(9), "b": torch.ones(9)}, tmp_path / "want", {"format": "pt"})
+    got = tmp_path / "dest" / "current" / "model.safetensors"
+    assert got.read_bytes() == (tmp_path / "want").read_bytes()
+
+
+def test_anchors_come_as_the_policy_says(tmp_path: Path) -> None:
+    publisher = Publisher(tmp_path / "store", policy=Policy(anchor_every=2))
+    state_dict: dict[str, Any] = tensors()
+    for step in range(5):
+        change(state_dict, step)
+        publisher.publish(state_dict, step)
+    store = open_store(str(tmp_path / "store"))
+    assert [v.anchor is not None for v in versions(store)] == [True, False, True, False, True]
+    for version in versions(store):
+        pull(store, tmp_path / version.name, version=version.name)
+    last = load_file(tmp_path / "step_000004" / "current" / "model.safetensors")
+    assert torch.equal(last["weight"], state_dict["weight"])
