@@ -1,6 +1,6 @@
 """The way of the weights: from the trainer's memory into a store, out of it into live models.
 
-Enters: state dicts, step by step. Leaves: versions of a store of layout 1, which `sparsediff log`
+Enters: state dicts, step by step. Leaves: versions of a store, which `sparsediff log`
 and `pull` read as well, or, for comparison, whole files of weights. Patches are made of tensors
 where they are, and no checkpoint is written for it. A follower keeps the versions on the other
 side's disk, verified; what changed is decoded beside the running model, and only writing it is a
@@ -10,7 +10,6 @@ pause.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,8 @@ from torch import Tensor, nn
 
 import sparsediff
 from sparsediff import CorruptError, Follower, UnavailableError, open_store, versions
-from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, object_key
-from sparsediff.shipping.catalog_json import read_catalog
-from sparsediff.shipping.fetch import digest_file
-from sparsediff.shipping.sealing import write_catalog
-from sparsediff.stats import stats_of_result
-from sparsediff.torch import Snapshot, iter_updates, make_patch
+from sparsediff.torch import Publisher as SparsePublisher
+from sparsediff.torch import iter_updates
 
 State = dict[str, Tensor]
 Changes = dict[str, tuple[Tensor | None, Tensor]]
@@ -57,62 +52,34 @@ class Publisher:
 
     Args:
         store: its directory or URL.
-        scratch: where a patch lies until it was sent.
+        scratch: where whole weights lie until they were sent.
         whole: send weights whole, as files, instead of patches.
     """
 
     def __init__(self, store: str, scratch: Path, whole: bool) -> None:
         self._store = open_store(store, create=True)
         self._scratch, self._whole = scratch, whole
-        self._base = Snapshot()
+        self._publisher = SparsePublisher(self._store, run="policy", jobs=1)
 
     def publish(self, state: State, step: int) -> Published:
         """Publish the weights of a step, 0 and up, one after the other."""
+        if not self._whole:
+            done = self._publisher.publish(state, step)
+            return Published(
+                done.patch_bytes,
+                done.version.n_bytes,
+                done.version.density,
+                done.make_seconds,
+                done.put_seconds,
+            )
         started = time.perf_counter()
         path = self._scratch / f"{step:06}"
-        if self._whole:
-            save_file(state, path)
-            made = time.perf_counter()
-            self._store.put(whole_key(step), path)
-            n_bytes = whole_bytes = path.stat().st_size
-            density = None
-        else:
-            stats = stats_of_result(make_patch(self._base if step else None, state, path, jobs=1))
-            self._base.update_(state)
-            made = time.perf_counter()
-            self._list(path, stats.target_bytes, stats.total.n_elements, stats.total.n_changed)
-            n_bytes, whole_bytes = path.stat().st_size, stats.target_bytes
-            density = stats.total.density if step else None
+        save_file(state, path)
+        made = time.perf_counter()
+        self._store.put(whole_key(step), path)
+        n_bytes = path.stat().st_size
         path.unlink()
-        sent = time.perf_counter() - made
-        return Published(n_bytes, whole_bytes, density, made - started, sent)
-
-    def _list(self, path: Path, n_bytes: int, n_elements: int, n_changed: int) -> None:
-        """Put the patch, then the pointer that names it."""
-        found = read_catalog(self._store)
-        catalog, tag = found if found is not None else (None, None)
-        number = 1 if catalog is None else catalog.latest.version + 1
-        base = None if catalog is None else number - 1
-        name, digest = version_name(number - 1), digest_file(path)
-        key = object_key(number, name, base, digest)
-        self._store.put(key, path)
-        version = Version(
-            version=number,
-            name=name,
-            number=number - 1,
-            source=digest[:32],
-            shipped=float(int(time.time())),
-            n_bytes=n_bytes,
-            n_elements=n_elements,
-            n_changed=None if base is None else n_changed,
-            patches=(StoredPatch(base, key, path.stat().st_size, digest),),
-        )
-        if catalog is None:
-            after = Catalog(uuid.uuid4().hex, (version,))
-        else:
-            after = catalog.published(version)
-        if not write_catalog(self._store, after, tag):
-            raise RuntimeError(f"{self._store.name}: somebody else publishes here")
+        return Published(n_bytes, n_bytes, None, made - started, time.perf_counter() - made)
 
 
 def version_name(step: int) -> str:
@@ -157,7 +124,7 @@ def follow(store: str, directory: Path, last: int, whole: bool) -> Iterator[Arri
         else:
             arrival = follower.poll(version_name(step))
             assert arrival is not None
-            path = arrival.path
+            path = arrival.path / "model.safetensors"
         fetched = time.perf_counter()
         if arrival is None or arrival.base is None:
             new: Changes = {n: (None, words_of(t)) for n, t in load_file(path).items()}
