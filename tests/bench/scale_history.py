@@ -34,6 +34,7 @@ Row = dict[str, str | int | float]
 
 SIZES = (100, 1000, 10_000, 100_000)
 _QUICK = (100, 1000)
+_LONGEST_1 = 10_000  # in layout 1, in which a ship takes seconds by then
 _REPEATS = 5  # of what is measured in milliseconds; the median counts
 _SETTLED = 2.1  # seconds after which a file is not read again
 
@@ -44,7 +45,8 @@ def history(work: Path, quick: bool) -> Iterator[Row]:
         proxy = _proxy(work, stack)
         for where in ("directory", *(["S3"] if proxy else [])):
             for layout in (2, 1):
-                for n in _QUICK if quick else SIZES:
+                sizes = [n for n in SIZES if layout > 1 or n <= _LONGEST_1]
+                for n in _QUICK if quick else sizes:
                     place = work / "point"
                     place.mkdir()
                     figures = _point(place, n, layout, proxy if where == "S3" else None)
