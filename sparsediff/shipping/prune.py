@@ -92,12 +92,12 @@ def prune(
         smaller, tag = _read(store)
     # Clocks differ a little between machines; one that was far ahead keeps nothing for ever.
     due = {d.key: d for d in smaller.dropped if abs(now - d.since) >= grace}
-    # What is gone already, by a run that was killed or by hand, is not deleted again.
+    # What is gone already, by a run that was killed or by hand, is not counted.
     keys = over(store, due.values(), smaller)
     sizes = zip(keys, ordered_map(store.size, keys, streams), strict=True)
     deleted = {key: n_bytes for key, n_bytes in sizes if n_bytes is not None}
     if due and not dry_run:
-        delete(store, list(deleted), streams)
+        delete(store, keys, streams)  # what is gone already may have left an empty directory
         rest = tuple(d for d in smaller.dropped if d.key not in due)
         # If a shipper is faster here, the next run finds nothing left to delete.
         write_catalog(store, replace(smaller, dropped=rest), tag)
