@@ -22,6 +22,8 @@ from tests.support.pairs import tree
 from tests.support.parted import publish_in_parts
 from tests.support.runs import Trainer, assert_sound, catalog_of
 
+pytestmark = pytest.mark.slow  # test_kills does this by default, to a store without pages
+
 
 class Place:
     """A store with pages of pages, to be put back after each kill."""
@@ -80,7 +82,6 @@ def names_of(place: Place) -> list[str]:
     return [v.name for v in catalog_of(place.store).versions]
 
 
-@pytest.mark.slow  # test_kills does this to a store without pages
 def test_ship(place: Place, tmp_path: Path) -> None:
     place.paths += place.trainer.save_steps(10)
     place.save()
@@ -95,7 +96,6 @@ def test_ship(place: Place, tmp_path: Path) -> None:
     assert sum("put 0000000" in p for p in points) >= 6, "pages were put, of several depths"
 
 
-@pytest.mark.slow
 def test_prune(place: Place, tmp_path: Path) -> None:
     def act() -> None:
         prune(place.store, now=time.time() + 100, keep=3, grace=0.0, streams=1)
