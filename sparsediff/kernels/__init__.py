@@ -21,6 +21,7 @@ from sparsediff.kernels.reference import (
     Survey,
     TierCode,
     Words,
+    count_steps,
     histogram,
     remark,
     survey,
@@ -41,6 +42,7 @@ if not TYPE_CHECKING and _wanted != NAME:
         from sparsediff.kernels.compiled import (
             Differ,
             Patcher,
+            count_steps,
             histogram,
             rans_decode,
             rans_encode,
@@ -54,6 +56,7 @@ __all__ = [
     "Survey",
     "TierCode",
     "Words",
+    "count_steps",
     "histogram",
     "rans_decode",
     "rans_encode",

@@ -46,6 +46,14 @@ def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -
     return Survey(members, steps.sum(axis=1), steps, largest)
 
 
+def count_steps(base: Words, target: Words, dtype: DType, counts: Int64s) -> int:
+    """See `reference.count_steps`."""
+    word_bits, kind, _ = _layout(dtype)
+    return _native.survey(
+        word_bits, kind, word_bits - 1, base, target, np.zeros(1, np.int64), counts
+    )
+
+
 class Differ:
     """See `reference.Differ`."""
 

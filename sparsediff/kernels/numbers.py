@@ -30,6 +30,14 @@ CLASS_START: UInt64s = np.where(
 )
 
 
+def class_of(value: int) -> int:
+    """Class of one number; see `number_classes`."""
+    if value < 2:
+        return value
+    octave = value.bit_length() - 1
+    return 2 * octave + (value >> (octave - 1) & 1)
+
+
 def number_classes(values: UInt64s) -> Int64s:
     """Class of each non-negative number below 2^63 (format.md, "Numbers")."""
     # frexp is exact below 2^53; above, rounding up may cross a power of two by one.

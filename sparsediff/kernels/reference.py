@@ -132,6 +132,13 @@ def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -
     return Survey(members, table.sum(axis=1), table, largest)
 
 
+def count_steps(base: Words, target: Words, dtype: DType, counts: Int64s) -> int:
+    """Add the number of each step symbol to ``counts``, (256,); the largest |step| in ULP."""
+    found = survey(base, target, dtype, by_class=False)
+    counts += found.steps[0]
+    return found.largest
+
+
 @dataclass(slots=True)
 class TierCode:
     """One tier of a bucket, ready for the entropy coder.

@@ -19,6 +19,7 @@ from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DType
 from sparsediff.errors import UnsupportedError
 from sparsediff.kernels import Words
+from sparsediff.kernels.numbers import class_of
 from sparsediff.make.results import PartSteps, Result
 from sparsediff.patch import words
 from sparsediff.patch.manifest import MAX_SKELETON_BYTES, Manifest
@@ -30,6 +31,8 @@ _SMALL_BYTES = 1 << 25  # and all those of checkpoints up to here, which takes m
 
 Observer = Callable[[DType, Words, Words], None]
 """Called, from worker threads, with the base and target words of each based part."""
+
+_UNCHANGED = PartSteps(np.zeros(0, np.int64), 0)
 
 _Measure = Callable[[Words, Words, Counts], int]
 """Adds the steps from base to target words to the counts; returns the largest."""
@@ -125,9 +128,7 @@ def _encode_held(
     dtype = words.bucket_dtype(manifest, bucket)
 
     def measure(b: Words, t: Words, counts: Counts) -> int:
-        found = kernels.survey(b, t, dtype, by_class=False)
-        counts += found.steps[0]
-        return found.largest
+        return kernels.count_steps(b, t, dtype, counts)
 
     held = words.room(manifest, bucket, 2)
     pieces = words.pieces(manifest, bucket, [base, target], into=held)
@@ -180,9 +181,13 @@ def _taken_in(
             observer(dtype, b, t)
         largest = max(largest, measure(b, t, counts))
         if piece.is_last_of_part:
-            by_class = counts.reshape(128, 2).sum(axis=1)  # (128,): signs do not matter here
-            steps.append(PartSteps(np.trim_zeros(by_class, "b"), largest))
-            counts[:], largest = 0, 0
+            if largest:
+                n = class_of(largest - 1) + 1
+                by_class = counts[0 : 2 * n : 2] + counts[1 : 2 * n : 2]  # signs do not matter
+                steps.append(PartSteps(by_class, largest))
+                counts[:], largest = 0, 0
+            else:
+                steps.append(_UNCHANGED)
     return _Taken(base_sums.hex(), target_sums.hex(), steps)
 
 

@@ -43,7 +43,8 @@ def pack(manifest: Manifest, sizes: dict[str, int]) -> bytes:
         UnsupportedError: they would pass the limits of the format.
     """
     text = manifest_json.dump(manifest)
-    frame = compress(text, level=19)
+    # The slowest level is for what most patches have, not for megabytes.
+    frame = compress(text, level=19 if len(text) <= 1 << 20 else 16)
     entries = {"manifest": len(frame)} | {name: sizes[name] for name in manifest.payload_names()}
     header = compose_header(_metadata(checksum(frame)), entries)
     if len(text) > MAX_MANIFEST or len(header) - 8 > MAX_HEADER:

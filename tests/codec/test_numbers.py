@@ -28,6 +28,9 @@ def number_class(value: int) -> int:
 def test_number_classes_worked_examples() -> None:
     values = np.array(list(WORKED), np.uint64)
     assert list(numbers.number_classes(values)) == list(WORKED.values())
+    assert [numbers.class_of(value) for value in WORKED] == list(WORKED.values())
+    edges = numbers.number_classes(np.array(EDGES, np.uint64))
+    assert list(map(numbers.class_of, EDGES)) == list(edges)
 
 
 @given(st.lists(st.integers(0, 2**63 - 1) | st.sampled_from(EDGES), max_size=300))

@@ -78,6 +78,13 @@ def test_diff_and_patch_agree_for_any_bits(
         assert a.largest == b.largest
         for name in ("members", "changed", "steps"):
             assert np.array_equal(getattr(a, name), getattr(b, name))
+    found = [np.ones(256, np.int64) for _ in range(2)]
+    largest = [
+        k.count_steps(base, target, dtype, counts)
+        for k, counts in zip((reference, compiled), found, strict=True)
+    ]
+    assert largest[0] == largest[1]
+    assert np.array_equal(found[0], found[1])
     choice = choice_of(base, target, dtype)
     if data.draw(st.booleans()):  # what the sample said about the halves may be wrong
         choice = bucket.Choice(choice.bounds, [not m for m in choice.marks_unchanged], 0)

@@ -10,6 +10,7 @@ read as bytes, so that such a file still travels.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from sparsediff.errors import UnsupportedError
 
 SUFFIXES: tuple[str, ...] = (".safetensors",)
 MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
+_SURROGATE = re.compile("[\ud800-\udfff]").search
 _MAX_SIDE = 1 << 53
 _METADATA = "__metadata__"  # the entry of the header that is no tensor
 
@@ -196,9 +198,9 @@ def _span(file: Input, name: str, entry: Any, data: int) -> Span:
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(entry["dtype"], str):
         raise bad("dtype must be a string", entry["dtype"])
-    if not isinstance(shape, list) or not all(_is_size(s) for s in shape):
+    if not isinstance(shape, list) or not _are_sizes(shape):
         raise bad("shape must be a list of sizes", shape)
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(o) for o in offsets):
+    if not isinstance(offsets, list) or len(offsets) != 2 or not _are_sizes(offsets):
         raise bad("data_offsets must be two offsets", offsets)
     begin, end = offsets
     if not begin <= end <= file.size - data:
@@ -215,8 +217,8 @@ def _span(file: Input, name: str, entry: Any, data: int) -> Span:
 
 def _is_text(value: object) -> bool:
     """Whether it is a string that UTF-8 can encode: one without lone surrogates."""
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, str) and (value.isascii() or _SURROGATE(value) is None)
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+def _are_sizes(values: list[Any]) -> bool:
+    return all(type(value) is int and 0 <= value < 1 << 62 for value in values)
