@@ -8,9 +8,10 @@ to sort them into classes of magnitude.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class DType:
     @property
     def numpy(self) -> npt.DTypeLike:
         """Little-endian unsigned NumPy dtype of one word."""
+        import numpy as np  # who only looks into headers does without
+
         return np.dtype(f"<u{self.word_bytes}")
 
     def n_bytes(self, shape: tuple[int, ...]) -> int | None:

@@ -22,8 +22,8 @@ from sparsediff.kernels import Words
 from sparsediff.kernels.numbers import class_of
 from sparsediff.make.results import PartSteps, Result
 from sparsediff.patch import words
+from sparsediff.patch.counts import Counts
 from sparsediff.patch.manifest import MAX_SKELETON_BYTES, Manifest
-from sparsediff.patch.measures import Counts
 from sparsediff.patch.words import Piece, Source
 
 _WHOLE_BYTES = 1 << 22  # buckets up to here are held in memory and surveyed completely,

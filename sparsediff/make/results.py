@@ -13,8 +13,8 @@ from itertools import zip_longest
 import numpy as np
 
 from sparsediff.make.shares import Task
+from sparsediff.patch.counts import Counts, median_step
 from sparsediff.patch.manifest import Manifest
-from sparsediff.patch.measures import Counts, median_step
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from sparsediff.dtypes import DType
 from sparsediff.kernels.numbers import CHUNK
 from sparsediff.kernels.reference import Words, keys
-from sparsediff.patch.measures import n_entropy
+from sparsediff.patch.counts import n_entropy
 
 MAX_DISTINCT = 1 << 21  # (class, step) pairs kept; past that what is there is closed off
 

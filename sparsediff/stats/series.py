@@ -22,7 +22,7 @@ from sparsediff.dtypes import DTYPES
 from sparsediff.errors import UsageError
 from sparsediff.make import make_patch
 from sparsediff.parallel import Progress, default_jobs, ordered_map
-from sparsediff.patch import measures
+from sparsediff.patch import counts as figures
 from sparsediff.stats.history import ExponentStats, Floats, Int64s, SeriesStats, SeriesTensor
 from sparsediff.stats.pair import CheckpointStats, stats_of_result
 from sparsediff.stats.pieces import Bitmap, Counted, Located, Run, count, tasks
@@ -174,7 +174,7 @@ class SeriesReader:
         if len(task.parts) == 1 and task.parts[0].n_words < task.parts[0].places[0][1].n_words:
             row = task.parts[0].row
             split[row] = of_tensor = split.get(row, 0) + of_tensor
-        counts["median"][steps, rows] = measures.median_steps(of_tensor)
+        counts["median"][steps, rows] = figures.median_steps(of_tensor)
         sizes[task.first : task.first + task.n_steps, : of_tensor.shape[2]] += counted.sizes.sum(1)
         if task.dtype.kind == "float":
             members, changes = self._exponents.get(task.dtype.name, (0, 0))
@@ -227,7 +227,7 @@ class SeriesReader:
         per = 1 << (dtype.mantissa_bits - dtype.class_shift)  # classes of one exponent
         members = members.reshape(-1, per).sum(1)
         sizes = steps.reshape(members.size, per, -1, 2).sum((1, 3))
-        medians = measures.median_steps(sizes)
+        medians = figures.median_steps(sizes)
         bias = (1 << (dtype.word_bits - 2 - dtype.mantissa_bits)) - (not name.endswith("FNUZ"))
         for e in np.flatnonzero(members).tolist():
             yield ExponentStats(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sparsediff import checkpoint_stats, patch_stats, series_stats
 from sparsediff.dtypes import DTYPES
 from sparsediff.kernels.reference import keys
-from sparsediff.patch import measures
+from sparsediff.patch import counts, measures
 from sparsediff.stats.bound import Bound
 from tests.conftest import Run
 from tests.support.pairs import (
@@ -91,7 +91,7 @@ def test_median_step_is_within_a_quarter(steps: list[int]) -> None:
     from sparsediff.kernels.numbers import number_classes
 
     classes = number_classes(np.array(steps, np.uint64) - np.uint64(1))
-    found = measures.median_step(np.bincount(classes, minlength=128))
+    found = counts.median_step(np.bincount(classes, minlength=128))
     true = sorted(steps)[(len(steps) - 1) // 2]
     assert found == true if true <= 4 else abs(found - true) <= true / 4
 
