@@ -10,44 +10,63 @@ here, once, because a function cannot be replaced after it was imported.
 """
 
 import os
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from sparsediff.errors import UsageError
-from sparsediff.kernels.rans import decode as rans_decode
-from sparsediff.kernels.rans import encode as rans_encode
-from sparsediff.kernels.reference import (
-    Differ,
-    Patcher,
-    Survey,
-    TierCode,
-    Words,
-    count_steps,
-    histogram,
-    remark,
-    survey,
-)
+
+if TYPE_CHECKING:
+    from sparsediff.kernels.rans import decode as rans_decode
+    from sparsediff.kernels.rans import encode as rans_encode
+    from sparsediff.kernels.reference import (
+        Differ,
+        Patcher,
+        Survey,
+        TierCode,
+        Words,
+        count_steps,
+        histogram,
+        remark,
+        survey,
+    )
 
 NAME = "reference"
 
 _wanted = os.environ.get("SPARSEDIFF_KERNELS") or None
 if not TYPE_CHECKING and _wanted != NAME:
     try:
-        from sparsediff.kernels import compiled
+        from sparsediff.kernels import _native
 
-        NAME = f"compiled, {compiled.use(_wanted)}"
+        NAME = f"compiled, {_native.use(_wanted)}"
     except (ImportError, LookupError) as e:
         if _wanted:
             raise UsageError(f"SPARSEDIFF_KERNELS={_wanted}: no such kernels here ({e})") from None
+
+_COMPILED = (
+    "Differ",
+    "Patcher",
+    "count_steps",
+    "histogram",
+    "rans_decode",
+    "rans_encode",
+    "survey",
+)
+_OF_RANS = {"rans_decode": "decode", "rans_encode": "encode"}
+
+
+def __getattr__(name: str) -> Any:
+    """The kernels, imported when first used: their name is to be had without NumPy."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if NAME != "reference" and name in _COMPILED:
+        found = getattr(import_module("sparsediff.kernels.compiled"), name)
+    elif name in _OF_RANS:
+        found = getattr(import_module("sparsediff.kernels.rans"), _OF_RANS[name])
     else:
-        from sparsediff.kernels.compiled import (
-            Differ,
-            Patcher,
-            count_steps,
-            histogram,
-            rans_decode,
-            rans_encode,
-            survey,
-        )
+        found = getattr(import_module("sparsediff.kernels.reference"), name)
+    globals()[name] = found
+    return found
+
 
 __all__ = [
     "NAME",

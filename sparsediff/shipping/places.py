@@ -5,7 +5,8 @@ record of which they are. A version is entered in the record only when it is
 whole, and leaves it before it is removed, so what the record names is whole;
 that it is unharmed is checked whenever a patch is applied to it. Whoever made the
 destination, nothing outside of it is written or removed: the directories used are
-no links, and names in the record are plain file names.
+no links, and names in the record are plain file names. Patches are applied by what is
+imported when there is one, so that `status` looks at a destination without NumPy.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from sparsediff.apply import apply_patch
 from sparsediff.disk.attributes import keep_tree_attributes
 from sparsediff.disk.inputs import walk
 from sparsediff.disk.locks import locked
@@ -247,6 +247,8 @@ class Versions(Place):
         self, start: int | None, patches: list[Path], version: Version, progress: Progress | None
     ) -> None:
         """See `Place`."""
+        from sparsediff.apply import apply_patch
+
         base = self.nothing if start is None else self._place(self._names[start])
         name = self._name(version)
         self.remember(replace(self.record, building=name))
@@ -335,6 +337,8 @@ class InPlace(Place):
         updating = self.record.updating
         if updating is None:
             return
+        from sparsediff.apply import apply_patch
+
         patches = [whole(self.fetched, sha256) for sha256 in updating.patches]
         same = self.record.version
         try:
@@ -371,6 +375,8 @@ class InPlace(Place):
         """See `Place`."""
         if start is not None and self._update(patches, version, progress):
             return
+        from sparsediff.apply import apply_patch
+
         base = self.nothing if start is None else self.dest
         room = self.home / "new"
         discard(room)  # of a run that was killed before it gave the name away
@@ -386,6 +392,8 @@ class InPlace(Place):
 
     def _update(self, patches: list[Path], version: Version, progress: Progress | None) -> bool:
         """Update ``dest`` itself; False if the patches allow only a new copy."""
+        from sparsediff.apply import apply_patch
+
         before = self.record.version
         updating = Updating(version.version, tuple(p.stem for p in patches))
         self.remember(replace(self.record, updating=updating))

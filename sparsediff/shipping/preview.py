@@ -21,7 +21,7 @@ from sparsediff.shipping.kept import Kept
 from sparsediff.shipping.look import Look, holding, look
 from sparsediff.shipping.pointer import Pointer
 from sparsediff.shipping.policy import Policy
-from sparsediff.shipping.ship import check_apart, check_source, default_state
+from sparsediff.shipping.ship import check_apart, check_source
 from sparsediff.shipping.source import Candidate
 from sparsediff.stores import Store
 
@@ -82,7 +82,7 @@ def preview(
     """
     check_source(path)
     path, policy = Path(path), policy or Policy()
-    home = Path(state_directory) if state_directory is not None else default_state(path)
+    home = Path(state_directory) if state_directory is not None else state.default_state(path)
     check_apart(path, home)
     catalog, has_base = None, False
     if store is not None:

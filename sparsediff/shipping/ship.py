@@ -86,12 +86,6 @@ class ShipResult:
         return waiting if self.held is None else holding(waiting, still, self.held)
 
 
-def default_state(path: Path) -> Path:
-    """Where `ship` keeps what the next patch needs: next to the source, on the same disk."""
-    path = Path(os.path.abspath(path))
-    return path.parent / f".{path.name}.sparsediff-ship"
-
-
 def ship(
     path: Path | str,
     store: Store,
@@ -129,7 +123,7 @@ def ship(
         LockedError: another run ships from here.
     """
     check_source(path)
-    home = Path(state_directory) if state_directory is not None else default_state(Path(path))
+    home = Path(state_directory) if state_directory is not None else state.default_state(Path(path))
     check_apart(Path(path), home)
     with os_errors(home):
         if home.is_dir() and any(home.iterdir()) and not (home / "lock").exists():

@@ -309,3 +309,9 @@ def _pending(value: object) -> Pending:
         row.get("identity", fields.any_text),
         row.find("squash_from", fields.version),
     )
+
+
+def default_state(path: Path) -> Path:
+    """Where `ship` keeps what the next patch needs: next to the source, on the same disk."""
+    path = Path(os.path.abspath(path))
+    return path.parent / f".{path.name}.sparsediff-ship"

@@ -19,8 +19,7 @@ from sparsediff.shipping.acks import read_acks
 from sparsediff.shipping.catalog import PREFIX, Catalog
 from sparsediff.shipping.catalog_json import POINTER, read_catalog
 from sparsediff.shipping.places import CURRENT, InPlace, Place, Versions
-from sparsediff.shipping.ship import default_state
-from sparsediff.shipping.state import Waiting
+from sparsediff.shipping.state import Waiting, default_state
 from sparsediff.stores import Store
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sparsediff.shipping.check import check
 from sparsediff.shipping.pull import pull
-from sparsediff.shipping.ship import default_state
+from sparsediff.shipping.state import default_state
 from sparsediff.stores import open_store
 from tests.support.drill import Drill
 from tests.support.kills import killed_at_each_point

@@ -12,8 +12,9 @@ import pytest
 from sparsediff.shipping.catalog import Version
 from sparsediff.shipping.kept import Kept
 from sparsediff.shipping.policy import Policy
-from sparsediff.shipping.ship import ShipResult, default_state, ship
+from sparsediff.shipping.ship import ShipResult, ship
 from sparsediff.shipping.source import Rule
+from sparsediff.shipping.state import default_state
 from sparsediff.stores import Store
 from tests.support.pairs import tree
 from tests.support.runs import Trainer, assert_sound, settle

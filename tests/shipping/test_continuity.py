@@ -16,7 +16,8 @@ from sparsediff.shipping.catalog_json import POINTER, dump
 from sparsediff.shipping.check import check
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.pull import pull
-from sparsediff.shipping.ship import default_state, ship
+from sparsediff.shipping.ship import ship
+from sparsediff.shipping.state import default_state
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run
 from tests.support.pairs import tree

@@ -13,7 +13,8 @@ import pytest
 
 from sparsediff import CorruptError, UsageError
 from sparsediff.shipping.pull import pull
-from sparsediff.shipping.ship import default_state, ship
+from sparsediff.shipping.ship import ship
+from sparsediff.shipping.state import default_state
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run
 from tests.support.kills import killed_at_each_point

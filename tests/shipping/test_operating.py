@@ -16,7 +16,7 @@ import pytest
 
 from sparsediff.make import MakeResult, make_patch
 from sparsediff.shipping import making, snapshot
-from sparsediff.shipping.ship import default_state
+from sparsediff.shipping.state import default_state
 from tests.conftest import Run
 from tests.support.runs import Trainer
 

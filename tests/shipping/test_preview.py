@@ -11,7 +11,8 @@ import pytest
 
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.preview import preview
-from sparsediff.shipping.ship import default_state, ship
+from sparsediff.shipping.ship import ship
+from sparsediff.shipping.state import default_state
 from sparsediff.stores import Store
 from tests.conftest import Run
 from tests.support.runs import Trainer

@@ -24,8 +24,9 @@ from sparsediff.shipping.fetch import fetch
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.prune import prune
 from sparsediff.shipping.pull import PullResult, pull
-from sparsediff.shipping.ship import default_state, ship
+from sparsediff.shipping.ship import ship
 from sparsediff.shipping.source import Rule
+from sparsediff.shipping.state import default_state
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run
 from tests.support.pairs import tree

@@ -22,8 +22,9 @@ from sparsediff.shipping.kept import Kept
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.prune import prune
 from sparsediff.shipping.pull import pull
-from sparsediff.shipping.ship import ShipResult, default_state, ship
+from sparsediff.shipping.ship import ShipResult, ship
 from sparsediff.shipping.source import Rule
+from sparsediff.shipping.state import default_state
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run
 from tests.support.pairs import RNG, tree, words, write_safetensors

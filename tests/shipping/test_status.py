@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sparsediff.shipping.ship import default_state
+from sparsediff.shipping.state import default_state
 from tests.conftest import Run
 from tests.shipping.test_preview import everything
 from tests.support.runs import Trainer

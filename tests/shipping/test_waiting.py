@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sparsediff.shipping.look import REASONS, look
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.pull import pull
-from sparsediff.shipping.ship import default_state, ship
-from sparsediff.shipping.state import load_seen
+from sparsediff.shipping.ship import ship
+from sparsediff.shipping.state import default_state, load_seen
 from sparsediff.stores import Store
 from tests.conftest import Run
 from tests.support.pairs import tree
