@@ -2,6 +2,13 @@
 
 Enters: options. Leaves: a table of what happened to good and bad tokens of pairs that no
 training saw, and a store with FIGA's checkpoints and their figures.
+
+What to expect of the table: bad tokens fall about twice as far under FIGA as under supervised
+tuning, which never sees them. Good ones rise, but by less than under supervised tuning: FIGA
+weights the revised tokens alone, a fifth of an answer, while here all tokens of an answer follow
+one rule, so that supervised tuning learns what is good at one place from all others too. And the
+pull away from bad tokens comes first: for some 80 steps it takes good ones, which are capitals as
+well, along. In the paper's answers, which are prose, the other tokens teach nothing of the kind.
 """
 
 from __future__ import annotations
@@ -104,15 +111,21 @@ def probabilities(model: SmallLM, some: list[Pair]) -> tuple[float, float]:
 
 
 def tune(
-    start: dict[str, Tensor], known: list[Pair], rules: Rules, steps: int, lr: float, run: Path
+    start: dict[str, Tensor],
+    known: list[Pair],
+    rules: Rules,
+    steps: int,
+    lr: float,
+    run: Path,
+    kept: int = 10,
 ) -> SmallLM:
-    """A model tuned on pairs; its last eleven checkpoints lie in ``run``."""
+    """A model tuned on pairs; checkpoints of its last ``kept`` steps lie in ``run``."""
     model = SmallLM(Config())
     model.load_state_dict(start)
     optimizer = policy.Optimizer(model, lr)
     generator = torch.Generator().manual_seed(3)
     for step in range(steps + 1):
-        if step >= steps - 10:
+        if step >= steps - kept:
             path = run / f"step_{step:06}"
             path.mkdir(parents=True)
             save_file(model.state_dict(), path / "model.safetensors", {"format": "pt"})
@@ -139,7 +152,8 @@ def compare(place: Path, steps: int, lr: float, reading: int, warm: int, n_words
     print(f"  {decode(known[0].initial)!r} → {decode(known[0].revised)!r}")
     print("".join(f"    {reason}\n" for reason in known[0].reasons()))
 
-    good, bad = probabilities(model, unseen)
+    before = good, bad = probabilities(model, unseen)
+    moved = {}
     print(f"{'held-out pairs':26}{'p of good':>12}{'p of bad':>12}{'good ÷ bad':>12}")
     print(f"{'before':26}{good:>12.4f}{bad:>12.4f}{good / bad:>12.2f}", flush=True)
     for name, rules in WAYS.items():
@@ -147,6 +161,11 @@ def compare(place: Path, steps: int, lr: float, reading: int, warm: int, n_words
         tuned = tune(start, known, rules, steps, lr, run)
         good, bad = probabilities(tuned, unseen)
         print(f"{name:26}{good:>12.4f}{bad:>12.4f}{good / bad:>12.2f}", flush=True)
+        moved[name] = good - before[0], bad - before[1]
+    print()
+    for name in ("FIGA", "SFT"):
+        good, bad = moved[name]
+        print(f"under {name} good tokens moved by {good:+.4f}, bad ones by {bad:+.4f}")
 
     sparsediff("ship", place / "figa", place / "store")
     sparsediff("log", place / "store")
@@ -159,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python examples/figa", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--steps", type=int, default=60, help="of AdamW, for each way")
+    parser.add_argument("--steps", type=int, default=160, help="of AdamW, for each way")
     parser.add_argument("--lr", type=float, default=1e-5)
     parser.add_argument("--short", action="store_true", help="few steps of an untrained model")
     parser.add_argument("--place", type=Path, help="keep everything in this new directory")

@@ -1,0 +1,1 @@
+"""The papers' tables, from runs of our own."""
