@@ -3,12 +3,12 @@
 Enters: options. Leaves: a table of what happened to good and bad tokens of pairs that no
 training saw, and a store with FIGA's checkpoints and their figures.
 
-What to expect of the table: bad tokens fall about twice as far under FIGA as under supervised
-tuning, which never sees them. Good ones rise, but by less than under supervised tuning: FIGA
-weights the revised tokens alone, a fifth of an answer, while here all tokens of an answer follow
-one rule, so that supervised tuning learns what is good at one place from all others too. And the
-pull away from bad tokens comes first: for some 80 steps it takes good ones, which are capitals as
-well, along. In the paper's answers, which are prose, the other tokens teach nothing of the kind.
+What to expect of the table: bad tokens fall twice as far under FIGA as under supervised tuning,
+which never sees them. Good ones rise, but by less. The push away from bad tokens is one reason:
+it takes good ones along, which are capitals like them, so that without bad tokens good ones rise
+five times as far, and in the first 80 steps they do not rise at all. The other is the task:
+FIGA weights a fifth of an answer, the revised tokens, while here all tokens of an answer follow
+one rule, and supervised tuning learns what is good at one place from all others too.
 """
 
 from __future__ import annotations

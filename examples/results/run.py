@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import sparsediff
-from results import sync, tables
+from results import costs, sync, tables
 from results.page import Table, wrapped
 from results.runs import (
     DENSE,
@@ -74,9 +74,9 @@ def everything(place: Path, sizes: Sizes, short: bool) -> Iterator[Table]:
     tuned = fine_tune(sizes, (RATE, SAME_RATE), place, note)
     shipped = {f"policy gradient, {lr:g}": rl[lr] for lr in (RATE, SAME_RATE)} | tuned
     histories = {name: _shipped(run) for name, run in shipped.items()}
-    table, ratios = tables.payload(histories, shipped)
+    table, ratios = costs.payload(histories, shipped)
     yield table
-    yield tables.transfers(ratios, main)
+    yield costs.transfers(ratios, main)
     rates = {10.0: 1} if short else SYNC_RATES
     n_bytes = SYNC_BYTES // 10 if short else SYNC_BYTES
     with tempfile.TemporaryDirectory(dir=place) as link:

@@ -188,7 +188,8 @@ def end_to_end(
         "what goes into it and out of it passes a throttle, so that the time for a transfer is "
         "there twice. Medians where there are several. Making is all that `ship` does before it "
         "sends, with a copy of the checkpoint that it keeps; applying all that `pull` does after "
-        "it has fetched, with checksums of everything.",
+        "it has fetched, with checksums of everything. Meanwhile the load of the machine, which "
+        f"has {os.cpu_count()} cores, was {os.getloadavg()[1]:.0f}.",
         ["link", "moved", "make", "send", "fetch", "apply", "total", "times faster"],
         rows,
         "python examples/results",

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from results.page import Table, duration, percent, significant, size
+from results.page import Table, percent, significant, size
 from results.runs import RATE, SAME_RATE, checkpoints
-from sparsediff import SeriesStats, checkpoint_stats, series_stats
+from sparsediff import SeriesStats, series_stats
 from sparsediff.stats import Spread
 
 PAPER_PRECISIONS = {
@@ -22,15 +22,6 @@ PAPER_PRECISIONS = {
     "fp8 e4m3": "0.0655 %",
     "fp8 e4m3, not scaled": "",
 }
-PAPER_PAYLOADS = (  # density, raw ratio, coded ratio
-    ("the paper, 8B", None, 45, 85),
-    ("the paper, 30B", 0.0062, 54, 101),
-    ("the paper, 106B", None, 32, 60),
-    ("the paper, 671B", None, 43, 81),
-)
-ALPHA = 0.60  # of the paper's coded values; it says 0.60 to 0.70
-MODEL = 61e9  # bytes of a model of 30B weights in bf16
-BANDWIDTHS = (0.1, 1, 10, 100, 400)  # Gbit/s
 INTERVALS = (1, 2, 5, 10, 20)
 
 
@@ -264,102 +255,6 @@ def gates(series: dict[float, SeriesStats], runs: dict[float, Path]) -> Table:
     )
 
 
-def payload(
-    series: dict[str, SeriesStats], runs: dict[str, Path]
-) -> tuple[Table, dict[str, float]]:
-    """The cost model against our bytes."""
-    rows = []
-    found: dict[str, float] = {}
-    for name, run in runs.items():
-        rho = density(series[name])
-        last = checkpoints(run)[-2:]
-        stats = checkpoint_stats(*last, bound=True)
-        bound = stats.bound_bits or 0.0
-        raw, coded = model(rho)
-        ours = ratio(series[name])
-        without = float(series[name].target_bytes.sum() / series[name].patch_bytes.sum())
-        found = found or {"raw": raw, "coded": coded, "ours": without, "density": rho}
-        rows.append(
-            [
-                name,
-                percent(rho),
-                f"{raw:,.0f}",
-                f"{coded:,.0f}",
-                f"{ours:,.0f}",
-                f"{without:,.0f}",
-                significant(bits(series[name])),
-                f"{100 * (8 * stats.coded_bytes / bound - 1):.1f} %" if bound else "-",
-            ]
-        )
-    for name, paper, raw_ratio, coded_ratio in PAPER_PAYLOADS:
-        rows.append(
-            [
-                name,
-                percent(paper),
-                f"{raw_ratio}",
-                f"{coded_ratio}",
-                "",
-                "",
-                f"{8 * (2 + ALPHA * 2):.1f}",
-                "",
-            ]
-        )
-    table = Table(
-        "Payload: the cost model against our bytes",
-        "Ratios of the bytes of a checkpoint to what is sent: index and value as they are, "
-        f"1 ÷ 3ρ; coded as the paper does, 2 ÷ ρ(2 + {ALPHA:.2f} · 2); our patches, and their "
-        "payload without header and manifest, which for a model of 6 MB are a good part of "
-        "a patch and for a larger one nothing. Then bits per changed element, and how far the last "
-        "step's payload is above the entropy bound.",
-        [
-            "run",
-            "changed",
-            "raw",
-            "coded",
-            "patch",
-            "payload",
-            "bits per change",
-            "above bound",
-        ],
-        rows,
-        "\n".join(
-            "sparsediff stats " + " ".join(map(str, checkpoints(r)[-2:])) + " --bound"
-            for r in runs.values()
-        ),
-        "At the same density our payload is smaller than the paper's because positions and "
-        "steps are coded in the context of the base, which tells where changes are likely; the "
-        "paper counts two bytes for a position, wherever it is.",
-    )
-    return table, found
-
-
-def model(rho: float) -> tuple[float, float]:
-    """Ratios by the paper's cost model for bf16: raw and coded."""
-    return 2 / (rho * 6), 2 / (rho * (2 + ALPHA * 2))
-
-
-def transfers(ratios: dict[str, float], run: Path) -> Table:
-    """Time on the wire, by arithmetic."""
-    rows = []
-    for gigabits in BANDWIDTHS:
-        row = [f"{gigabits:g} Gbit/s"]
-        for divisor in (1.0, ratios["raw"], ratios["coded"], ratios["ours"]):
-            row.append(duration(8 * MODEL / divisor / (gigabits * 1e9)))
-        rows.append(row)
-    last = " ".join(str(p) for p in checkpoints(run)[-2:])
-    return Table(
-        "Transfer time",
-        f"Not measured but computed: a model of 30B weights, {size(MODEL)}, at the density of the "
-        f"run above ({percent(ratios['density'])}) and its ratios, bytes ÷ bandwidth.",
-        ["bandwidth", "whole", "raw pairs", "coded as in the paper", "our payload"],
-        rows,
-        "\n".join(f"sparsediff stats {last} --bandwidth {g * 1000:g}Mbps" for g in BANDWIDTHS),
-        "The columns of pairs are the paper's cost model at our density, the last is our bytes. "
-        "The command says the same of the small model itself. Time to make and to apply is not "
-        "in it: that is in the next table.",
-    )
-
-
 def trajectories(series: dict[str, SeriesStats], runs: dict[str, Path]) -> Table:
     """How fine-tuning changes weights, and how a policy gradient does."""
     rows = []
@@ -412,7 +307,14 @@ def answer(series: dict[str, SeriesStats]) -> str:
     slow, fast = f"{RATE:g}", f"{SAME_RATE:g}"
     c = {name: constant(stats, float(name.rpartition(" ")[2])) for name, stats in series.items()}
     policy, figa, sft = (series[f"{way}, {fast}"] for way in ("policy gradient", "FIGA", "SFT"))
-    more = "more" if density(figa) > density(policy) else "fewer"
+    further = density(figa) / density(policy) - 1
+    more = f"{abs(further):.0%} {'more' if further > 0 else 'fewer'}"
+    so = ""
+    if abs(further) < 0.1:
+        so = (
+            "That is little: how many words change is decided by the optimizer, its rate and the "
+            "sizes of the weights, hardly by what the loss is. "
+        )
     again = [s.steps[-1].locality or 0.0 for s in (policy, figa, sft)]
     often = "more" if again[1] > again[0] else "less"
     usual = series[f"policy gradient, {slow}"]
@@ -425,9 +327,10 @@ def answer(series: dict[str, SeriesStats]) -> str:
         "and AdamW's steps are the longer, the more the gradients of its last steps agree. What "
         f"changes has changed before {often} often, {percent(again[1])} against "
         f"{percent(again[0])}. "
-        "The larger part of the difference is the learning rate that each is used with: FIGA at "
-        f"{fast} takes {significant(ratio(usual) / ratio(figa))} times the bytes of the policy "
-        f"gradient at {slow}. The paper on FIGA (arXiv 2311.04072) says nothing of its weights."
+        f"{so}The larger part of the difference is the learning rate that each is used with: "
+        f"FIGA at {fast} takes {significant(ratio(usual) / ratio(figa))} times the bytes of the "
+        f"policy gradient at {slow}. The paper on FIGA (arXiv 2311.04072) says nothing of its "
+        "weights."
     )
 
 
