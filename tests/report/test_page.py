@@ -72,6 +72,17 @@ def test_it_draws_everything_and_asks_for_nothing(shown: Page) -> None:
 
 
 @needs_browser
+def test_long_names_on_an_axis_show_their_ends(shown: Page) -> None:
+    labels = shown.run(
+        "[...document.querySelectorAll('[data-figure=\"tensors\"] svg text')]"
+        ".map((t) => t.textContent)"
+    )
+    assert "…layers.2.self_attn.q_proj" in labels
+    assert "…rs.2.mlp.experts.3.up_proj" in labels
+    assert "model.norm" in labels
+
+
+@needs_browser
 def test_a_problem_and_a_request_would_be_noticed(chromium: Page, tmp_path: Path) -> None:
     path = tmp_path / "bad.html"
     path.write_text(
