@@ -222,6 +222,13 @@ wait_option = click.option(
     help="Wait so long for another run that is writing the same, instead of ending with 14.",
 )
 
+ray_option = click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Let a cluster of Ray do the work: auto for the one this machine belongs to, or"
+    " HOST:PORT. Every node must see the same files.",
+)
+
 
 def selection_options(where: str) -> Callable[[F], F]:
     """``--include`` and ``--exclude``: which files of ``where`` are carried."""
@@ -327,6 +334,17 @@ def _padded(column: list[str], width: int, at: int) -> list[str]:
         return [cell.rjust(width) if at else cell.ljust(width) for cell in column]
     gaps = [" " * (width - _cells(cell)) for cell in column]
     return [gap + cell if at else cell + gap for gap, cell in zip(gaps, column, strict=True)]
+
+
+def noted(*, quiet: bool) -> Callable[[str], None]:
+    """A function that prints notes on stderr, unless the user wants quiet."""
+
+    def tell(text: str) -> None:
+        if not quiet:
+            with bar_aside():
+                say(f"sparsediff: note: {text}", err=True)
+
+    return tell
 
 
 def print_table(

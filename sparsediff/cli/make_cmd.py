@@ -15,6 +15,7 @@ from sparsediff.cli.common import (
     force_option,
     jobs_option,
     json_option,
+    noted,
     number,
     options,
     percent,
@@ -22,6 +23,7 @@ from sparsediff.cli.common import (
     print_json,
     progress_bar,
     quiet_option,
+    ray_option,
     say,
     selection_options,
     size,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         "sparsediff make step_100/ step_101/ --exclude 'optimizer*'",
         "sparsediff make A B -o - | ssh host sparsediff apply A - -o B",
         "sparsediff make step_100/ step_101/ --part 3/16 -o 3.part",
+        "sparsediff make step_100/ step_101/ --ray auto",
     )
     + exit_codes(0, 2, 11, 12, 13, 14, 130),
 )
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
         metavar="I/N",
         help="Make only part I of N, for merge: N machines share the work.",
     ),
+    ray_option,
     selection_options("BASE and TARGET"),
     force_option,
     jobs_option,
@@ -70,6 +74,7 @@ def command(
     target: str,
     output: str | None,
     part: str | None,
+    ray: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     force: bool,
@@ -85,6 +90,7 @@ def command(
 
     With --part I/N every one of N machines reads all headers and only its share of
     the words. merge of the N parts is the patch that one machine would make.
+    With --ray a cluster does all of that.
     """
     from sparsediff.errors import UsageError
     from sparsediff.make import Share, make_part, make_patch
@@ -93,6 +99,8 @@ def command(
     for path in (base, target):
         if is_patch(path):
             raise UsageError("is a patch, not a checkpoint; make takes BASE and TARGET", file=path)
+    if ray is not None and (part is not None or jobs is not None):
+        raise click.UsageError("--ray makes all parts, one on each processor: no --part, no --jobs")
     if output == "":
         raise click.UsageError("the name of the output is empty")
     share = None if part is None else Share.parse(part)
@@ -119,6 +127,20 @@ def command(
                 include=include,
                 exclude=exclude,
                 progress=progress,
+            )
+        elif ray is not None:
+            from sparsediff.ray import make
+
+            result = make(
+                base,
+                target,
+                output,
+                address=ray,
+                force=force,
+                include=include,
+                exclude=exclude,
+                progress=progress,
+                note=noted(quiet=quiet),
             )
         else:
             result = make_patch(

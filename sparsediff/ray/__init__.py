@@ -1,0 +1,5 @@
+"""The verbs on a cluster of Ray: tasks on its nodes do the work, and this process joins it."""
+
+from sparsediff.ray.making import make
+
+__all__ = ["make"]
