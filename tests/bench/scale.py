@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.bench import machine
 from tests.bench.scale_history import Row, history
+from tests.bench.scale_parts import parts
 
 Say = Callable[[str], None]
 
@@ -49,6 +50,15 @@ CURVES = [
         "before. “read all” lists the whole history, “prune half” drops half of it and deletes "
         "nothing yet. Layout 1 is what releases before layout 2 write.",
         history,
+    ),
+    Curve(
+        "parts",
+        "Parts: a checkpoint of 671 billion parameters on many machines",
+        "Names and shapes of DeepSeek-V3 in bf16, 163 files of like size; widths as they are, and "
+        "divided, so that all parts can be made on one machine. The words are holes of sparse "
+        "files, with one changed byte in 4 MiB: planning, reading, comparing and merging are "
+        "measured, coding hardly.",
+        parts,
     ),
 ]
 
