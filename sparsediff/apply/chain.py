@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from sparsediff.apply.rebuild import BaseFiles, is_copy, run, tasks
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.disk.outputs import clone, create, write_at
+from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import discard
 from sparsediff.errors import UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import ordered_map
@@ -119,8 +120,9 @@ def rebuild_chain(
     between: Callable[[int], Path],
     jobs: int,
     advance: Callable[[int], None],
+    files: Sequence[Collection[int]],
 ) -> None:
-    """Write all files of the chain's target to ``dest``, a directory or the one file.
+    """Write files of the chain's target to ``dest``, a directory or the one file.
 
     Args:
         base: checkpoint the first patch was made from.
@@ -130,6 +132,7 @@ def rebuild_chain(
             removed once they were used, and by the caller on an error.
         jobs: threads.
         advance: told of bytes rebuilt.
+        files: what `needed` gave: which to write, in each run.
 
     Raises:
         WrongBaseError: ``base`` or a later patch does not continue the chain.
@@ -139,38 +142,86 @@ def rebuild_chain(
     root = base
     for i, group in enumerate(runs):
         place = dest if group is runs[-1] else between(i)
-        _rebuild(group, root, place, jobs, advance)
+        _rebuild(group, root, place, jobs, advance, files[i])
         if root is not base:
             discard(root)
         root = place
 
 
-def rebuilt_bytes(runs: Sequence[Sequence[Patch]]) -> int:
+def needed(runs: Sequence[Sequence[Patch]], chosen: Selection) -> list[set[int]]:
+    """Which target files of each run must be rebuilt to get the chosen ones of the last.
+
+    All of them, if none is chosen: then a patch is checked to the end.
+
+    Raises:
+        UsageError: none is chosen, or the target is one file.
+    """
+    if not chosen:
+        return [set(range(len(group[-1].manifest.target_files))) for group in runs]
+    last = runs[-1][-1]
+    if not last.manifest.target_is_directory:
+        problem = "leads to one file; `files` chooses among those of a directory"
+        raise UsageError(problem, file=last.name)
+    wanted = {f.name for f in last.manifest.target_files if chosen.takes(f.name)}
+    if not wanted:
+        raise UsageError(
+            "none of the target's files matches `files`",
+            file=last.name,
+            expected=", ".join(chosen.include),
+            found=", ".join([f.name for f in last.manifest.target_files][:3]) + ", …",
+        )
+    found: list[set[int]] = []
+    for group in reversed(runs):
+        indices = {i for i, f in enumerate(group[-1].manifest.target_files) if f.name in wanted}
+        found.append(indices)
+        first = group[0].manifest
+        sources = {first.target_files[i].dictionary for i in indices}
+        sources |= {first.tensors[t].base_file for i in indices for t in first.file_tensors[i]}
+        wanted = {first.base_files[b].name for b in sources if b is not None}
+    return found[::-1]
+
+
+def rebuilt_bytes(runs: Sequence[Sequence[Patch]], files: Sequence[Collection[int]]) -> int:
     """Bytes that `rebuild_chain` writes, and tells of."""
-    return sum(f.size for group in runs for f in group[-1].manifest.target_files)
+    return sum(
+        group[-1].manifest.target_files[i].size
+        for group, indices in zip(runs, files, strict=True)
+        for i in indices
+    )
 
 
 def _rebuild(
-    group: Sequence[Patch], base: Path, dest: Path, jobs: int, advance: Callable[[int], None]
+    group: Sequence[Patch],
+    base: Path,
+    dest: Path,
+    jobs: int,
+    advance: Callable[[int], None],
+    indices: Collection[int],
 ) -> None:
-    """Write all target files of the last patch to ``dest``, a directory or the one file."""
+    """Write target files of the last patch to ``dest``, a directory or the one file."""
     target = group[-1].manifest
     files = BaseFiles(base, group[0].manifest)
-    paths = [dest / f.name if f.name else dest for f in target.target_files]
-    for path, record in zip(paths, target.target_files, strict=True):
+    paths = {
+        i: dest / f.name if f.name else dest
+        for i, f in enumerate(target.target_files)
+        if i in indices
+    }
+    for i, path in paths.items():
+        record = target.target_files[i]
         if path == dest and path.exists():
             with os_errors(path):
                 os.truncate(path, record.size)
         else:
             create(path, record.size)
 
-    cloned = {i for i, path in enumerate(paths) if _clone_unchanged(group, files, i, path)}
+    cloned = {i for i, path in paths.items() if _clone_unchanged(group, files, i, path)}
 
     def write(file: int, offset: int, data: Any) -> None:
         if file not in cloned:
             write_at(paths[file], offset, data)
 
-    for n in ordered_map(lambda task: run(group, files, task, write), tasks(group), jobs):
+    mine = (task for task in tasks(group) if task.file in paths)
+    for n in ordered_map(lambda task: run(group, files, task, write), mine, jobs):
         advance(n)
 
 

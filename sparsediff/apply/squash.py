@@ -15,11 +15,19 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from sparsediff.apply.chain import groups, listed, open_chain, rebuild_chain, rebuilt_bytes
+from sparsediff.apply.chain import (
+    groups,
+    listed,
+    needed,
+    open_chain,
+    rebuild_chain,
+    rebuilt_bytes,
+)
 from sparsediff.checkpoint import open_checkpoint
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.outputs import staged_file
 from sparsediff.disk.replace import check_output
+from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import discard, temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make import MakeResult, make_patch
@@ -65,7 +73,8 @@ def squash_patches(
         pinned = open_checkpoint(base, allow_empty=True)
         to_read = sum(f.size for f in chain[-1].manifest.target_files)
         runs = groups(chain)
-        to_rebuild, rebuilt = rebuilt_bytes(runs), 0
+        files = needed(runs, Selection())
+        to_rebuild, rebuilt = rebuilt_bytes(runs, files), 0
 
         def tell(done: int) -> None:
             if progress is not None:
@@ -81,7 +90,7 @@ def squash_patches(
         stack.enter_context(temp_directory(work))
         stack.callback(discard, work)
         target, patch = work / "target", work / "patch"
-        rebuild_chain(pinned.path, runs, target, lambda i: work / str(i), jobs, advance)
+        rebuild_chain(pinned.path, runs, target, lambda i: work / str(i), jobs, advance, files)
         # Still pinned, so it is also noticed if the base changed between the two.
         result = make_patch(
             pinned, target, patch, jobs=jobs, progress=lambda done, _: tell(to_rebuild + done)

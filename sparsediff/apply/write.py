@@ -15,11 +15,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsediff.apply.chain import groups, listed, open_chain, rebuild_chain, rebuilt_bytes
+from sparsediff.apply.chain import (
+    groups,
+    listed,
+    needed,
+    open_chain,
+    rebuild_chain,
+    rebuilt_bytes,
+)
 from sparsediff.apply.in_place import update_in_place
 from sparsediff.disk.names import is_temp, temp_sibling
 from sparsediff.disk.outputs import staged_directory, staged_file
 from sparsediff.disk.replace import check_output
+from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import clear, discard, temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.parallel import Progress, default_jobs
@@ -53,6 +61,7 @@ def apply_patch(
     in_place: bool = False,
     jobs: int | None = None,
     force: bool = False,
+    files: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ApplyResult:
     """Rebuild the target of a patch, or of a chain of patches, from its base.
@@ -65,10 +74,13 @@ def apply_patch(
         in_place: update ``base`` itself, one file at a time.
         jobs: threads; default all processors.
         force: replace an existing output.
+        files: patterns of the target's files to rebuild, default all: see
+            `disk.selection.Selection`. Only what these come from must be in ``base``; not
+            in place.
         progress: told of bytes rebuilt.
 
     Raises:
-        UsageError: a path is unusable, or the output exists.
+        UsageError: a path is unusable, or the output exists, or no file matches.
         WrongBaseError: ``base`` or a later patch does not continue the chain.
         CorruptError: a patch is damaged.
         UnsupportedError: ``in_place`` cannot do what the patch asks.
@@ -79,6 +91,8 @@ def apply_patch(
     base, jobs = Path(base), jobs or default_jobs()
     if in_place == (output is not None):
         raise UsageError("give either an output or in-place, not both")
+    if in_place and files:
+        raise UsageError("`files` and `in_place` do not go together: in place is all or nothing")
     with ExitStack() as stack:
         if output is not None:
             if not str(output):
@@ -90,14 +104,15 @@ def apply_patch(
             check_output(output, force=force, inputs=[base, *paths(sources)])
         chain = stack.enter_context(open_chain(sources))
         last = chain[-1].manifest
+        chosen = Selection(tuple(files))
         if output is None:
             written = update_in_place(base, chain, jobs, progress)
         else:
-            written = _apply_to(base, chain, output, jobs, force, progress)
+            written = _apply_to(base, chain, output, jobs, force, chosen, progress)
         return ApplyResult(
             output or base,
             len(chain),
-            sum(f.size for f in last.target_files),
+            sum(f.size for f in last.target_files if chosen.takes(f.name)),
             written,
             sum(p.n_bytes for p in chain),
         )
@@ -109,11 +124,13 @@ def _apply_to(
     output: Path,
     jobs: int,
     force: bool,
+    chosen: Selection,
     progress: Progress | None,
 ) -> int:
     """Build the target of ``chain`` at ``output``; returns the bytes written."""
     runs = groups(chain)
-    total, done = rebuilt_bytes(runs), 0
+    files = needed(runs, chosen)
+    total, done = rebuilt_bytes(runs, files), 0
 
     def advance(n: int) -> None:
         nonlocal done
@@ -136,7 +153,7 @@ def _apply_to(
         if len(runs) > 1:
             stack.enter_context(temp_directory(work))
             stack.callback(discard, work)
-        rebuild_chain(base, runs, staged, lambda i: work / str(i), jobs, advance)
+        rebuild_chain(base, runs, staged, lambda i: work / str(i), jobs, advance, files)
     return total
 
 

@@ -30,6 +30,7 @@ from sparsediff.cli.common import (
         "sparsediff apply step_100/ 101.sdiff 102.sdiff 103.sdiff -o step_103/",
         "sparsediff apply --in-place current/ 104.sdiff",
         "cat 101.sdiff | sparsediff apply step_100/ - -o step_101/",
+        "sparsediff apply step_100/ 101.sdiff --files 'model-0000[1-4]*' -o share/",
     )
     + exit_codes(0, 2, 10, 11, 12, 13, 14, 130),
 )
@@ -42,6 +43,13 @@ from sparsediff.cli.common import (
         is_flag=True,
         help="Update BASE itself, one file at a time. If interrupted, run it again.",
     ),
+    click.option(
+        "--files",
+        multiple=True,
+        metavar="PATTERN",
+        help="Rebuild only the files of the target that match, as 'model-0000[1-4]*'; BASE needs"
+        " to hold only what these come from. Repeatable. [default: all]",
+    ),
     force_option,
     jobs_option,
     wait_option,
@@ -53,6 +61,7 @@ def command(
     patches: tuple[str, ...],
     output: str | None,
     in_place: bool,
+    files: tuple[str, ...],
     force: bool,
     jobs: int | None,
     quiet: bool,
@@ -72,12 +81,21 @@ def command(
         raise UsageError("is a patch; apply takes BASE first, then PATCH", file=base)
     if in_place and output is not None:
         raise click.UsageError("--in-place updates BASE itself and takes no -o")
+    if in_place and files:
+        raise click.UsageError("--files writes a share to -o OUT, and not in place")
     if not in_place and output is None:
         raise click.UsageError("give -o OUT, or --in-place to update BASE itself")
     start = time.monotonic()
     with progress_bar("apply", quiet=quiet) as progress:
         result = apply_patch(
-            base, patches, output, in_place=in_place, jobs=jobs, force=force, progress=progress
+            base,
+            patches,
+            output,
+            in_place=in_place,
+            jobs=jobs,
+            force=force,
+            files=files,
+            progress=progress,
         )
     took = time.monotonic() - start
     if as_json:
