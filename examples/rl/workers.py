@@ -113,7 +113,7 @@ def _publish(
 ) -> None:
     # What the rollouts compare their weights with, bit for bit; it goes past the store.
     path = place / "check" / f"{step:06}.safetensors"
-    save_file(model.state_dict(), path.with_suffix(".partial"))
+    save_file(model.state_dict(), path.with_suffix(".partial"), {"format": "pt"})
     path.with_suffix(".partial").rename(path)
     published = publisher.publish(model.state_dict(), step)
     say(step=step, **figures, **asdict(published))
