@@ -104,7 +104,7 @@ def write(shapes: Shapes, place: Path, changed: bool) -> None:
 
 def parts(work: Path, quick: bool) -> Iterator[Row]:
     """See `scale.CURVES`."""
-    for divisor in (32,) if quick else (1, 8):
+    for divisor in (32,) if quick else (1, 16):
         base, target = work / "base", work / "target"
         shapes = deepseek_v3(divisor)
         write(shapes, base, changed=False)
