@@ -336,6 +336,21 @@ def _padded(column: list[str], width: int, at: int) -> list[str]:
     return [gap + cell if at else cell + gap for gap, cell in zip(gaps, column, strict=True)]
 
 
+def check_output_stream(output: str, *, as_json: bool) -> None:
+    """Refuse ``-`` as an output where standard output cannot take a patch.
+
+    Raises:
+        click.UsageError: it is a terminal, or closed, or wanted for something else.
+    """
+    if output == "-":
+        if as_json:
+            raise click.UsageError("--json and -o - both want standard output")
+        if sys.stdout is None:
+            raise click.UsageError("standard output is closed")
+        if sys.stdout.isatty():
+            raise click.UsageError("will not write a patch to a terminal; give -o PATCH")
+
+
 def noted(*, quiet: bool) -> Callable[[str], None]:
     """A function that prints notes on stderr, unless the user wants quiet."""
 

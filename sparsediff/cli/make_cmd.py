@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sparsediff.cli.common import (
+    check_output_stream,
     examples,
     exit_codes,
     force_option,
@@ -107,13 +107,7 @@ def command(
     if output is None:
         suffix = SUFFIX if share is None else f".{share.index}-of-{share.count}.part"
         output = Path(target).resolve().name + suffix
-    if output == "-":
-        if as_json:
-            raise click.UsageError("--json and -o - both want standard output")
-        if sys.stdout is None:
-            raise click.UsageError("standard output is closed")
-        if sys.stdout.isatty():
-            raise click.UsageError("will not write a patch to a terminal; give -o PATCH")
+    check_output_stream(output, as_json=as_json)
     start = time.monotonic()
     with progress_bar("make", quiet=quiet) as progress:
         if share is not None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import click
 
 from sparsediff.cli.common import (
+    check_output_stream,
     examples,
     exit_codes,
     force_option,
     json_option,
     options,
+    progress_bar,
     quiet_option,
     wait_option,
 )
@@ -49,13 +50,8 @@ def command(parts: tuple[str, ...], output: str, force: bool, quiet: bool, as_js
     """
     from sparsediff.make import merge_parts
 
-    if output == "-":
-        if as_json:
-            raise click.UsageError("--json and -o - both want standard output")
-        if sys.stdout is None:
-            raise click.UsageError("standard output is closed")
-        if sys.stdout.isatty():
-            raise click.UsageError("will not write a patch to a terminal; give -o PATCH")
+    check_output_stream(output, as_json=as_json)
     start = time.monotonic()
-    result = merge_parts(parts, output, force=force)
+    with progress_bar("merge", quiet=quiet) as progress:
+        result = merge_parts(parts, output, force=force, progress=progress)
     print_result(output, result, time.monotonic() - start, quiet=quiet, as_json=as_json)

@@ -7,6 +7,7 @@ same checkpoints, byte for byte. Reads each part once and encodes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from sparsediff.errors import CorruptError, UnavailableError, UsageError
@@ -15,6 +16,7 @@ from sparsediff.make.results import Completion
 from sparsediff.make.shares import cut
 from sparsediff.make.spool import Output, deliver, place_of
 from sparsediff.make.write import MakeResult
+from sparsediff.parallel import Progress
 from sparsediff.patch import manifest_json
 from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import Manifest
@@ -22,14 +24,21 @@ from sparsediff.patch.manifest import Manifest
 _MANY = 8  # missing parts that a message lists
 
 
-def merge_parts(parts: Sequence[Path | str], output: Output, *, force: bool = False) -> MakeResult:
+def merge_parts(
+    parts: Sequence[Path | str],
+    output: Output,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> MakeResult:
     """Write the patch that parts belong to.
 
     Args:
         parts: paths of all of them, in any order.
         output: path of the patch, ``-`` for standard output, a binary stream, or None to
-            check only.
+            measure only: then no payload is read.
         force: replace an existing output.
+        progress: told of bytes of payloads that were copied.
 
     Raises:
         UsageError: a part is missing or given twice, or belongs to another patch; or a path is
@@ -46,7 +55,7 @@ def merge_parts(parts: Sequence[Path | str], output: Output, *, force: bool = Fa
     _check_same_files(opened)
     manifest, found = _completed(opened)
     head = pack(manifest, found.sizes)
-    deliver(output, place, _chunks(head, opened), force=force)
+    deliver(output, place, _chunks(head, opened, sum(found.sizes.values()), progress), force=force)
     return MakeResult(
         manifest,
         found.sizes,
@@ -119,7 +128,13 @@ def _completed(parts: list[Part]) -> tuple[Manifest, Completion]:
     return manifest, found
 
 
-def _chunks(head: bytes, parts: list[Part]) -> Iterator[bytes]:
+def _chunks(
+    head: bytes, parts: list[Part], total: int, progress: Progress | None
+) -> Iterator[bytes]:
     yield head
-    for part in parts:
-        yield from part.payloads()
+    done = 0
+    for payload in chain.from_iterable(part.payloads() for part in parts):
+        yield payload
+        done += len(payload)
+        if progress is not None:
+            progress(done, total)

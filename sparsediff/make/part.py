@@ -8,21 +8,22 @@ patch: it lies between machines for minutes, and only the version that wrote it 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from sparsediff.checksum import checksum, digest
 from sparsediff.codec.zstd import compress, decompress, stated_size
 from sparsediff.disk.inputs import InputFile, Readable, Window
-from sparsediff.errors import CorruptError, SparsediffError, UnsupportedError
-from sparsediff.make.results import PartSteps, Result
+from sparsediff.errors import CorruptError, SparsediffError, UnsupportedError, os_errors
+from sparsediff.make.results import N_CLASSES, PartSteps, Result
 from sparsediff.make.shares import Share, Task
 from sparsediff.patch import manifest_json
+from sparsediff.patch.columns import Check, hexes, integers, lists_of, or_none, texts
 from sparsediff.patch.container import MAX_MANIFEST, PART_FORMAT
 from sparsediff.patch.entries import EntryReader, compose_header
 from sparsediff.patch.manifest import Manifest
@@ -30,6 +31,14 @@ from sparsediff.version import __version__
 
 _WHAT = "part of a patch"
 _MAX_RESULTS = 1 << 28  # bytes, decompressed
+_NATURAL = integers(0, (1 << 63) - 1)
+_COLUMNS: dict[str, Check] = {
+    "target": hexes(32),
+    "sha256": or_none(hexes(64)),
+    "base": or_none(hexes(32)),
+    "locators": texts,
+    "steps": lists_of(lists_of(_NATURAL)),
+}
 
 Read = dict[str, int]
 """Time of the last change, in ns, of each file that was read, by ``base/`` or ``target/``, name."""
@@ -130,15 +139,21 @@ class Part:
         """
         self.name = str(path)
         self._file = InputFile.of(Path(path))
-        with open(self._file.open(), "rb") as stream:
+        with self._opened() as stream:
             self._read(stream)
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """The file, as long as it is what it was; errors of reading it name it."""
+        with os_errors(self.name), open(self._file.open(), "rb") as stream:
+            yield stream
 
     def _read(self, stream: BinaryIO) -> None:
         try:
             self._entries = EntryReader(stream, self.name, _WHAT)
             metadata = self._entries.metadata
             if metadata.get("format") != PART_FORMAT:
-                raise CorruptError("not a part of a patch, as `make` writes one with `part`")
+                raise CorruptError("not a part of a patch, which make writes when `part` is given")
             if metadata.get("version") != __version__:
                 raise UnsupportedError(
                     "part was made by another version of sparsediff",
@@ -193,7 +208,7 @@ class Part:
             UnavailableError: the file changed since it was opened.
         """
         digests = (r.digest for r in self.found.results if r.digest is not None)
-        with open(self._file.open(), "rb") as stream:
+        with self._opened() as stream:
             stream.seek(self._start)
             for (name, size), expected in zip(self.found.sizes.items(), digests, strict=True):
                 data = stream.read(size)
@@ -224,14 +239,12 @@ def _parse(raw: bytes, sizes: dict[str, int]) -> Findings:
     """
     try:
         table = json.loads(raw)
+        columns = [table[name] for name in _COLUMNS]
+        if not all(type(table[n]) is list and check(table[n]) for n, check in _COLUMNS.items()):
+            raise ValueError
         index, count = table["part"]
-        columns = [table[c] for c in ("target", "sha256", "base", "locators", "steps")]
-        checks = (_hex(32), _or_none(_hex(64)), _or_none(_hex(32)), _locators, _steps)
-        for column, check in zip(columns, checks, strict=True):
-            if not isinstance(column, list) or not all(map(check, column)):
-                raise ValueError
         read = table["read"]
-        if not all(_natural(v) for v in (index, count, *read.values())):
+        if not _NATURAL([index, count, *read.values()]):
             raise ValueError
         results = [
             Result(target, sha256, base, locators, [_part_steps(s) for s in steps])
@@ -242,30 +255,9 @@ def _parse(raw: bytes, sizes: dict[str, int]) -> Findings:
         raise CorruptError("results of the part are malformed") from None
 
 
-def _natural(v: Any) -> bool:
-    return type(v) is int and 0 <= v < 1 << 63
-
-
-def _hex(digits: int) -> Callable[[Any], bool]:
-    pattern = re.compile(f"[0-9a-f]{{{digits}}}")
-    return lambda v: isinstance(v, str) and pattern.fullmatch(v) is not None
-
-
-def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda v: v is None or check(v)
-
-
-def _locators(v: Any) -> bool:
-    return isinstance(v, str) and re.fullmatch("[0-9a-f]*", v) is not None
-
-
-def _steps(v: Any) -> bool:
-    return isinstance(v, list) and all(
-        isinstance(part, list) and len(part) <= 129 and all(map(_natural, part)) for part in v
-    )
-
-
 def _part_steps(part: list[int]) -> PartSteps:
     if not part:
         return PartSteps(np.zeros(0, np.int64), 0)
+    if len(part) > 1 + N_CLASSES:
+        raise ValueError
     return PartSteps(np.array(part[1:], np.int64), part[0])

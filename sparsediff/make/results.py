@@ -16,6 +16,8 @@ from sparsediff.make.shares import Task
 from sparsediff.patch.counts import Counts, median_step
 from sparsediff.patch.manifest import Manifest
 
+N_CLASSES = 128  # of |step| - 1
+
 
 @dataclass(frozen=True, slots=True)
 class PartSteps:
@@ -82,7 +84,7 @@ class Completion:
         for part, found in zip_longest(self._manifest.parts[bucket], result.steps):
             tensor = self._manifest.tensors[part.tensor]
             if found is not None and found.largest:
-                by_class = self._steps.setdefault(part.tensor, np.zeros(128, np.int64))
+                by_class = self._steps.setdefault(part.tensor, np.zeros(N_CLASSES, np.int64))
                 by_class[: found.by_class.size] += found.by_class
                 tensor.largest = max(tensor.largest, found.largest)
             if part.start + part.n_words == tensor.n_based and part.tensor in self._steps:

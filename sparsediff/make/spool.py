@@ -62,9 +62,12 @@ def deliver(output: Output, place: Path | None, chunks: Iterable[bytes], *, forc
         place: what `place_of` made of it.
         chunks: what to write.
         force: replace an existing file.
+
+    Raises:
+        UnavailableError: the disk is full.
     """
     if place is not None:
-        with staged_file(place, force=force) as stream:
+        with staged_file(place, force=force) as stream, os_errors(place):
             _write(stream, chunks)
     elif isinstance(output, str):
         with os_errors("standard output"):

@@ -231,7 +231,7 @@ def _check_metadata(entries: EntryReader) -> str:
     """Checksum of the manifest, as the checked header of a patch has it."""
     found = entries.metadata
     if found.get("format") == PART_FORMAT:
-        raise UsageError("is one part of a patch; `merge` makes the patch of all parts")
+        raise UsageError("is one part of a patch; merge makes the patch of all parts")
     if found.get("format") != FORMAT:
         raise CorruptError("not a sparsediff patch")
     if found.get("version") != str(FORMAT_VERSION):

@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from sparsediff.checksum import LOCATOR_DIGITS
 from sparsediff.disk.names import check_relative_name
 from sparsediff.dtypes import DTYPES
 from sparsediff.errors import CorruptError, UnsupportedError
+from sparsediff.patch.columns import (
+    MAX_SIZE,
+    Check,
+    hexes,
+    integers,
+    lists_of,
+    or_none,
+    texts,
+)
 from sparsediff.patch.manifest import (
     MAX_SKELETON_BYTES,
     BaseFile,
@@ -28,7 +37,6 @@ from sparsediff.patch.manifest import (
 
 _SURROGATE = re.compile("[\ud800-\udfff]").search
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_MAX_SIZE = 1 << 53  # bytes; integers above are not safe in JSON
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -121,36 +129,11 @@ def _n_lists(raw: bytes) -> int:
     return raw.count(b"[") + raw.count(b"{")
 
 
-_Check = Callable[[Sequence[Any]], bool]
-"""Whether all values of a column are right."""
-
-
-def _int(low: int, high: int = _MAX_SIZE) -> _Check:
-    return lambda c: {*map(type, c)} <= {int} and (not c or (low <= min(c) and max(c) <= high))
-
-
-def _hex(digits: int) -> _Check:
-    match = re.compile(f"[0-9a-f]{{{digits}}}").fullmatch
-    return lambda c: {*map(type, c)} <= {str} and all(map(match, c))
-
-
-def _or_none(check: _Check) -> _Check:
-    return lambda c: check([v for v in c if v is not None])
-
-
-def _list_of(check: _Check) -> _Check:
-    return lambda c: {*map(type, c)} <= {list} and check(list(chain.from_iterable(c)))
-
-
 def _text(c: Sequence[Any]) -> bool:
     return {*map(type, c)} <= {str} and not any(map(_SURROGATE, c))
 
 
-def _any_text(c: Sequence[Any]) -> bool:
-    return {*map(type, c)} <= {str}
-
-
-def _rows(table: Any, **checks: _Check) -> list[tuple[Any, ...]]:
+def _rows(table: Any, **checks: Check) -> list[tuple[Any, ...]]:
     """Columns, checked, to rows, whose values are in the order of ``checks``."""
     if not isinstance(table, dict) or set(table) != set(checks):
         raise ValueError(f"columns must be {', '.join(sorted(checks))}")
@@ -178,41 +161,41 @@ def _from_columns(table: Any) -> Manifest:
         for row in _rows(
             table["base"],
             name=_text,
-            size=_int(0),
-            layout=_list_of(_int(0)),
-            skeleton=_hex(32),
+            size=integers(0),
+            layout=lists_of(integers(0)),
+            skeleton=hexes(32),
         )
     ]
     if any(sum(f.layout) != f.size or not f.layout or not all(f.layout[1:]) for f in base_files):
         raise ValueError("layout of a base file does not add up to its size")
     if any(sum(f.layout[::2]) > MAX_SKELETON_BYTES for f in base_files):
         raise ValueError("skeleton of a base file is too large")
-    index = _int(0, len(base_files) - 1)
+    index = integers(0, len(base_files) - 1)
     target_files = [
         TargetFile(*row)
         for row in _rows(
             table["target"],
             name=_text,
-            size=_int(0),
-            tensors=_int(0),
-            skeleton=_hex(32),
-            dictionary=_or_none(index),
-            sha256=_or_none(_hex(64)),
+            size=integers(0),
+            tensors=integers(0),
+            skeleton=hexes(32),
+            dictionary=or_none(index),
+            sha256=or_none(hexes(64)),
         )
     ]
     rows = _rows(
         table["tensors"],
         name=_text,
         dtype=_text,
-        shape=_list_of(_int(0)),
-        skip=_int(0),
-        base=_or_none(index),
-        base_skip=_int(-_MAX_SIZE),
-        new=_int(0),
-        changed=_int(0),
-        wider=_int(0),
-        median=_int(0, 1 << 63),
-        largest=_int(0, 1 << 63),
+        shape=lists_of(integers(0)),
+        skip=integers(0),
+        base=or_none(index),
+        base_skip=integers(-MAX_SIZE),
+        new=integers(0),
+        changed=integers(0),
+        wider=integers(0),
+        median=integers(0, 1 << 63),
+        largest=integers(0, 1 << 63),
     )
     n_tensors = len(table["tensors"]["name"])
     if sum(f.n_tensors for f in target_files) != n_tensors:
@@ -221,12 +204,12 @@ def _from_columns(table: Any) -> Manifest:
         Bucket(*row)
         for row in _rows(
             table["buckets"],
-            tensors=_list_of(_int(0, n_tensors)),
-            words=_int(1),
-            base=_or_none(_hex(32)),
-            locators=_any_text,
-            target=_or_none(_hex(32)),
-            sha256=_or_none(_hex(64)),
+            tensors=lists_of(integers(0, n_tensors)),
+            words=integers(1),
+            base=or_none(hexes(32)),
+            locators=texts,
+            target=or_none(hexes(32)),
+            sha256=or_none(hexes(64)),
         )
     ]
     # A tensor is in a second bucket only where a first one ended inside it, or
@@ -243,7 +226,7 @@ def _from_columns(table: Any) -> Manifest:
             raise ValueError("bucket has a payload but no change")
         if (bucket.target is None) != (bucket.digest is None):
             raise ValueError("bucket must have both target and sha256 or neither")
-        if bucket.base is not None and not _hex(LOCATOR_DIGITS * len(bucket.tensors))(
+        if bucket.base is not None and not hexes(LOCATOR_DIGITS * len(bucket.tensors))(
             [bucket.locators]
         ):
             raise ValueError("bucket must have one locator per tensor")
@@ -288,7 +271,7 @@ def _tensors(
             if dtype not in DTYPES:
                 raise UnsupportedError("unknown dtype", tensor=name, found=dtype)
             tensor = Tensor(name, DTYPES[dtype], tuple(shape), end + skip, base)
-            if tensor.n_bytes > _MAX_SIZE or not (
+            if tensor.n_bytes > MAX_SIZE or not (
                 tensor.n_bytes or tensor.dtype.n_bytes(tensor.shape) == 0
             ):
                 raise ValueError(f"bad shape {shape}")

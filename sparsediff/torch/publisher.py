@@ -261,16 +261,17 @@ class Publisher:
             )
             head = pack_part(text, found, with_plan=self._ranks.rank == 0)
             n_bytes = len(head) + sum(found.sizes.values())
-            parts = []
+            parts: list[Path] = []
+            errors: list[OSError] = []
             for rank, stream in enumerate(
                 self._ranks.streams(chain([head], rewound(payloads)), n_bytes)
             ):
                 parts.append(Path(f"{path}.{rank}.part"))
-                with open(parts[-1], "wb") as file:
-                    for chunk in stream:
-                        file.write(chunk)
+                errors += _kept(stream, parts[-1])
         result = None
         with self._ranks.together():
+            if errors:
+                raise errors[0]
             if parts:
                 result = merge_parts(parts, path)
                 for part in parts:
@@ -290,6 +291,22 @@ class Publisher:
         told = self._ranks.gather(told)[0]
         assert told is not None
         return told
+
+
+def _kept(stream: Iterable[bytes], path: Path) -> list[OSError]:
+    """Write what a rank sends to a file; the error, if that fails.
+
+    Then the rest is taken all the same: whoever sends it would wait for ever.
+    """
+    try:
+        with open(path, "wb") as file:
+            for chunk in stream:
+                file.write(chunk)
+    except OSError as e:
+        for _ in stream:
+            pass
+        return [e]
+    return []
 
 
 _publishers: dict[tuple[str, dist.ProcessGroup | None], Publisher] = {}

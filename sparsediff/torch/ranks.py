@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from sparsediff.errors import SparsediffError, UnavailableError
+from sparsediff.errors import SparsediffError, UnavailableError, os_errors
 
 T = TypeVar("T")
 Bytes = npt.NDArray[np.uint8]
@@ -67,7 +67,8 @@ class Ranks:
         """
         error: Exception | None = None
         try:
-            yield
+            with os_errors("temporary directory"):
+                yield
         except Exception as e:
             error = e
         self.agree(error)

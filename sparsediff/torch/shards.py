@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from sparsediff.checkpoint.memory import MemoryTensor
 from sparsediff.dtypes import DTYPES
 from sparsediff.errors import UnsupportedError, UsageError
-from sparsediff.torch.tensors import StateDict, checked, dtype_of, identity, words_of
+from sparsediff.torch.tensors import StateDict, checked, dtype_of, identity, shape_of, words_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def describe(state_dict: StateDict) -> tuple[list[Held], dict[str, torch.Tensor]
             Held(
                 name,
                 dtype_of(name, local).name,
-                _counted(local, shape),
+                shape_of(entry),
                 (*shape, *extra),
                 block,
                 None if same == name else same,
@@ -113,11 +113,6 @@ def _local(name: str, entry: object) -> tuple[torch.Tensor, tuple[int, ...], tup
             found=entry.placements,
         )
     return local, tuple(entry.shape), tuple(chunks[0].offsets)
-
-
-def _counted(local: torch.Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
-    packed = str(local.dtype) == "torch.float4_e2m1fn_x2"
-    return (*shape[:-1], 2 * shape[-1]) if packed and shape else shape
 
 
 @dataclass(slots=True)

@@ -115,9 +115,9 @@ def listed(names: list[str]) -> str:
 
 
 def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
-    """Shape as safetensors counts it: of packed pairs of 4-bit numbers, the numbers."""
+    """Shape as safetensors counts it; also of a DTensor, whole."""
     shape = tuple(tensor.shape)
-    packed = str(tensor.dtype) == "torch.float4_e2m1fn_x2"
+    packed = str(tensor.dtype) == "torch.float4_e2m1fn_x2"  # pairs, of which the numbers count
     return (*shape[:-1], 2 * shape[-1]) if packed and shape else shape
 
 

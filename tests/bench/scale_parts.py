@@ -8,6 +8,7 @@ that are not, so what is measured is planning, reading, comparing and merging, n
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -72,7 +73,7 @@ def deepseek_v3(divisor: int) -> Shapes:
 def write(shapes: Shapes, place: Path, changed: bool) -> None:
     """A checkpoint of sparse files of like size, and its index."""
     place.mkdir()
-    sizes = {name: 2 * _product(shape) for name, shape in shapes.items()}
+    sizes = {name: 2 * math.prod(shape) for name, shape in shapes.items()}
     limit = sum(sizes.values()) / N_FILES
     files: list[list[str]] = [[]]
     held = 0
@@ -183,10 +184,3 @@ def _all_parts(base: Path, target: Path, work: Path, divisor: int) -> Iterator[R
         "CPU s": merged[1],
         "note": f"{len(merged_bytes) / 1e6:.3g} MB, byte-identical with what make writes",
     }
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n

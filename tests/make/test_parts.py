@@ -196,6 +196,6 @@ def test_part_is_no_patch_and_a_patch_no_part(
     cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
 ) -> None:
     (part,) = parts_of(base, target, 1, tmp_path)
-    refused(cli("apply", base, part, "-o", tmp_path / "out"), EXIT["usage"], "one part of a patch")
+    refused(cli("apply", base, part, "-o", tmp_path / "out"), EXIT["usage"], "a patch; merge makes")
     refused(cli("merge", patch, "-o", tmp_path / "out"), EXIT["corrupt"], "not a part of a patch")
     refused(cli("merge", tmp_path / "no", "-o", "out"), EXIT["usage"], "no such file")

@@ -16,10 +16,12 @@ import pytest
 
 from sparsediff import (
     CorruptError,
+    Share,
     SparsediffError,
     UnavailableError,
     WrongBaseError,
     apply_patch,
+    make_part,
     make_patch,
     open_patch,
     verify_patch,
@@ -592,7 +594,7 @@ def test_file_name_that_cannot_travel(cli: Run, base: Path, target: Path, tmp_pa
 # Disk and time
 
 
-@pytest.mark.parametrize("verb", ["make", "apply"])
+@pytest.mark.parametrize("verb", ["make", "make --part", "merge", "apply"])
 def test_disk_full(verb: str, cli: Run, base: Path, target: Path, tmp_path: Path) -> None:
     """On a real file system of one megabyte, where one can be mounted."""
     small = tmp_path / "small"
@@ -607,6 +609,11 @@ def test_disk_full(verb: str, cli: Run, base: Path, target: Path, tmp_path: Path
         (target / "noise").write_bytes(big)
         if verb == "make":
             result = cli("make", base, target, "-o", small / "p")
+        elif verb == "make --part":
+            result = cli("make", base, target, "--part", "1/1", "-o", small / "p")
+        elif verb == "merge":
+            make_part(base, target, Share(1, 1), tmp_path / "part")
+            result = cli("merge", tmp_path / "part", "-o", small / "p")
         else:
             make_patch(base, target, tmp_path / "p")
             result = cli("apply", base, tmp_path / "p", "-o", small / "out")

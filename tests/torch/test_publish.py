@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -14,8 +15,9 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from sparsediff import Policy, make_patch, open_store, pull, versions
-from sparsediff.errors import UnsupportedError, UsageError
+from sparsediff.errors import UnavailableError, UnsupportedError, UsageError
 from sparsediff.torch import Publisher, publish, ship_stream
+from sparsediff.torch import publisher as publisher_module
 from sparsediff.torch import share as share_module
 from tests.support.pairs import tree
 from tests.support.ranks import SIZE, change, layouts, save_whole, start, tensors
@@ -45,7 +47,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(rank: int, root: Path) -> None:
-    for scenario in (publish_all_layouts, fail_twice, stream, disagree):
+    for scenario in (publish_all_layouts, fail_thrice, stream, disagree):
         scenario(rank, root / scenario.__name__)
 
 
@@ -69,10 +71,14 @@ def fails(*_: object) -> None:
     raise UnsupportedError("injected")
 
 
-def fail_twice(rank: int, root: Path) -> None:
+def is_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fail_thrice(rank: int, root: Path) -> None:
     publisher = Publisher(root / "store", jobs=1)
     state_dict: dict[str, Any] = tensors()
-    for step in range(5):
+    for step in range(6):
         change(state_dict, step)
         save_whole(state_dict, root / f"step_{step:06}", rank)
         with pytest.MonkeyPatch.context() as patched:
@@ -80,10 +86,13 @@ def fail_twice(rank: int, root: Path) -> None:
                 patched.setattr(share_module, "ordered_map", fails)
             if step == 3 and rank == 0:  # everything is made, nothing can be put
                 patched.setattr(publisher, "_store", Unreachable(publisher._store))
-            if step in (2, 3):
-                with pytest.raises(UnsupportedError) as caught:
+            if step == 4 and rank == 0:  # what others send has no room
+                patched.setattr(publisher_module, "open", is_full, raising=False)
+            if step in (2, 3, 4):
+                with pytest.raises((UnsupportedError, UnavailableError)) as caught:
                     publisher.publish(state_dict, step)
-                assert ("failed: injected" in str(caught.value)) == (rank != (1, 0)[step - 2])
+                assert ("injected", "injected", "no space left")[step - 2] in str(caught.value)
+                assert ("failed: " in str(caught.value)) == (rank != (1, 0, 0)[step - 2])
             else:
                 publisher.publish(state_dict, step)
 
@@ -101,14 +110,14 @@ class Unreachable:
 
 
 def test_rank_that_fails_leaves_no_version_and_the_next_makes_up_for_it(published: Path) -> None:
-    root = published / "fail_twice"
+    root = published / "fail_thrice"
     store = open_store(str(root / "store"))
-    assert [v.number for v in versions(store)] == [0, 1, 4]
+    assert [v.number for v in versions(store)] == [0, 1, 5]
     last = list(versions(store))[-1]
     assert last.step is not None, "what was compared with was lost"
     assert last.anchor is None
     pull(store, root / "dest")
-    assert tree(root / "dest" / "current") == tree(root / "step_000004")
+    assert tree(root / "dest" / "current") == tree(root / "step_000005")
 
 
 def dies(*_: object) -> None:
