@@ -9,17 +9,16 @@ no lock. What lies under ``acks/`` may be anybody's and is checked like any inpu
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from sparsediff.errors import UsageError, os_errors, printable
+from sparsediff.errors import UsageError, printable
 from sparsediff.parallel import ordered_map
 from sparsediff.shipping import fields
 from sparsediff.shipping.catalog import Catalog, Version
 from sparsediff.shipping.fields import FieldError
 from sparsediff.shipping.policy import Policy
+from sparsediff.shipping.small import put_small
 from sparsediff.stores import Store, Stored
 
 PREFIX = "acks/"
@@ -100,11 +99,8 @@ class Acknowledger:
             "version": version.version,
             "name": version.name,
         }
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch, "ack")
-            with os_errors(file):
-                file.write_text(json.dumps(document) + "\n")
-            store.put(f"{PREFIX}{self._machine}{_SUFFIX}", file)
+        data = (json.dumps(document) + "\n").encode()
+        put_small(store, f"{PREFIX}{self._machine}{_SUFFIX}", data)
         self._said, self._at = said, now
 
 

@@ -122,11 +122,17 @@ def pays(patch_bytes: int, anchor_bytes: int) -> bool:
     return patch_bytes < 0.8 * anchor_bytes
 
 
-def unique_name(candidate: Candidate, version: int, catalog: Catalog | None) -> str:
-    """Name of a version: that of the checkpoint, with the version's number if it is not unique."""
-    name = candidate.name
+def unique_name(name: str, number: int | None, version: int, catalog: Catalog | None) -> str:
+    """Name of a version: that of the checkpoint, with the version's number if it is not unique.
+
+    Args:
+        name: of the checkpoint.
+        number: in that name; None if it has none, so that the next has the same name.
+        version: number of the version.
+        catalog: of the store; None if it is empty.
+    """
     is_new = catalog is None or catalog.history.named(name) is None
-    if candidate.number is not None and is_new:
+    if number is not None and is_new:
         return name
     stem, dot, suffix = name.rpartition(".")
     return f"{stem}-{version:06}.{suffix}" if stem and dot else f"{name}-{version:06}"

@@ -16,6 +16,7 @@ from sparsediff.make import MakeResult
 from sparsediff.shipping.catalog import Catalog
 from sparsediff.shipping.fetch import digest_file
 from sparsediff.shipping.pointer import publish_version
+from sparsediff.shipping.policy import unique_name
 from sparsediff.shipping.records import Run, StoredPatch, Version, object_key
 from sparsediff.stats import stats_of_result
 from sparsediff.stores import Store
@@ -50,7 +51,7 @@ def put_version(
         store: where to.
         before: its catalog, as it was when the patches were made; None if it held nothing.
         made: its patches, that from the version before first.
-        name: of the version, unique in the store.
+        name: of the checkpoint; the version's too, if it is new to the store.
         number: of the checkpoint, in its name.
         run: to bind the store to, if it is bound to none.
 
@@ -61,6 +62,7 @@ def put_version(
         UnavailableError: the store is out of reach, or another writer was faster.
     """
     version = 1 if before is None else before.latest.version + 1
+    name = unique_name(name, number, version, before)
     patches = []
     for patch in made:
         sha256 = digest_file(patch.path)

@@ -267,7 +267,7 @@ class _Run:
         made = self._maker.make(before, version, place)
         snapshot.check_kept(place, identity)
         made_at = time.monotonic()
-        name = unique_name(candidate, version, before)
+        name = unique_name(candidate.name, candidate.number, version, before)
         if again is not None and candidate.number is not None:
             self._note(
                 f"{candidate.path}: was written again after it was shipped; it is shipped again, "

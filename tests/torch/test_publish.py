@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from sparsediff import Policy, make_patch, open_store, pull, versions
 from sparsediff.errors import UnavailableError, UnsupportedError, UsageError
+from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.publish import Made, put_version
 from sparsediff.torch import Publisher, publish, ship_stream
 from sparsediff.torch import publisher as publisher_module
 from sparsediff.torch import share as share_module
@@ -231,6 +233,25 @@ def test_tensors_that_come_or_go_make_a_version_stored_whole(tmp_path: Path) -> 
     save_file({"a": torch.zeros(9), "b": torch.ones(9)}, tmp_path / "want", {"format": "pt"})
     got = tmp_path / "dest" / "current" / "model.safetensors"
     assert got.read_bytes() == (tmp_path / "want").read_bytes()
+
+
+def test_name_that_a_history_has_already_is_not_given_twice(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"), create=True)
+    publisher = Publisher(store)
+    for step in (7, 8):
+        publisher.publish({"a": torch.full((9,), step)}, step)
+    found = read_catalog(store)
+    assert found is not None
+    catalog, _ = found
+    assert catalog.run is not None
+    (tmp_path / "nothing").mkdir()
+    patch = tmp_path / "p"  # somebody takes the run back to step 3
+    save_file({"a": torch.ones(9)}, tmp_path / "old")
+    result = make_patch(tmp_path / "nothing", tmp_path / "old", patch)
+    put_version(store, catalog, [Made(None, patch, result)], "step_000003", 3, catalog.run)
+    done = publisher.publish({"a": torch.full((9,), 70)}, 7)
+    assert done.version.name == "step_000007-000004"
+    assert done.version.anchor is not None  # what it compared with is not the latest any more
 
 
 def test_anchors_come_as_the_policy_says(tmp_path: Path) -> None:
