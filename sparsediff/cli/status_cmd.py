@@ -126,8 +126,9 @@ def _print(found: list[Status], now: float) -> None:
         print_table(_FLEET, machines, expendable=("store", "age"))
     for s in found:
         if s.kind == "run":
+            where = "" if s.store is None else f", for {s.store}"  # unknown until it ships
             say(
-                f"{s.place}: ship looked {ago(s.looked)} ago, for {s.store}; the newest checkpoint "
+                f"{s.place}: ship looked {ago(s.looked)} ago{where}; the newest checkpoint "
                 f"was written {ago(s.newest)} ago"
             )
         for w in s.waiting:

@@ -109,3 +109,13 @@ def test_state_elsewhere(place: Path, trainer: Trainer, cli: Run) -> None:
     default_state(trainer.run).rename(place / "state")
     assert cli("status", trainer.run)[0] == 2
     assert documents(cli, trainer.run, "--state", place / "state")[0]["version"] == 2
+
+
+def test_run_of_which_nothing_is_shipped_yet(tmp_path: Path, cli: Run) -> None:
+    (tmp_path / "run" / "step_1").mkdir(parents=True)
+    (tmp_path / "run" / "step_1" / "model.pt").touch()
+    cli("ship", tmp_path / "run", tmp_path / "store")
+    code, out, _ = cli("status", tmp_path / "run")
+    assert code == 0
+    assert "ship looked" in out
+    assert "None" not in out
