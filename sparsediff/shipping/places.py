@@ -1,4 +1,4 @@
-"""Where `pull` puts versions: next to each other behind a link, or one in place.
+"""Where `pull` puts versions: what all places have in common, and versions behind a link.
 
 Enters: patches that were fetched. Leaves: versions on disk, verified, and a
 record of which they are. A version is entered in the record only when it is
@@ -18,20 +18,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from sparsediff.disk.attributes import keep_tree_attributes
 from sparsediff.disk.inputs import walk
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import is_temp, temp_sibling
-from sparsediff.disk.outputs import publish, staged_file, sync
+from sparsediff.disk.outputs import staged_file, sync
 from sparsediff.disk.temps import discard, remove
-from sparsediff.errors import CorruptError, UnsupportedError, UsageError, WrongBaseError, os_errors
+from sparsediff.errors import UsageError, os_errors
 from sparsediff.parallel import Progress
 from sparsediff.shipping import state
-from sparsediff.shipping.absent import HOME, home_in_place
+from sparsediff.shipping.absent import HOME
 from sparsediff.shipping.catalog import Version
 from sparsediff.shipping.families import pointer
-from sparsediff.shipping.fetch import is_intact, list_beside, whole
-from sparsediff.shipping.state import Pulled, Updating, own_directory
+from sparsediff.shipping.fetch import list_beside, whole
+from sparsediff.shipping.state import Pulled, own_directory
 
 CURRENT = "current"
 
@@ -311,110 +310,3 @@ class Versions(Place):
             if os.path.lexists(path) and name != self._shown():
                 os.rename(path, going)  # at once: who reads it finds all of it, or nothing
                 remove(going)
-
-
-class InPlace(Place):
-    """``dest`` is the checkpoint itself."""
-
-    def __init__(self, dest: Path) -> None:
-        super().__init__(dest, home_in_place(dest))
-
-    def _check_dest(self) -> None:
-        there = self.dest.is_file() or (self.dest.is_dir() and any(self.dest.iterdir()))
-        if there and not os.path.lexists(self.home / state.NAME):
-            raise UsageError(
-                "exists and was not made by a pull in place; move it away to let pull make it",
-                file=self.dest,
-            )
-
-    def _advice(self) -> str:
-        return f"move it and {self.dest} away, and the next run fetches a version whole"
-
-    def _stale(self) -> tuple[str, ...]:
-        return ()
-
-    def _recover(self) -> None:
-        updating = self.record.updating
-        if updating is None:
-            return
-        from sparsediff.apply import apply_patch
-
-        patches = [whole(self.fetched, sha256) for sha256 in updating.patches]
-        same = self.record.version
-        try:
-            for path, sha256 in zip(patches, updating.patches, strict=True):
-                if not is_intact(path, sha256):
-                    raise CorruptError("patch on its way was lost", file=path)
-            apply_patch(self.dest, patches, in_place=True, jobs=self._jobs)
-        except UnsupportedError:  # so nothing was touched
-            self._is(same)
-        except (WrongBaseError, CorruptError, UsageError):  # neither the one nor the other
-            self._is(None)
-        else:
-            self._is(updating.version)
-
-    def _is(self, version: int | None) -> None:
-        """Remember what ``dest`` is, and that nothing is being changed there."""
-        self.remember(replace(self.record, version=version, updating=None))
-
-    def held(self) -> set[int]:
-        """See `Place`."""
-        return {v for v in (self.current(),) if v is not None}
-
-    def current(self) -> int | None:
-        """See `Place`."""
-        return self.record.version if self.dest.exists() else None
-
-    def path(self, version: Version) -> Path:
-        """See `Place`."""
-        return self.dest
-
-    def build(
-        self, start: int | None, patches: list[Path], version: Version, progress: Progress | None
-    ) -> None:
-        """See `Place`."""
-        if start is not None and self._update(patches, version, progress):
-            return
-        from sparsediff.apply import apply_patch
-
-        base = self.nothing if start is None else self.dest
-        room = self.home / "new"
-        discard(room)  # of a run that was killed before it gave the name away
-        with os_errors(room):
-            room.mkdir(0o700)  # until it is as private as what it replaces
-        new = room / self.dest.name
-        apply_patch(base, patches, new, jobs=self._jobs, progress=progress)
-        with os_errors(self.dest):
-            keep_tree_attributes(self.dest, new)
-            publish(new, self.dest)
-            sync(self.dest.parent)
-        self._is(version.version)
-
-    def _update(self, patches: list[Path], version: Version, progress: Progress | None) -> bool:
-        """Update ``dest`` itself; False if the patches allow only a new copy."""
-        from sparsediff.apply import apply_patch
-
-        before = self.record.version
-        updating = Updating(version.version, tuple(p.stem for p in patches))
-        self.remember(replace(self.record, updating=updating))
-        try:
-            apply_patch(self.dest, patches, in_place=True, jobs=self._jobs, progress=progress)
-        except UnsupportedError:
-            self._is(before)
-            return False
-        except (WrongBaseError, CorruptError):
-            self._is(before)
-            raise
-        self._is(version.version)
-        return True
-
-    def switch(self, version: Version) -> None:
-        """See `Place`: `build` did it."""
-
-    def tidy(self) -> None:
-        """Also remove the copy that was replaced whole."""
-        super().tidy()
-        new = self.home / "new"
-        with os_errors(new):
-            if os.path.lexists(new):
-                remove(new)

@@ -29,8 +29,9 @@ from sparsediff.shipping.absent import check_no_store, no_pointer
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
 from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.fetch import BadObjectError, fetch, whole
+from sparsediff.shipping.in_place import InPlace
 from sparsediff.shipping.kept import Note
-from sparsediff.shipping.places import InPlace, Place, Versions
+from sparsediff.shipping.places import Place, Versions
 from sparsediff.stores import Store
 
 

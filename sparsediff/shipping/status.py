@@ -18,7 +18,8 @@ from sparsediff.shipping.absent import HOME, home_in_place, no_pointer
 from sparsediff.shipping.acks import read_acks
 from sparsediff.shipping.catalog import PREFIX, Catalog
 from sparsediff.shipping.catalog_json import POINTER, read_catalog
-from sparsediff.shipping.places import CURRENT, InPlace, Place, Versions
+from sparsediff.shipping.in_place import InPlace
+from sparsediff.shipping.places import CURRENT, Place, Versions
 from sparsediff.shipping.state import Waiting, default_state
 from sparsediff.stores import Store
 
