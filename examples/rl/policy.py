@@ -49,7 +49,13 @@ def joined(parts: list[Groups]) -> Groups:
     )
 
 
-def sample(model: SmallLM, seed: tuple[int, int, int], n_groups: int, size: int) -> Groups:
+def sample(
+    model: SmallLM,
+    seed: tuple[int, int, int],
+    n_groups: int,
+    size: int,
+    n_known: int | None = None,
+) -> Groups:
     """Draw words, and ``size`` answers to each; the same for the same seed and weights.
 
     Args:
@@ -57,10 +63,11 @@ def sample(model: SmallLM, seed: tuple[int, int, int], n_groups: int, size: int)
         seed: of the run, the step, the rollout.
         n_groups: words.
         size: answers to each.
+        n_known: the words are drawn from this many of the commonest; by default from all.
     """
     run, step, rollout = seed
     generator = torch.Generator().manual_seed(run * 1_000_003 + step * 101 + rollout)
-    known = task.words()
+    known = task.words()[:n_known]
     chosen = [known[int(i)] for i in torch.randint(len(known), (n_groups,), generator=generator)]
     chosen = [word for word in chosen for _ in range(size)]
     prompts = task.prompts(chosen)

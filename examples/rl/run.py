@@ -112,12 +112,12 @@ def held_out(settings: Settings, path: Path) -> float:
     """Mean reward on words that no training saw, four samples each, always the same draws."""
     import torch
     from safetensors.torch import load_file
-    from small_lm import SmallLM
+    from small_lm import Config, SmallLM
 
     from rl import task
 
     torch.set_num_threads(1)
-    model = SmallLM(settings.config).bfloat16()
+    model = SmallLM(Config()).bfloat16()
     model.load_state_dict(load_file(path))
     words = [w for w in task.words(held_out=True)[:128] for _ in range(4)]
     generator = torch.Generator().manual_seed(settings.seed + 7)
@@ -168,7 +168,6 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=Settings.lr)
     parser.add_argument("--lag", type=int, default=Settings.lag, help="steps of staleness, at most")
     parser.add_argument("--seed", type=int, default=Settings.seed)
-    parser.add_argument("--wide", action="store_true", help="25 million weights instead of 3")
     parser.add_argument("--short", action="store_true", help="five steps of a model hardly trained")
     parser.add_argument(
         "--place", type=Path, help="keep everything here [default: nothing is kept]"
@@ -179,7 +178,7 @@ def main() -> None:
     if args.role is not None:
         work(args.role, args.place, Settings(**json.loads(args.settings)))
         return
-    settings = Settings(steps=args.steps, lr=args.lr, lag=args.lag, seed=args.seed, wide=args.wide)
+    settings = Settings(steps=args.steps, lr=args.lr, lag=args.lag, seed=args.seed)
     if args.short:
         settings = replace(settings, steps=5, groups=2, reading=2, warm=5)
     if args.place is not None:

@@ -32,31 +32,26 @@ class Settings:
     Attributes:
         steps: of the policy gradient.
         lr: learning rate.
-        groups: words per step and rollout.
+        words: that the rewards are for.
+        groups: words drawn per step and rollout.
         size: samples per word.
         lag: steps that the weights behind samples are older than those they train, at most.
         seed: of everything.
         reading: batches of text that the model reads before.
         warm: batches of the task that it sees before.
         whole: send whole weights instead of patches.
-        wide: tune a model of 25 million weights, not 3.
     """
 
-    steps: int = 40
+    steps: int = 100
     lr: float = 3e-6
-    groups: int = 8
+    words: int = 32
+    groups: int = 4
     size: int = 8
     lag: int = 1
     seed: int = 0
     reading: int = 100
     warm: int = 80
     whole: bool = False
-    wide: bool = False
-
-    @property
-    def config(self) -> Config:
-        """Of the model."""
-        return Config(width=512, layers=8, heads=8, inner=1376) if self.wide else Config()
 
 
 def say(**fields: object) -> None:
@@ -72,7 +67,7 @@ def note(text: str) -> None:
 def starting_model(settings: Settings) -> SmallLM:
     """The model that is tuned, as all runs with these settings begin."""
     return task.starting_model(
-        settings.seed, note, config=settings.config, reading=settings.reading, warm=settings.warm
+        settings.seed, note, config=Config(), reading=settings.reading, warm=settings.warm
     )
 
 
@@ -130,7 +125,7 @@ def _receive(path: Path, size: int) -> tuple[policy.Groups, int]:
 
 def rollout(settings: Settings, place: Path, index: int) -> None:
     """Follow the store, swap weights between generations, sample, send samples back."""
-    model = SmallLM(settings.config).bfloat16()
+    model = SmallLM(Config()).bfloat16()
     directory = place / f"rollout-{index}"
     arrived: queue.Queue[wire.Arrived | BaseException] = queue.Queue()
 
@@ -164,7 +159,8 @@ def rollout(settings: Settings, place: Path, index: int) -> None:
 
     for step in range(1, settings.steps + 1):
         advance(max(0, step - 1 - settings.lag))
-        groups = policy.sample(model, (settings.seed, step, index), settings.groups, settings.size)
+        seed = (settings.seed, step, index)
+        groups = policy.sample(model, seed, settings.groups, settings.size, settings.words)
         path = samples_path(place, step, index)
         tensors = {"tokens": groups.tokens, "log_p": groups.log_p, "rewards": groups.rewards}
         save_file(tensors, path.with_suffix(".partial"), {"version": str(version)})
