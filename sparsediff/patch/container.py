@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sparsediff.checksum import Verified, checksum, digest
-from sparsediff.codec.zstd import compress, decompress, stated_size
+from sparsediff.codec.zstd import compress_columns, decompress, stated_size
 from sparsediff.disk.inputs import InputFile, InputStream, OpenFiles
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
 from sparsediff.patch import manifest_json
@@ -43,8 +43,7 @@ def pack(manifest: Manifest, sizes: dict[str, int]) -> bytes:
         UnsupportedError: they would pass the limits of the format.
     """
     text = manifest_json.dump(manifest)
-    # The slowest level is for what most patches have, not for megabytes.
-    frame = compress(text, level=19 if len(text) <= 1 << 20 else 16)
+    frame = compress_columns(text)
     entries = {"manifest": len(frame)} | {name: sizes[name] for name in manifest.payload_names()}
     header = compose_header(_metadata(checksum(frame)), entries)
     if len(text) > MAX_MANIFEST or len(header) - 8 > MAX_HEADER:
