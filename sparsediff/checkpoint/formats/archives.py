@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sparsediff.checkpoint.formats import opaque, tars, zips
@@ -53,7 +53,7 @@ def find_spans(file: Input, look: Callable[[Input], list[Span]]) -> list[Span] |
         if member.is_plain and member.nbytes >= _MIN_LOOKED_INTO:
             path, start = Path(member.name), first + member.offset
             spans = look(Window(path, member.nbytes, outer, start, places))
-        found += ((member.name, replace(s, offset=member.offset + s.offset)) for s in spans)
+        found += ((member.name, s._replace(offset=member.offset + s.offset)) for s in spans)
         if not spans:
             rest.append((member.name, plain_span("", member.offset, member.nbytes)))
         if len(found) > _MAX_SPANS:
@@ -90,5 +90,5 @@ def _named(found: list[tuple[str, Span]]) -> list[Span]:
         name = span.name
         if not name or times[name] > 1:
             name = f"{member}::{name}" if name else member
-        spans.append(replace(span, name=names.unique(name[-_MAX_NAME:])))
+        spans.append(span._replace(name=names.unique(name[-_MAX_NAME:])))
     return spans

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 from sparsediff.checkpoint.formats.span import MalformedError, Span
@@ -98,7 +97,7 @@ def find_spans(file: Input) -> list[Span] | None:
             messages = list(_messages(reader, address))
             span = _dataset(reader, path, messages)
             if span is not None:
-                found.append(replace(span, name=names.unique(path)))
+                found.append(span._replace(name=names.unique(path)))
             links = [*_linked(messages), *_listed(reader, messages)]
             for name, child in reversed(links):  # so that the first is looked at next
                 if child not in seen and len(seen) < _MAX_OBJECTS:

@@ -13,6 +13,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from sparsediff.checkpoint.formats.span import MalformedError, Span
@@ -22,6 +24,7 @@ from sparsediff.errors import UnsupportedError
 
 SUFFIXES: tuple[str, ...] = (".safetensors",)
 MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
+_NAMED = re.compile(rb'"[ \t\r\n]*:')
 _SURROGATE = re.compile("[\ud800-\udfff]").search
 _MAX_SIDE = 1 << 53
 _METADATA = "__metadata__"  # the entry of the header that is no tensor
@@ -139,9 +142,12 @@ def find_spans(file: Input) -> list[Span]:
         )
     header = _parse(file, file.read(8, length))
     data = 8 + length
-    spans = [_span(file, name, entry, data) for name, entry in header.items() if name != _METADATA]
+    header.pop(_METADATA, None)
+    spans = _plain_spans(header, data, file.size)
+    if spans is None:
+        spans = [_span(file, name, entry, data) for name, entry in header.items()]
     # Empty tensors share their offset with a neighbour: order them first.
-    spans.sort(key=lambda s: (s.offset, s.nbytes))
+    spans.sort(key=itemgetter(3, 4))  # offset, nbytes
     end = data
     for span in spans:
         if span.offset != end:
@@ -171,7 +177,10 @@ def _parse(file: Input, raw: bytes) -> dict[str, Any]:
         return table
 
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        text = raw.decode("utf-8")
+        header = json.loads(text)
+        if not _holds_all(header, raw):
+            header = json.loads(text, object_pairs_hook=unique)
         if not raw.startswith(b"{"):
             raise ValueError("does not start with '{'")
     except (ValueError, RecursionError) as e:
@@ -183,6 +192,48 @@ def _parse(file: Input, raw: bytes) -> dict[str, Any]:
         ) from None
     assert isinstance(header, dict)  # starts with '{' and parsed
     return header
+
+
+def _holds_all(header: Any, raw: bytes) -> bool:
+    """Whether it is certain that no name was given twice, of which a table holds one only.
+
+    Each name is followed by a colon, and other text can only add to their number.
+    """
+    if not isinstance(header, dict):
+        return True
+    tables = [header, *(v for v in header.values() if isinstance(v, dict))]
+    return len(_NAMED.findall(raw)) == sum(map(len, tables))
+
+
+def _plain_spans(header: dict[str, Any], data: int, size: int) -> list[Span] | None:
+    """Spans of entries that are all right, at a few calls per column; None if one is not.
+
+    There may be very many. What is wrong with one, or merely unusual, is for `_span` to say.
+    """
+    entries = header.values()
+    try:
+        dtypes = [entry["dtype"] for entry in entries]
+        shapes = [entry["shape"] for entry in entries]
+        offsets = [entry["data_offsets"] for entry in entries]
+        if {*map(type, shapes), *map(type, offsets)} - {list} or {*map(len, offsets)} - {2}:
+            return None
+        if {*map(type, chain(chain.from_iterable(shapes), chain.from_iterable(offsets)))} - {int}:
+            return None
+        kinds = [*zip(dtypes, map(tuple, shapes), strict=True)]
+        known = {(d, shape): (DTYPES[d], DTYPES[d].n_bytes(shape)) for d, shape in {*kinds}}
+    except (KeyError, TypeError):
+        return None
+    if not all(0 <= side <= _MAX_SIDE for _, shape in known for side in shape):
+        return None
+    if not all(0 <= begin <= end <= size - data for begin, end in offsets):
+        return None
+    if [known[kind][1] for kind in kinds] != [end - begin for begin, end in offsets]:
+        return None
+    spans = [
+        Span(name, known[kind][0], kind[1], data + begin, end - begin)
+        for name, kind, (begin, end) in zip(header, kinds, offsets, strict=True)
+    ]
+    return spans if _is_text("".join(header)) else None
 
 
 def _span(file: Input, name: str, entry: Any, data: int) -> Span:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
@@ -12,8 +13,7 @@ class MalformedError(CorruptError):
     """The file is of the format, and violates it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Where one tensor's bytes lie inside a file.
 
     Attributes:
