@@ -26,21 +26,42 @@ def checksum(data: Any) -> str:
 
 
 class PartChecksums:
-    """Checksums of consecutive parts, each fed in pieces."""
+    """Checksums of consecutive parts: each fed in pieces, or several at once."""
 
     def __init__(self) -> None:
-        self._hashes: list[xxhash.xxh3_128] = []
+        self._done: list[str] = []
+        self._open: xxhash.xxh3_128 | None = None  # of the part after those
 
     def update(self, part: int, piece: Any) -> None:
         """Add bytes of the part with index ``part``, the last one or the next."""
-        if part == len(self._hashes):
-            self._hashes.append(xxhash.xxh3_128(piece))
+        if self._open is not None and part == len(self._done):
+            self._open.update(piece)
         else:
-            self._hashes[-1].update(piece)
+            self._close()
+            self._open = xxhash.xxh3_128(piece)
+
+    def extend(self, data: Any, ends: Iterable[int]) -> None:
+        """Add several whole parts, of which ``data`` holds one after the other.
+
+        Args:
+            data: a byte buffer.
+            ends: where each part ends in it, in bytes.
+        """
+        self._close()
+        view, hexdigest, start = memoryview(data).cast("B"), xxhash.xxh3_128_hexdigest, 0
+        for end in ends:
+            self._done.append(hexdigest(view[start:end]))
+            start = end
 
     def hex(self) -> list[str]:
         """`checksum` of each part."""
-        return [h.hexdigest() for h in self._hashes]
+        self._close()
+        return self._done
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._done.append(self._open.hexdigest())
+            self._open = None
 
 
 def combine(part_checksums: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ write outside the arrays they are given, and know nothing of files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,6 +138,34 @@ def count_steps(base: Words, target: Words, dtype: DType, counts: Int64s) -> int
     found = survey(base, target, dtype, by_class=False)
     counts += found.steps[0]
     return found.largest
+
+
+def count_parts(
+    base: Words, target: Words, dtype: DType, ends: Sequence[int]
+) -> tuple[Int64s, list[int]]:
+    """Count the steps of several parts, of which the words hold one after the other.
+
+    Args:
+        base: (n_words,).
+        target: (n_words,).
+        dtype: element type.
+        ends: where each part ends, increasing; the last is n_words.
+
+    Returns:
+        by_class: int64, (n_parts, n_classes): how many, by class of |step| - 1. As many classes
+            as are needed, at least one.
+        largest: the largest |step| of each part in ULP; 0 where nothing changed.
+    """
+    at = np.flatnonzero(base != target)
+    symbols, values = step_symbols(base[at], target[at], dtype)
+    part = np.searchsorted(ends, at, side="right")
+    n_classes = int(symbols.max()) // 2 + 1 if at.size else 1
+    cells = np.bincount(part * n_classes + (symbols >> 1), minlength=len(ends) * n_classes)
+    largest = np.zeros(len(ends), np.uint64)
+    if at.size:
+        first = np.flatnonzero(np.diff(part, prepend=-1))
+        largest[part[first]] = np.maximum.reduceat(values, first) + np.uint64(1)
+    return cells.reshape(len(ends), n_classes), largest.tolist()
 
 
 @dataclass(slots=True)

@@ -20,11 +20,11 @@ from sparsediff.dtypes import DType
 from sparsediff.errors import UnsupportedError
 from sparsediff.kernels import Words
 from sparsediff.kernels.numbers import class_of
-from sparsediff.make.results import PartSteps, Result
+from sparsediff.make.results import N_CLASSES, NO_STEPS, Result, Steps
 from sparsediff.patch import words
 from sparsediff.patch.counts import Counts
 from sparsediff.patch.manifest import MAX_SKELETON_BYTES, Manifest
-from sparsediff.patch.words import Piece, Source
+from sparsediff.patch.words import Run, Source
 
 _WHOLE_BYTES = 1 << 22  # buckets up to here are held in memory and surveyed completely,
 _SMALL_BYTES = 1 << 25  # and all those of checkpoints up to here, which takes milliseconds
@@ -32,9 +32,7 @@ _SMALL_BYTES = 1 << 25  # and all those of checkpoints up to here, which takes m
 Observer = Callable[[DType, Words, Words], None]
 """Called, from worker threads, with the base and target words of each based part."""
 
-_UNCHANGED = PartSteps(np.zeros(0, np.int64), 0)
-
-_Measure = Callable[[Words, Words, Counts], int]
+_Feed = Callable[[Words, Words, Counts], int]
 """Adds the steps from base to target words to the counts; returns the largest."""
 
 
@@ -86,8 +84,8 @@ def _encode_new(manifest: Manifest, bucket: int, target: Source) -> Encoded:
     """Encode a bucket that has no base words."""
     sums = PartChecksums()
     (held,) = words.room(manifest, bucket, 1)
-    for piece in words.pieces(manifest, bucket, [target], into=[held]):
-        sums.update(piece.part, piece.words[0])
+    for run in words.runs(manifest, bucket, [target], into=[held]):
+        _add(sums, run, run.words[0])
     payload = codec.encode(None, held, words.bucket_dtype(manifest, bucket), None)
     return Encoded(payload, Result(checksum.combine(sums.hex()), checksum.digest(payload)))
 
@@ -116,8 +114,8 @@ def _encode_passing(
     """Encode a bucket as tiers, holding no more than a piece of it."""
     dtype = words.bucket_dtype(manifest, bucket)
     differ = choice.differ(dtype)
-    pieces = words.pieces(manifest, bucket, [base, target])
-    found = _taken_in(pieces, dtype, differ.feed, observer)
+    runs = words.runs(manifest, bucket, [base, target])
+    found = _taken_in(runs, dtype, differ.feed, observer)
     return _encoded(b"" if found.is_same else choice.payload(differ), found)
 
 
@@ -126,13 +124,9 @@ def _encode_held(
 ) -> Encoded:
     """Encode a bucket the smallest way there is, holding all its words."""
     dtype = words.bucket_dtype(manifest, bucket)
-
-    def measure(b: Words, t: Words, counts: Counts) -> int:
-        return kernels.count_steps(b, t, dtype, counts)
-
     held = words.room(manifest, bucket, 2)
-    pieces = words.pieces(manifest, bucket, [base, target], into=held)
-    taken = _taken_in(pieces, dtype, measure, observer)
+    runs = words.runs(manifest, bucket, [base, target], into=held)
+    taken = _taken_in(runs, dtype, None, observer)
     if taken.is_same:
         return _encoded(b"", taken)
     b, t = held
@@ -145,7 +139,7 @@ class _Taken:
 
     base: list[str]
     target: list[str]
-    steps: list[PartSteps]
+    steps: Steps
 
     @property
     def is_same(self) -> bool:
@@ -161,34 +155,44 @@ def _encoded(payload: bytes, taken: _Taken) -> Encoded:
             digest=checksum.digest(payload) if payload else None,
             base=checksum.combine(taken.base),
             locators="".join(map(checksum.locator, taken.base)),
-            steps=[] if taken.is_same else taken.steps,
+            steps=NO_STEPS if taken.is_same else taken.steps,
         ),
     )
 
 
 def _taken_in(
-    pieces: Iterator[Piece], dtype: DType, measure: _Measure, observer: Observer | None
+    runs: Iterator[Run], dtype: DType, feed: _Feed | None, observer: Observer | None
 ) -> _Taken:
-    """Take in pieces that are read just once."""
+    """Take in words that are read just once; ``feed``, if given, codes them."""
     base_sums, target_sums = PartChecksums(), PartChecksums()
-    steps: list[PartSteps] = []
-    counts, largest = np.zeros(256, np.int64), 0  # of a part
-    for piece in pieces:
-        b, t = piece.words
-        target_sums.update(piece.part, t)
-        base_sums.update(piece.part, b)
+    steps: list[Steps] = []
+    counts, largest = np.zeros((1, 2 * N_CLASSES), np.int64), 0  # of a part
+    for run in runs:
+        b, t = run.words
+        _add(target_sums, run, t)
+        _add(base_sums, run, b)
         if observer is not None:
             observer(dtype, b, t)
-        largest = max(largest, measure(b, t, counts))
-        if piece.is_last_of_part:
-            if largest:
-                n = class_of(largest - 1) + 1
-                by_class = counts[0 : 2 * n : 2] + counts[1 : 2 * n : 2]  # signs do not matter
-                steps.append(PartSteps(by_class, largest))
-                counts[:], largest = 0, 0
-            else:
-                steps.append(_UNCHANGED)
-    return _Taken(base_sums.hex(), target_sums.hex(), steps)
+        if len(run.ends) > 1:
+            if feed is not None:
+                feed(b, t, np.zeros(2 * N_CLASSES, np.int64))
+            steps.append(Steps(*kernels.count_parts(b, t, dtype, run.ends)))
+            continue
+        found = feed(b, t, counts[0]) if feed else kernels.count_steps(b, t, dtype, counts[0])
+        largest = max(largest, found)
+        if run.is_last_of_part:
+            n = class_of(largest - 1) + 1 if largest else 1
+            by_class = counts[:, 0 : 2 * n : 2] + counts[:, 1 : 2 * n : 2]  # signs do not matter
+            steps.append(Steps(by_class, [largest]))
+            counts[:], largest = 0, 0
+    return _Taken(base_sums.hex(), target_sums.hex(), Steps.joined(steps))
+
+
+def _add(sums: PartChecksums, run: Run, read: Words) -> None:
+    if run.is_whole:
+        sums.extend(read, [end * read.itemsize for end in run.ends])
+    else:
+        sums.update(run.part, read)
 
 
 def encode_skeleton(

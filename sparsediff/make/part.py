@@ -20,7 +20,7 @@ from sparsediff.checksum import checksum, digest
 from sparsediff.codec.zstd import compress, decompress, stated_size
 from sparsediff.disk.inputs import InputFile, Readable, Window
 from sparsediff.errors import CorruptError, SparsediffError, UnsupportedError, os_errors
-from sparsediff.make.results import N_CLASSES, PartSteps, Result
+from sparsediff.make.results import N_CLASSES, NO_STEPS, Result, Steps
 from sparsediff.make.shares import Share, Task
 from sparsediff.patch import manifest_json
 from sparsediff.patch.columns import Check, hexes, integers, lists_of, or_none, texts
@@ -37,6 +37,7 @@ _COLUMNS: dict[str, Check] = {
     "sha256": or_none(hexes(64)),
     "base": or_none(hexes(32)),
     "locators": texts,
+    "largest": lists_of(_NATURAL),
     "steps": lists_of(lists_of(_NATURAL)),
 }
 
@@ -98,10 +99,8 @@ def pack_part(plan: bytes, found: Findings, *, with_plan: bool = True) -> bytes:
             "sha256": [r.digest for r in found.results],
             "base": [r.base for r in found.results],
             "locators": [r.locators for r in found.results],
-            "steps": [
-                [[s.largest, *s.by_class.tolist()] if s.largest else [] for s in r.steps]
-                for r in found.results
-            ],
+            "largest": [r.steps.largest for r in found.results],
+            "steps": [r.steps.by_class.tolist() for r in found.results],
         },
         separators=(",", ":"),
     ).encode("ascii")
@@ -193,9 +192,9 @@ class Part:
             if result.digest is not None
         ]
         if not fits or not all(
-            len(result.steps) in (0, len(manifest.parts[task.bucket]))
+            len(result.steps.largest) in (0, len(manifest.parts[task.bucket]))
             if task.bucket is not None
-            else not result.steps
+            else not result.steps.largest
             for task, result in zip(mine, self.found.results, strict=True)
         ):
             raise CorruptError("results are not those of the plan", file=self.name)
@@ -247,17 +246,18 @@ def _parse(raw: bytes, sizes: dict[str, int]) -> Findings:
         if not _NATURAL([index, count, *read.values()]):
             raise ValueError
         results = [
-            Result(target, sha256, base, locators, [_part_steps(s) for s in steps])
-            for target, sha256, base, locators, steps in zip(*columns, strict=True)
+            Result(target, sha256, base, locators, _steps(largest, by_class))
+            for target, sha256, base, locators, largest, by_class in zip(*columns, strict=True)
         ]
         return Findings(Share(index, count), read, results, sizes)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CorruptError("results of the part are malformed") from None
 
 
-def _part_steps(part: list[int]) -> PartSteps:
-    if not part:
-        return PartSteps(np.zeros(0, np.int64), 0)
-    if len(part) > 1 + N_CLASSES:
+def _steps(largest: list[int], by_class: list[list[int]]) -> Steps:
+    if len(largest) != len(by_class):
         raise ValueError
-    return PartSteps(np.array(part[1:], np.int64), part[0])
+    n_classes = {*map(len, by_class)}
+    if len(n_classes) > 1 or (n_classes and not 1 <= max(n_classes) <= N_CLASSES):
+        raise ValueError
+    return Steps(np.array(by_class, np.int64), largest) if largest else NO_STEPS

@@ -7,29 +7,44 @@ because all of them end here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import zip_longest
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from sparsediff.make.shares import Task
-from sparsediff.patch.counts import Counts, median_step
+from sparsediff.patch.counts import Counts, median_step, median_steps
 from sparsediff.patch.manifest import Manifest
 
 N_CLASSES = 128  # of |step| - 1
 
 
 @dataclass(frozen=True, slots=True)
-class PartSteps:
-    """Steps from base to target in one part of a bucket.
+class Steps:
+    """Steps from base to target in each part of a bucket; without parts where nothing changed.
 
     Attributes:
-        by_class: how many, by class of |step| - 1, without the zeros at the end.
-        largest: the largest |step|; 0 if nothing changed.
+        by_class: how many, by class of |step| - 1, (n_parts, some classes).
+        largest: the largest |step| of each part, (n_parts,); 0 if nothing changed.
     """
 
     by_class: Counts
-    largest: int
+    largest: list[int]
+
+    @classmethod
+    def joined(cls, found: Sequence[Steps]) -> Steps:
+        """Of the parts of all of them."""
+        widest = max((s.by_class.shape[1] for s in found), default=0)
+        by_class = np.zeros((sum(len(s.largest) for s in found), widest), np.int64)
+        at = 0
+        for steps in found:
+            n_parts, n_classes = steps.by_class.shape
+            by_class[at : at + n_parts, :n_classes] = steps.by_class
+            at += n_parts
+        return cls(by_class, [n for s in found for n in s.largest])
+
+
+NO_STEPS = Steps(np.zeros((0, 0), np.int64), [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +57,14 @@ class Result:
             it was in the base.
         base: checksum of a bucket's base words; None if there are none.
         locators: of those, one per part.
-        steps: of each part of a bucket; empty if nothing changed, or nothing was compared.
+        steps: of a bucket; without parts if nothing changed, or nothing was compared.
     """
 
     target: str
     digest: str | None = None
     base: str | None = None
     locators: str = ""
-    steps: list[PartSteps] = field(default_factory=list)
+    steps: Steps = NO_STEPS
 
 
 class Completion:
@@ -81,12 +96,24 @@ class Completion:
         record.base, record.locators = result.base, result.locators
         if result.digest is not None:
             record.target, record.digest = result.target, result.digest
-        for part, found in zip_longest(self._manifest.parts[bucket], result.steps):
-            tensor = self._manifest.tensors[part.tensor]
-            if found is not None and found.largest:
-                by_class = self._steps.setdefault(part.tensor, np.zeros(N_CLASSES, np.int64))
-                by_class[: found.by_class.size] += found.by_class
-                tensor.largest = max(tensor.largest, found.largest)
+        tensors, parts, steps = self._manifest.tensors, self._manifest.parts[bucket], result.steps
+        if steps.largest:
+            medians = median_steps(steps.by_class).tolist()
+            totals, ones = steps.by_class.sum(axis=1).tolist(), steps.by_class[:, 0].tolist()
+            for i, largest in enumerate(steps.largest):
+                tensor = tensors[parts[i].tensor]
+                if not largest:
+                    continue
+                tensor.largest = max(tensor.largest, largest)
+                if parts[i].n_words == tensor.n_based:
+                    tensor.n_stepped, tensor.n_ones, tensor.median = totals[i], ones[i], medians[i]
+                else:
+                    by_class = self._steps.setdefault(
+                        parts[i].tensor, np.zeros(N_CLASSES, np.int64)
+                    )
+                    by_class[: steps.by_class.shape[1]] += steps.by_class[i]
+        for part in (parts[0], parts[-1]):  # only there a tensor ends that began before
+            tensor = tensors[part.tensor]
             if part.start + part.n_words == tensor.n_based and part.tensor in self._steps:
                 by_class = self._steps.pop(part.tensor)
                 tensor.n_stepped, tensor.n_ones = int(by_class.sum()), int(by_class[0])

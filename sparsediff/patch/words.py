@@ -19,9 +19,10 @@ from sparsediff import checksum
 from sparsediff.dtypes import DType
 from sparsediff.errors import WrongBaseError
 from sparsediff.kernels import Words
-from sparsediff.patch.manifest import Manifest
+from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest, Part
 
 PIECE_BYTES = 1 << 20  # few enough calls, and base and target stay in the cache
+MAX_RUN_PARTS = 1 << 12  # few enough that counts of each take little memory
 SAMPLE_BYTES = 1 << 15  # one run of a sample
 SAMPLE_STRIDE = 1 << 20  # from one run to the next
 
@@ -61,6 +62,24 @@ class Piece(NamedTuple):
     offset: int
     n_words: int
     words: list[Words]
+    is_last_of_part: bool
+
+
+class Run(NamedTuple):
+    """Words that follow each other in a bucket: a piece of one part, or several whole parts.
+
+    Attributes:
+        part: index in the bucket of the first part.
+        ends: where each part ends among the words.
+        words: the words of each source that was read, (ends[-1],) each.
+        is_whole: whether they are whole parts.
+        is_last_of_part: whether the next run, if any, is of the next part.
+    """
+
+    part: int
+    ends: list[int]
+    words: list[Words]
+    is_whole: bool
     is_last_of_part: bool
 
 
@@ -108,8 +127,7 @@ def pieces(
     """
     dtype = bucket_dtype(manifest, bucket)
     limit = piece_words(dtype)
-    n_words = min(manifest.buckets[bucket].n_words, limit)
-    memory = into or [np.empty(n_words, dtype.numpy) for _ in sources]
+    memory = into or room(manifest, bucket, len(sources), at_most=limit)
     at = 0
     for index, part in enumerate(manifest.parts[bucket]):
         places = [s.place(part.tensor) for s in sources]
@@ -125,15 +143,81 @@ def pieces(
                 at += n
 
 
+def runs(
+    manifest: Manifest,
+    bucket: int,
+    sources: Sequence[Source],
+    *,
+    into: Sequence[Words] | None = None,
+) -> Iterator[Run]:
+    """The words of a bucket in order, of which there may be very many small parts.
+
+    What lies side by side in a file is read at once.
+
+    Args:
+        manifest: of the patch.
+        bucket: index of the bucket.
+        sources: sides to read.
+        into: as of `pieces`.
+    """
+    dtype = bucket_dtype(manifest, bucket)
+    limit = piece_words(dtype)
+    memory = into or room(manifest, bucket, len(sources), at_most=limit)
+    parts = manifest.parts[bucket]
+    at = first = 0
+    while first < len(parts):
+        taken, ends, n = first, [], 0
+        while taken < min(len(parts), first + MAX_RUN_PARTS) and n + parts[taken].n_words <= limit:
+            n += parts[taken].n_words
+            ends.append(n)
+            taken += 1
+        part = parts[first]
+        if ends:
+            cut = [(parts[first:taken], ends)]
+        else:
+            starts = range(0, part.n_words, limit)
+            sizes = [min(limit, part.n_words - start) for start in starts]
+            cut = [
+                ([Part(part.tensor, part.start + start, size)], [size])
+                for start, size in zip(starts, sizes, strict=True)
+            ]
+        for i, (found, lengths) in enumerate(cut, 1):
+            views = [m[at : at + lengths[-1]] for m in memory]
+            for source, view in zip(sources, views, strict=True):
+                _fill(source, found, dtype.word_bytes, view)
+            yield Run(first, lengths, views, bool(ends), i == len(cut))
+            if into is not None:
+                at += lengths[-1]
+        first = max(taken, first + 1)
+
+
+def _fill(source: Source, parts: Sequence[Part], word_bytes: int, view: Words) -> None:
+    """Read the words of parts, one after the other; what lies side by side at once."""
+    file, begin, end, at = -1, 0, 0, 0  # a run of bytes, and where in ``view`` its words go
+    for tensor, start, n_words in parts:
+        part_file, offset = source.place(tensor)
+        offset += start * word_bytes
+        if part_file != file or offset != end:
+            n = (end - begin) // word_bytes
+            if n:
+                source.read(file, begin, view[at : at + n])
+            at += n
+            file, begin, end = part_file, offset, offset
+        end += n_words * word_bytes
+    source.read(file, begin, view[at:])
+
+
 def piece_words(dtype: DType) -> int:
     """Most words of a piece."""
     return PIECE_BYTES // dtype.word_bytes
 
 
-def room(manifest: Manifest, bucket: int, n: int) -> list[Words]:
-    """Memory for all words of a bucket, ``n`` times: arrays of (n_words,), not yet filled."""
+def room(
+    manifest: Manifest, bucket: int, n: int, *, at_most: int = MAX_BUCKET_WORDS
+) -> list[Words]:
+    """Memory for the words of a bucket, all or ``at_most``, ``n`` times: arrays, not yet filled."""
     dtype, n_words = bucket_dtype(manifest, bucket), manifest.buckets[bucket].n_words
-    return [np.empty(n_words, dtype.numpy) for _ in range(n)]
+    return [np.empty(min(n_words, at_most), dtype.numpy) for _ in range(n)]
 
 
 def sample(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> list[Words]:
