@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from sparsediff.errors import CorruptError, UnavailableError, UsageError
-from sparsediff.make.part import Part
+from sparsediff.make.part import Findings, Part
 from sparsediff.make.results import Completion
 from sparsediff.make.shares import cut
 from sparsediff.make.spool import Output, deliver, place_of
@@ -54,15 +54,9 @@ def merge_parts(
     opened = _in_order(parts)
     _check_same_files(opened)
     manifest, found = _completed(opened)
-    head = pack(manifest, found.sizes)
+    head, result = finish(manifest, found)
     deliver(output, place, _chunks(head, opened, sum(found.sizes.values()), progress), force=force)
-    return MakeResult(
-        manifest,
-        found.sizes,
-        sum(f.size for f in manifest.base_files),
-        sum(f.size for f in manifest.target_files),
-        len(head) + sum(found.sizes.values()),
-    )
+    return result
 
 
 def _in_order(paths: Sequence[Path | str]) -> list[Part]:
@@ -116,16 +110,38 @@ def _completed(parts: list[Part]) -> tuple[Manifest, Completion]:
     shares = cut(manifest, len(parts))
     for part, mine in zip(parts, shares, strict=True):
         part.check_fits(manifest, mine)
-    found = Completion(manifest)
-    for part, mine in zip(parts, shares, strict=True):
-        sizes = iter(part.found.sizes.values())
-        for task, result in zip(mine, part.found.results, strict=True):
-            found.enter(task, result, 0 if result.digest is None else next(sizes))
+    found = complete(manifest, [part.found for part in parts])
     try:
         manifest_json.parse(manifest_json.dump(manifest))
     except CorruptError as e:
         raise CorruptError("results of the parts do not fit the plan", found=e.problem) from e
     return manifest, found
+
+
+def complete(manifest: Manifest, found: Sequence[Findings]) -> Completion:
+    """Enter into a plan what encoding its shares found, all of them, in order."""
+    completion = Completion(manifest)
+    for findings, mine in zip(found, cut(manifest, len(found)), strict=True):
+        sizes = iter(findings.sizes.values())
+        for task, result in zip(mine, findings.results, strict=True):
+            completion.enter(task, result, 0 if result.digest is None else next(sizes))
+    return completion
+
+
+def finish(manifest: Manifest, found: Completion) -> tuple[bytes, MakeResult]:
+    """Header and manifest of the patch, and what was made, when everything is entered.
+
+    Raises:
+        UnsupportedError: the patch would pass the limits of the format.
+    """
+    head = pack(manifest, found.sizes)
+    return head, MakeResult(
+        manifest,
+        found.sizes,
+        sum(f.size for f in manifest.base_files),
+        sum(f.size for f in manifest.target_files),
+        len(head) + sum(found.sizes.values()),
+    )
 
 
 def _chunks(

@@ -13,13 +13,17 @@ from pathlib import Path
 
 from sparsediff.errors import UnavailableError
 from sparsediff.make import MakeResult
+from sparsediff.parallel import ordered_map
 from sparsediff.shipping.catalog import Catalog
 from sparsediff.shipping.fetch import digest_file
+from sparsediff.shipping.parts import join_parts
 from sparsediff.shipping.pointer import publish_version
 from sparsediff.shipping.policy import unique_name
-from sparsediff.shipping.records import Run, StoredPatch, Version, object_key
+from sparsediff.shipping.records import Part, Run, StoredPatch, Version, object_key
 from sparsediff.stats import stats_of_result
 from sparsediff.stores import Store
+
+_STREAMS = 16  # requests at once, when parts are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +32,12 @@ class Made:
 
     Attributes:
         base: version that it starts from; None for an anchor.
-        path: of the file.
+        content: a file; or parts that were put already, in order.
         result: of making it.
     """
 
     base: int | None
-    path: Path
+    content: Path | Sequence[Part]
     result: MakeResult
 
 
@@ -59,16 +63,13 @@ def put_version(
         The catalog afterwards.
 
     Raises:
-        UnavailableError: the store is out of reach, or another writer was faster.
+        UnavailableError: the store is out of reach, or lacks a part, or another writer was
+            faster.
+        UnsupportedError: patches in parts are to go into a store of layout 1.
     """
     version = 1 if before is None else before.latest.version + 1
     name = unique_name(name, number, version, before)
-    patches = []
-    for patch in made:
-        sha256 = digest_file(patch.path)
-        key = object_key(version, name, patch.base, sha256)
-        store.put(key, patch.path)
-        patches.append(StoredPatch(patch.base, key, patch.result.patch_bytes, sha256))
+    patches = [_stored(store, version, name, patch) for patch in made]
     stats = stats_of_result(made[0].result)
     record = Version(
         version=version,
@@ -85,3 +86,28 @@ def put_version(
     if after is None:
         raise UnavailableError("another writer was faster; try again", file=store.name)
     return after
+
+
+def _stored(store: Store, version: int, name: str, made: Made) -> StoredPatch:
+    """A patch as it is in the store, put there if it is a file."""
+    if not isinstance(made.content, Path):
+        _check_there(store, made.content)
+        return join_parts(store, version, name, made.base, made.content)
+    sha256 = digest_file(made.content)
+    key = object_key(version, name, made.base, sha256)
+    store.put(key, made.content)
+    return StoredPatch(made.base, key, made.result.patch_bytes, sha256)
+
+
+def _check_there(store: Store, parts: Sequence[Part]) -> None:
+    """Raise UnavailableError unless the store holds parts, as this machine sees it."""
+    for part, size in zip(
+        parts, ordered_map(lambda p: store.size(p.key), parts, _STREAMS), strict=True
+    ):
+        if size != part.n_bytes:
+            raise UnavailableError(
+                "a part that another machine put is not here; all must use the same store",
+                file=f"{store.name}/{part.key}",
+                expected=f"{part.n_bytes} bytes",
+                found="nothing" if size is None else f"{size} bytes",
+            )

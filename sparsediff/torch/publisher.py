@@ -5,17 +5,18 @@ the store, a directory with one ``model.safetensors`` of full tensors under thei
 names, made from the version before. A patch is cut into buckets as `make` cuts them, and
 every rank encodes its share of these; the words of a bucket come together on that rank only,
 from whichever ranks hold them, and a copy of its share is what it compares with next time.
-The first rank gathers payloads, which are a small part of the weights. No rank ever has the
-whole model.
+What is found out about payloads comes together on the first rank, which publishes when every
+rank has put its own. No rank ever has the whole model.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,24 @@ from sparsediff.checkpoint import Checkpoint, CheckpointFile
 from sparsediff.checkpoint.memory import bytes_of, memory_checkpoint
 from sparsediff.disk.inputs import walk
 from sparsediff.errors import UsageError
-from sparsediff.make import MakeResult, merge_parts
-from sparsediff.make.part import pack_part, plan_text
-from sparsediff.make.plan import plan
-from sparsediff.make.spool import rewound
 from sparsediff.parallel import default_jobs
+from sparsediff.patch.manifest import Manifest
 from sparsediff.shipping.binding import run_of
 from sparsediff.shipping.catalog import Catalog
 from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.policy import Policy
-from sparsediff.shipping.publish import Made, put_version
+from sparsediff.shipping.publish import put_version
 from sparsediff.shipping.records import Version
 from sparsediff.stores import Store, open_store
+from sparsediff.torch.joint import Joint, make_jointly
 from sparsediff.torch.ranks import Ranks
 from sparsediff.torch.shards import Held, WholeTensor, assemble, describe
-from sparsediff.torch.share import Copy, encode_share, from_copy, from_ranks
+from sparsediff.torch.share import Collect, Copy, from_copy, from_ranks
 from sparsediff.torch.tensors import StateDict
 
 WEIGHTS = "model.safetensors"
 NOTHING = Checkpoint(Path("<nothing>"), True, [])
+Collects = Callable[[Manifest], Collect]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Published:
     Attributes:
         version: as the store has it.
         patch_bytes: put into the store.
-        make_seconds: to exchange, compare, encode and gather.
+        make_seconds: to exchange, compare and encode.
         put_seconds: to put and publish.
     """
 
@@ -72,8 +72,8 @@ class Publisher:
     version after that is stored whole.
 
     Args:
-        store: directory or URL, as `open_store` takes it, or an open store; only the first
-            rank uses it.
+        store: directory or URL, as `open_store` takes it, or an open store; the same one for
+            every rank, which puts its part of a patch there.
         group: processes that hold the model; None for all, or for this one alone where
             torch.distributed is not in use.
         run: name of the run, which the store is bound to.
@@ -103,12 +103,12 @@ class Publisher:
         self._files = None if files is None else Path(files)
         self._metadata = {"format": "pt"} if metadata is None else metadata
         self._jobs = jobs or default_jobs()
-        self._store: Store | None = None
-        with self._ranks.together():
-            if self._ranks.rank == 0:
-                if isinstance(store, (Path, str)):
-                    store = open_store(str(store), create=True)
-                self._store = store
+        for turn in (True, False):  # the first rank before the others: it may have to make one
+            with self._ranks.together():
+                if turn == (self._ranks.rank == 0):
+                    if isinstance(store, (Path, str)):
+                        store = open_store(str(store), create=turn)
+                    self._store = store
         self._held: list[Held] | None = None
         self._tensors: dict[str, WholeTensor] = {}
         self._copy = Copy()
@@ -140,7 +140,9 @@ class Publisher:
         target = self._checkpoint()
         catalog, base = self._before(step)
         try:
-            with tempfile.TemporaryDirectory() as scratch:
+            with ExitStack() as stack:
+                with self._ranks.together():
+                    scratch = stack.enter_context(tempfile.TemporaryDirectory())
                 made = self._make(base, target, held, catalog, Path(scratch))
                 made_at = time.monotonic()
                 version, place = self._put(catalog, made, step)
@@ -192,7 +194,7 @@ class Publisher:
         catalog: Catalog | None = None
         goes_on = False
         with self._ranks.together():
-            if self._store is not None:
+            if self._ranks.rank == 0:
                 found = read_catalog(self._store)
                 catalog = None if found is None else found[0]
                 if catalog is not None:
@@ -203,7 +205,6 @@ class Publisher:
         return catalog, self._base if goes_on and self._base is not None else NOTHING
 
     def _check(self, catalog: Catalog, step: int) -> None:
-        assert self._store is not None
         if catalog.run is not None and catalog.run.name != self._run.name:
             raise UsageError(
                 "holds the checkpoints of another run; give this one a store of its own, or "
@@ -225,88 +226,46 @@ class Publisher:
         held: dict[str, torch.Tensor],
         catalog: Catalog | None,
         scratch: Path,
-    ) -> list[Made]:
-        """The patches of the version, on the first rank."""
-        number = None if base is NOTHING or self._place is None else self._place[1]
-        path = scratch / "step"
-        made = [Made(number, path, r) for r in self._patch(base, target, held, path)]
-        wants_anchor = number is not None and any(
-            self._policy.wants_anchor(catalog, m.result.patch_bytes) for m in made
+    ) -> list[Joint]:
+        """The patches of the version."""
+
+        def joint(start: int | None, base: Checkpoint, collects: Collects, room: Path) -> Joint:
+            return make_jointly(
+                start, base, target, self._copy, collects, self._ranks, room, self._jobs
+            )
+
+        start = None if base is NOTHING or self._place is None else self._place[1]
+        from_held = partial(from_ranks, self._tensors, held, self._ranks)
+        made = [joint(start, base, from_held, scratch / "step")]
+        step = made[0].result  # on the first rank
+        wants_anchor = (
+            start is not None
+            and step is not None
+            and self._policy.wants_anchor(catalog, step.patch_bytes)
         )
         if self._ranks.gather(wants_anchor)[0]:
-            path = scratch / "anchor"
-            made += [Made(None, path, r) for r in self._patch(NOTHING, target, None, path)]
+            collect = from_copy(self._copy, self._ranks)
+            made.append(joint(None, NOTHING, lambda _: collect, scratch / "anchor"))
         return made
 
-    def _patch(
-        self,
-        base: Checkpoint,
-        target: Checkpoint,
-        held: dict[str, torch.Tensor] | None,
-        path: Path,
-    ) -> Iterator[MakeResult]:
-        """Make one patch at ``path``; a result on the first rank, none on the others.
-
-        The words are those that ranks hold, or without ``held`` those of the copy.
-        """
-        manifest = plan(base, target)
-        text = plan_text(manifest)
-        if held is None:
-            collect = from_copy(self._copy, self._ranks)
-        else:
-            collect = from_ranks(manifest, self._tensors, held, self._ranks)
-        with tempfile.TemporaryFile() as payloads:
-            found = encode_share(
-                manifest, base, target, self._copy, collect, self._ranks, payloads, self._jobs
-            )
-            head = pack_part(text, found, with_plan=self._ranks.rank == 0)
-            n_bytes = len(head) + sum(found.sizes.values())
-            parts: list[Path] = []
-            errors: list[OSError] = []
-            for rank, stream in enumerate(
-                self._ranks.streams(chain([head], rewound(payloads)), n_bytes)
-            ):
-                parts.append(Path(f"{path}.{rank}.part"))
-                errors += _kept(stream, parts[-1])
-        result = None
-        with self._ranks.together():
-            if errors:
-                raise errors[0]
-            if parts:
-                result = merge_parts(parts, path)
-                for part in parts:
-                    part.unlink()
-        if result is not None:
-            yield result
-
     def _put(
-        self, catalog: Catalog | None, made: list[Made], step: int
+        self, catalog: Catalog | None, made: list[Joint], step: int
     ) -> tuple[Version, tuple[str, int]]:
-        """Publish patches from the first rank; every rank is told the version and its place."""
+        """Put patches, and publish from the first rank; every rank is told the version's place."""
+        number, takes_parts = self._ranks.gather(
+            (1, True) if catalog is None else (catalog.latest.version + 1, catalog.layout > 1)
+        )[0]
+        put = [j.put(self._ranks, self._store, number, takes_parts=takes_parts) for j in made]
         told: tuple[Version, tuple[str, int]] | None = None
         with self._ranks.together():
-            if self._store is not None:
-                after = put_version(self._store, catalog, made, f"step_{step:06}", step, self._run)
+            if self._ranks.rank == 0:
+                patches = [patch for patch in put if patch is not None]
+                name = f"step_{step:06}"
+                after = put_version(self._store, catalog, patches, name, step, self._run)
                 told = after.latest, (after.id, after.latest.version)
         told = self._ranks.gather(told)[0]
         assert told is not None
         return told
-
-
-def _kept(stream: Iterable[bytes], path: Path) -> list[OSError]:
-    """Write what a rank sends to a file; the error, if that fails.
-
-    Then the rest is taken all the same: whoever sends it would wait for ever.
-    """
-    try:
-        with open(path, "wb") as file:
-            for chunk in stream:
-                file.write(chunk)
-    except OSError as e:
-        for _ in stream:
-            pass
-        return [e]
-    return []
 
 
 _publishers: dict[tuple[str, dist.ProcessGroup | None], Publisher] = {}

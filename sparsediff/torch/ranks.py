@@ -6,9 +6,10 @@ of bytes, and one error everywhere where one rank has one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from itertools import accumulate
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from sparsediff.errors import SparsediffError, UnavailableError, os_errors
 
 T = TypeVar("T")
 Bytes = npt.NDArray[np.uint8]
+Sink = Callable[[int, Bytes], None]
 
 _MESSAGE_BYTES = 1 << 26  # of one message of a stream
 
@@ -65,13 +67,10 @@ class Ranks:
         Raises:
             BaseException: as `agree` does.
         """
-        error: Exception | None = None
-        try:
-            with os_errors("temporary directory"):
-                yield
-        except Exception as e:
-            error = e
-        self.agree(error)
+        errors: list[Exception] = []
+        with _noted(errors):
+            yield
+        self.agree(errors[0] if errors else None)
 
     def agree(self, error: BaseException | None) -> None:
         """Go on only if no rank has an error.
@@ -92,15 +91,26 @@ class Ranks:
                 kind, problem = other
                 raise kind(f"rank {rank} failed: {problem}")
 
-    def exchange(self, sent: dict[int, Bytes], received: dict[int, int]) -> dict[int, Bytes]:
-        """Send bytes to some ranks while others send some.
+    def to_first(self, value: T) -> list[T] | None:
+        """The value of every rank, on the first one; None on the others.
+
+        Raises:
+            UnavailableError: a rank is gone.
+        """
+        if self.size == 1:
+            return [value]
+        found: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        first = 0 if self._group is None else dist.get_global_rank(self._group, 0)
+        with _lost_ranks():
+            dist.gather_object(value, found, dst=first, group=self._group)
+        return found
+
+    def ready(self, sent: dict[int, Bytes], received: dict[int, int]) -> Exchange:
+        """Make ready to send bytes to some ranks while others send some; waits for nobody.
 
         Args:
             sent: by the rank they go to.
             received: how many bytes come, by the rank they come from.
-
-        Raises:
-            UnavailableError: a rank is gone.
         """
         found = {
             rank: torch.empty(n, dtype=torch.uint8, device=self._device)
@@ -114,47 +124,75 @@ class Ranks:
             dist.P2POp(dist.isend, data, group=self._group, group_peer=rank)
             for rank, data in out.items()
         ]
-        with _lost_ranks():
-            for call in dist.batch_isend_irecv(calls) if calls else ():
-                call.wait()
-        return {rank: data.cpu().numpy() for rank, data in found.items()}
+        return Exchange(calls, found)
 
-    def streams(self, chunks: Iterable[bytes], n_bytes: int) -> Iterator[Iterable[bytes]]:
-        """On the first rank, what each rank sends, one after the other; elsewhere nothing.
+    def bring(self, source: BinaryIO, sizes: Sequence[int], sink: Sink | None) -> None:
+        """Bring bytes of every rank to the first, one rank after the other; all must call this.
+
+        Whoever cannot read or write goes on with something else, so that nobody waits for it,
+        and in the end the error is that of all.
 
         Args:
-            chunks: what this rank sends, in pieces of any size.
-            n_bytes: how many bytes they are.
+            source: what this rank gives.
+            sizes: how many bytes each rank gives.
+            sink: takes them, on the first rank, with the offset of each piece.
+
+        Raises:
+            UnavailableError: a rank is gone.
+            BaseException: as `agree` does.
+        """
+        errors: list[Exception] = []
+        ends = list(accumulate(sizes))
+        for rank, end in enumerate(ends):
+            for start in range(end - sizes[rank], end, _MESSAGE_BYTES):
+                n = min(end - start, _MESSAGE_BYTES)
+                data = np.zeros(n, np.uint8)
+                if rank == self.rank:
+                    with _noted(errors):
+                        data[:] = np.frombuffer(source.read(n), np.uint8)
+                if rank not in (0, self.rank) and self.rank != 0:
+                    continue
+                if rank != 0:
+                    here = self.rank == 0
+                    message = self.ready({} if here else {0: data}, {rank: n} if here else {})
+                    message.run()
+                    data = message.received(rank) if here else data
+                if sink is not None and not errors:
+                    with _noted(errors):
+                        sink(start, data)
+        self.agree(errors[0] if errors else None)
+
+
+class Exchange:
+    """Bytes that are ready to be sent, and room for those that come."""
+
+    def __init__(self, calls: list[dist.P2POp], found: dict[int, torch.Tensor]) -> None:
+        self._calls, self._found = calls, found
+
+    def run(self) -> None:
+        """Send and receive; every rank that takes part must call this.
 
         Raises:
             UnavailableError: a rank is gone.
         """
-        sizes = self.gather(n_bytes)
-        if self.rank != 0:
-            for message in _cut(chunks):
-                self.exchange({0: message}, {})
-            return
-        yield chunks
-        for rank in range(1, self.size):
-            yield self._stream(rank, sizes[rank])
+        with _lost_ranks():
+            for call in dist.batch_isend_irecv(self._calls) if self._calls else ():
+                call.wait()
 
-    def _stream(self, rank: int, n_bytes: int) -> Iterator[bytes]:
-        while n_bytes:
-            n = min(n_bytes, _MESSAGE_BYTES)
-            yield self.exchange({}, {rank: n})[rank].tobytes()
-            n_bytes -= n
+    def received(self, rank: int) -> Bytes:
+        """What came from a rank."""
+        data: Bytes = self._found[rank].cpu().numpy()
+        return data
 
 
-def _cut(chunks: Iterable[bytes]) -> Iterator[Bytes]:
-    """Chunks joined and cut into messages that are full but for the last."""
-    held = bytearray()
-    for chunk in chunks:
-        held += chunk
-        while len(held) >= _MESSAGE_BYTES:
-            yield np.frombuffer(held[:_MESSAGE_BYTES], np.uint8)
-            del held[:_MESSAGE_BYTES]
-    if held:
-        yield np.frombuffer(held, np.uint8)
+@contextmanager
+def _noted(errors: list[Exception]) -> Iterator[None]:
+    """Note an error instead of raising it."""
+    try:
+        with os_errors("temporary directory"):
+            yield
+    except Exception as e:
+        errors.append(e)
 
 
 def _told(error: BaseException) -> tuple[type[SparsediffError], str]:

@@ -26,7 +26,7 @@ from sparsediff.parallel import ordered_map
 from sparsediff.patch import words
 from sparsediff.patch.manifest import Manifest
 from sparsediff.patch.words import NOTHING, Source
-from sparsediff.torch.ranks import Bytes, Ranks
+from sparsediff.torch.ranks import Bytes, Exchange, Ranks
 from sparsediff.torch.shards import Rows, WholeTensor
 
 Positions = npt.NDArray[np.int64]
@@ -81,8 +81,10 @@ class Copy:
         self._before.clear()
 
 
-Collect = Callable[[list[list[int]]], dict[int, Words]]
-"""Given buckets by rank, the words of this rank's."""
+Collect = Callable[[list[list[int]]], Iterator[Words]]
+"""Given buckets by rank, the words of this rank's, in order.
+
+Every rank calls it at the same time. While the words are taken, no rank waits for another."""
 
 
 def encode_share(
@@ -126,7 +128,7 @@ def encode_share(
         now = [share[start : start + jobs] for share in shares]
         new = collect([[t.bucket for t in tasks if t.bucket is not None] for tasks in now])
         with ranks.together():
-            mine = [(t, None if t.bucket is None else new[t.bucket]) for t in now[ranks.rank]]
+            mine = [(t, None if t.bucket is None else next(new)) for t in now[ranks.rank]]
             for (task, after), encoded in zip(
                 mine, ordered_map(lambda a: encode(*a), mine, jobs), strict=True
             ):
@@ -141,22 +143,22 @@ def encode_share(
 
 def from_copy(copy: Copy, ranks: Ranks) -> Collect:
     """Words of buckets out of the copy, where they are already."""
-    return lambda buckets: {b: copy[b] for b in buckets[ranks.rank]}
+    return lambda buckets: (copy[b] for b in buckets[ranks.rank])
 
 
 def from_ranks(
-    manifest: Manifest,
     tensors: Mapping[str, WholeTensor],
     held: Mapping[str, torch.Tensor],
     ranks: Ranks,
+    manifest: Manifest,
 ) -> Collect:
     """Words of buckets from the ranks that hold them.
 
     Args:
-        manifest: the plan.
         tensors: which blocks of which tensor are where.
         held: the words of this rank's blocks, by tensor.
         ranks: that exchange them.
+        manifest: the plan.
     """
 
     def rows_of(bucket: int) -> Iterator[tuple[str, Rows, int, int]]:
@@ -166,23 +168,24 @@ def from_ranks(
             rows = Rows.around(tensors[name], part.start, part.n_words)
             yield name, rows, part.start - rows.start * rows.tensor.row_words, part.n_words
 
-    def collect(buckets: list[list[int]]) -> dict[int, Words]:
-        sent = {
-            rank: data
-            for rank, theirs in enumerate(buckets)
-            if rank != ranks.rank and (data := _packed(rank, theirs)).size
-        }
+    def collect(buckets: list[list[int]]) -> Iterator[Words]:
         mine = buckets[ranks.rank]
-        expected: dict[int, int] = defaultdict(int)
-        for bucket in mine:
-            for _, rows, _, _ in rows_of(bucket):
-                for sender, block in rows.tensor.senders(ranks.rank):
-                    part = rows.part_of(block)
-                    if part is not None and sender != ranks.rank:
-                        expected[sender] += part.n_words * rows.tensor.word_bytes
-        received = ranks.exchange(sent, dict(expected))
-        at: dict[int, int] = defaultdict(int)
-        return {bucket: _put_together(bucket, received, at) for bucket in mine}
+        with ranks.together():
+            sent = {
+                rank: data
+                for rank, theirs in enumerate(buckets)
+                if rank != ranks.rank and (data := _packed(rank, theirs)).size
+            }
+            expected: dict[int, int] = defaultdict(int)
+            for bucket in mine:
+                for _, rows, _, _ in rows_of(bucket):
+                    for sender, block in rows.tensor.senders(ranks.rank):
+                        part = rows.part_of(block)
+                        if part is not None and sender != ranks.rank:
+                            expected[sender] += part.n_words * rows.tensor.word_bytes
+            exchange = ranks.ready(sent, dict(expected))
+        exchange.run()
+        return _put_together(mine, exchange, list(expected))
 
     def _packed(receiver: int, theirs: list[int]) -> Bytes:
         """What this rank sends to another for its buckets."""
@@ -194,7 +197,13 @@ def from_ranks(
                     pieces.append(_bytes(rows.taken_from(held[name], block)))
         return np.concatenate(pieces) if pieces else np.empty(0, np.uint8)
 
-    def _put_together(bucket: int, received: dict[int, Bytes], at: dict[int, int]) -> Words:
+    def _put_together(mine: list[int], exchange: Exchange, senders: list[int]) -> Iterator[Words]:
+        received = {sender: exchange.received(sender) for sender in senders}
+        at: dict[int, int] = defaultdict(int)
+        for bucket in mine:
+            yield _words_of(bucket, received, at)
+
+    def _words_of(bucket: int, received: dict[int, Bytes], at: dict[int, int]) -> Words:
         dtype = words.bucket_dtype(manifest, bucket).numpy
         whole = np.empty(manifest.buckets[bucket].n_words, dtype)
         end = 0

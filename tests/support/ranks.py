@@ -35,21 +35,33 @@ def start(scenario: Scenario, root: Path, *, killed: tuple[int, ...] = ()) -> li
         killed: ranks that kill themselves.
     """
     root.mkdir(exist_ok=True)
-    context = torch.multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_run, args=(scenario, r, root)) for r in range(SIZE)]
+    codes = exit_codes(scenario, root, {})
+    assert [r for r, code in enumerate(codes) if code != 0] == list(killed)
+    return [said(root, rank) for rank in range(SIZE)]
+
+
+def exit_codes(scenario: Scenario, root: Path, environment: dict[str, str]) -> list[int]:
+    """How the processes of all ranks ended; see `start`."""
+    context = torch.multiprocessing.get_context("forkserver")  # which imports torch once
+    context.set_forkserver_preload([__name__, "sparsediff.torch.publisher"])
+    arguments = [(scenario, rank, root, environment) for rank in range(SIZE)]
+    processes = [context.Process(target=_run, args=a) for a in arguments]
     for process in processes:
         process.start()
     for process in processes:
         process.join(240)
         assert process.exitcode is not None, "a rank hangs"
-    assert [r for r, p in enumerate(processes) if p.exitcode != 0] == list(killed)
-    return [
-        (root / f"{r}.error").read_text() if (root / f"{r}.error").exists() else ""
-        for r in range(SIZE)
-    ]
+    return [process.exitcode for process in processes]
 
 
-def _run(scenario: Scenario, rank: int, root: Path) -> None:
+def said(root: Path, rank: int) -> str:
+    """What a rank said when it failed; empty if it did not."""
+    path = root / f"{rank}.error"
+    return path.read_text() if path.exists() else ""
+
+
+def _run(scenario: Scenario, rank: int, root: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
@@ -81,6 +93,14 @@ def tensors(n: int = 300) -> dict[str, torch.Tensor]:
         "long": torch.arange(11),
         "nothing": torch.empty(0, 4),
     }
+
+
+def even(n: int = 1000) -> dict[str, torch.Tensor]:
+    """Tensors of as many bytes each, one for the share of each rank."""
+    g = torch.Generator().manual_seed(0)
+    floats = {"a": torch.bfloat16, "b": torch.float32, "c": torch.float16}
+    made = {m: torch.randn(8 * n // d.itemsize, generator=g).to(d) for m, d in floats.items()}
+    return made | {"d": torch.arange(n)}
 
 
 def layouts(rank: int) -> Iterator[tuple[str, dict[str, Any]]]:

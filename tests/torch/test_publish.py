@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,20 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from sparsediff import Policy, make_patch, open_store, pull, versions
+from sparsediff.disk.outputs import write_at
 from sparsediff.errors import UnavailableError, UnsupportedError, UsageError
-from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.catalog_json import POINTER, dump, read_catalog
+from sparsediff.shipping.check import check
+from sparsediff.shipping.objects import keys_of
+from sparsediff.shipping.parts import parts_of, read_parts
 from sparsediff.shipping.publish import Made, put_version
 from sparsediff.torch import Publisher, publish, ship_stream
+from sparsediff.torch import joint as joint_module
 from sparsediff.torch import publisher as publisher_module
 from sparsediff.torch import share as share_module
 from tests.support.pairs import tree
-from tests.support.ranks import SIZE, change, layouts, save_whole, start, tensors
+from tests.support.ranks import SIZE, change, even, layouts, save_whole, start, tensors
+from tests.support.runs import catalog_of
 
 STEPS = 3
 
@@ -31,13 +39,20 @@ def publish_all_layouts(rank: int, root: Path) -> None:
     for number, (_, state_dict) in enumerate(layouts(rank)):
         here = root / str(number)
         publisher = Publisher(here / "store", jobs=1 + number % 2)
-        for step in range(STEPS):
-            if step:
-                change(state_dict, step)
-            save_whole(state_dict, here / f"step_{step:06}", rank)
-            done = publisher.publish(state_dict, step)
-            assert done.version.version == step + 1
-            assert (done.version.step is None) == (step == 0)
+        with pytest.MonkeyPatch.context() as patched:
+            if in_parts(number):
+                patched.setattr(joint_module, "PART_BYTES", 1)
+            for step in range(STEPS):
+                if step:
+                    change(state_dict, step)
+                save_whole(state_dict, here / f"step_{step:06}", rank)
+                done = publisher.publish(state_dict, step)
+                assert done.version.version == step + 1
+                assert (done.version.step is None) == (step == 0)
+
+
+def in_parts(number: int) -> bool:
+    return number % 3 > 0
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +64,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(rank: int, root: Path) -> None:
-    for scenario in (publish_all_layouts, fail_thrice, stream, disagree):
+    for scenario in (publish_all_layouts, fail_often, stream, layout_1, disagree, elsewhere):
         scenario(rank, root / scenario.__name__)
 
 
@@ -65,38 +80,54 @@ def test_what_is_pulled_is_the_checkpoint_however_it_is_held(
             if step:
                 patch = tmp_path / f"{number}-{step}"
                 make_patch(here / f"step_{step - 1:06}", here / f"step_{step:06}", patch)
-                (stored,) = (here / "store").glob(f"versions/*{version.name}/from-*")
-                assert stored.read_bytes() == patch.read_bytes()
+                assert version.step is not None
+                assert (version.step.list_bytes is not None) == in_parts(number)
+                parts = parts_of(store, version.step)
+                assert (len(parts) > 1) == in_parts(number)
+                assert read_parts(store, parts, 0, version.step.n_bytes) == patch.read_bytes()
 
 
 def fails(*_: object) -> None:
     raise UnsupportedError("injected")
 
 
-def is_full(*_: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+FAILURES: dict[int, tuple[int, str]] = {2: (1, "injected"), 3: (0, "injected")}
+FAILURES |= {4: (0, "no space left"), 5: (2, "injected"), 6: (3, "injected"), 7: (0, "injected")}
 
 
-def fail_thrice(rank: int, root: Path) -> None:
+def fail_often(rank: int, root: Path) -> None:
     publisher = Publisher(root / "store", jobs=1)
-    state_dict: dict[str, Any] = tensors()
-    for step in range(6):
-        change(state_dict, step)
-        save_whole(state_dict, root / f"step_{step:06}", rank)
+    mine: dict[str, Any] = {n: t for i, (n, t) in enumerate(tensors().items()) if i % SIZE == rank}
+    for step in range(9):
+        change(mine, step)
+        save_whole(mine, root / f"step_{step:06}", rank)
+        failing, problem = FAILURES.get(step, (None, ""))
         with pytest.MonkeyPatch.context() as patched:
-            if step == 2 and rank == 1:  # in its share, while others are done with theirs
+            if step > 5:
+                patched.setattr(joint_module, "PART_BYTES", 1)
+            if step == 2 and rank == failing:  # in its share, while others are done with theirs
                 patched.setattr(share_module, "ordered_map", fails)
-            if step == 3 and rank == 0:  # everything is made, nothing can be put
+            if step in (3, 6) and rank == failing:  # everything is made and cannot be put
                 patched.setattr(publisher, "_store", Unreachable(publisher._store))
-            if step == 4 and rank == 0:  # what others send has no room
-                patched.setattr(publisher_module, "open", is_full, raising=False)
-            if step in (2, 3, 4):
+            if step == 4 and rank == failing:  # what others send has no room
+                patched.setattr(joint_module, "write_at", is_full)
+            if step == 5 and rank == failing:  # it reads words for another
+                patched.setattr(share_module.Rows, "taken_from", fails)
+            if step == 7 and rank == failing:  # all parts are put
+                patched.setattr(publisher_module, "put_version", fails)
+            if failing is not None:
                 with pytest.raises((UnsupportedError, UnavailableError)) as caught:
-                    publisher.publish(state_dict, step)
-                assert ("injected", "injected", "no space left")[step - 2] in str(caught.value)
-                assert ("failed: " in str(caught.value)) == (rank != (1, 0, 0)[step - 2])
+                    publisher.publish(mine, step)
+                assert problem in str(caught.value)
+                assert ("failed: " in str(caught.value)) == (rank != failing)
             else:
-                publisher.publish(state_dict, step)
+                publisher.publish(mine, step)
+
+
+def is_full(path: Path, offset: int, data: Any) -> None:
+    if offset:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write_at(path, offset, data)
 
 
 class Unreachable:
@@ -112,14 +143,19 @@ class Unreachable:
 
 
 def test_rank_that_fails_leaves_no_version_and_the_next_makes_up_for_it(published: Path) -> None:
-    root = published / "fail_thrice"
+    root = published / "fail_often"
     store = open_store(str(root / "store"))
-    assert [v.number for v in versions(store)] == [0, 1, 5]
+    assert [v.number for v in versions(store)] == [0, 1, 8]
     last = list(versions(store))[-1]
     assert last.step is not None, "what was compared with was lost"
     assert last.anchor is None
     pull(store, root / "dest")
-    assert tree(root / "dest" / "current") == tree(root / "step_000005")
+    assert tree(root / "dest" / "current") == tree(root / "step_000008")
+    found = check(store, now=time.time())
+    assert found.is_sound
+    assert len(found.young) >= SIZE, "parts of versions that were not published"
+    check(store, now=time.time() + 10, grace=5, repair=True)
+    assert {o.key for o in store.list("")} == keys_of(store, catalog_of(store)) | {POINTER}
 
 
 def dies(*_: object) -> None:
@@ -128,21 +164,62 @@ def dies(*_: object) -> None:
 
 def kill_one(rank: int, root: Path) -> None:
     publisher = Publisher(root / "store", jobs=1)
-    state_dict: dict[str, Any] = tensors()
+    state_dict: dict[str, Any] = even()
     publisher.publish(state_dict, 0)
     change(state_dict, 1)
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(joint_module, "PART_BYTES", 1)
         if rank == 2:
-            patched.setattr(share_module, "ordered_map", dies)
+            patched.setattr(joint_module, "put_part", dies)
         publisher.publish(state_dict, 1)
 
 
-def test_rank_that_is_killed_leaves_no_version(tmp_path: Path) -> None:
+def test_rank_that_is_killed_leaves_no_version_only_orphans(tmp_path: Path) -> None:
     errors = start(kill_one, tmp_path / "ranks", killed=(2,))
     for rank in (0, 1, 3):
         assert "UnavailableError" in errors[rank]
         assert "a rank is gone" in errors[rank]
-    assert len(list(versions(open_store(str(tmp_path / "ranks" / "store"))))) == 1
+    store = open_store(str(tmp_path / "ranks" / "store"))
+    assert len(list(versions(store))) == 1
+    found = check(store, now=time.time())
+    assert found.is_sound
+    assert found.orphans == []
+    check(store, now=time.time() + 10, grace=5, repair=True)
+    assert {o.key for o in store.list("")} == keys_of(store, catalog_of(store)) | {POINTER}
+
+
+def layout_1(rank: int, root: Path) -> None:
+    publisher = Publisher(root / "store", jobs=1)
+    state_dict: dict[str, Any] = tensors()
+    publisher.publish(state_dict, 0)
+    if rank == 0:
+        store = open_store(str(root / "store"))
+        assert store.swap(POINTER, dump(replace(catalog_of(store), layout=1)), store.tag(POINTER))
+    dist.barrier()
+    change(state_dict, 1)
+    save_whole(state_dict, root / "step_000001", rank)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(joint_module, "PART_BYTES", 1)
+        publisher.publish(state_dict, 1)
+
+
+def test_store_of_layout_1_goes_on_as_it_was(published: Path) -> None:
+    root = published / "layout_1"
+    store = open_store(str(root / "store"))
+    assert catalog_of(store).layout == 1
+    assert [p.list_bytes for v in versions(store) for p in v.patches] == [None, None]
+    pull(store, root / "dest")
+    assert tree(root / "dest" / "current") == tree(root / "step_000001")
+
+
+def elsewhere(rank: int, root: Path) -> None:
+    store = root / str(rank)
+    store.mkdir(parents=True)
+    publisher = Publisher(store)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(joint_module, "PART_BYTES", 1)
+        with pytest.raises(UnavailableError, match="a part that another machine put is not here"):
+            publisher.publish(tensors(), 0)
 
 
 def disagree(rank: int, root: Path) -> None:
