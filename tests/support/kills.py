@@ -94,7 +94,7 @@ def _signalled(
             try:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 signal.signal(signal.SIGTERM, _interrupt)
-                _arm(n, log, signum)
+                arm(n, log, signum)
                 result = act()
                 code = result if isinstance(result, int) else 0
             except BaseException:
@@ -129,7 +129,7 @@ def command_killed_at_each_point(
         yield log.read_text()
 
 
-def _arm(n: int, log: Path, signum: int = signal.SIGKILL) -> None:
+def arm(n: int, log: Path, signum: int = signal.SIGKILL) -> None:
     """Replace everything in `TOUCHES` by what counts, and signals at the ``n``-th point."""
     count = 0
 
@@ -159,5 +159,5 @@ def _arm(n: int, log: Path, signum: int = signal.SIGKILL) -> None:
 
 
 if __name__ == "__main__":
-    _arm(int(sys.argv[1]), Path(sys.argv[2]))
+    arm(int(sys.argv[1]), Path(sys.argv[2]))
     sys.exit(run(sys.argv[3:]))
