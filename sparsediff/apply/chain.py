@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,8 @@ def rebuild_chain(
     between: Callable[[int], Path],
     jobs: int,
     advance: Callable[[int], None],
-    files: Sequence[Collection[int]],
 ) -> None:
-    """Write files of the chain's target to ``dest``, a directory or the one file.
+    """Write the chain's target to ``dest``, a directory or the one file.
 
     Args:
         base: checkpoint the first patch was made from.
@@ -132,7 +131,6 @@ def rebuild_chain(
             removed once they were used, and by the caller on an error.
         jobs: threads.
         advance: told of bytes rebuilt.
-        files: what `needed` gave: which to write, in each run.
 
     Raises:
         WrongBaseError: ``base`` or a later patch does not continue the chain.
@@ -142,52 +140,46 @@ def rebuild_chain(
     root = base
     for i, group in enumerate(runs):
         place = dest if group is runs[-1] else between(i)
-        _rebuild(group, root, place, jobs, advance, files[i])
+        _rebuild(group, root, place, jobs, advance)
         if root is not base:
             discard(root)
         root = place
 
 
-def needed(runs: Sequence[Sequence[Patch]], chosen: Selection) -> list[set[int]]:
-    """Which target files of each run must be rebuilt to get the chosen ones of the last.
+def narrow(chain: Sequence[Patch], chosen: Selection) -> None:
+    """Leave of a chain what leads to the chosen files of its last target; all, if none is chosen.
 
-    All of them, if none is chosen: then a patch is checked to the end.
+    Then each patch is one from a share of its base to a share of its target: of the chosen
+    files, and of those that chosen ones of later targets come from.
 
     Raises:
         UsageError: none is chosen, or the target is one file.
     """
     if not chosen:
-        return [set(range(len(group[-1].manifest.target_files))) for group in runs]
-    last = runs[-1][-1]
+        return
+    last = chain[-1]
     if not last.manifest.target_is_directory:
         problem = "leads to one file; `files` chooses among those of a directory"
         raise UsageError(problem, file=last.name)
-    wanted = {f.name for f in last.manifest.target_files if chosen.takes(f.name)}
+    names = [f.name for f in last.manifest.target_files]
+    wanted = {name for name in names if chosen.takes(name)}
     if not wanted:
         raise UsageError(
             "none of the target's files matches `files`",
             file=last.name,
             expected=", ".join(chosen.include),
-            found=", ".join([f.name for f in last.manifest.target_files][:3]) + ", …",
+            found=", ".join(names[:3]) + ", …",
         )
-    found: list[set[int]] = []
-    for group in reversed(runs):
-        indices = {i for i, f in enumerate(group[-1].manifest.target_files) if f.name in wanted}
-        found.append(indices)
-        first = group[0].manifest
-        sources = {first.target_files[i].dictionary for i in indices}
-        sources |= {first.tensors[t].base_file for i in indices for t in first.file_tensors[i]}
-        wanted = {first.base_files[b].name for b in sources if b is not None}
-    return found[::-1]
+    for i, patch in reversed(list(enumerate(chain))):
+        patch.narrow(wanted, chosen.takes)
+        if 0 < i < len(chain) - 1:  # the first keeps what names the tensor of a wrong base
+            patch.manifest.share(chain[i + 1].manifest)
+        wanted = {f.name for f in patch.manifest.base_files}
 
 
-def rebuilt_bytes(runs: Sequence[Sequence[Patch]], files: Sequence[Collection[int]]) -> int:
+def rebuilt_bytes(runs: Sequence[Sequence[Patch]]) -> int:
     """Bytes that `rebuild_chain` writes, and tells of."""
-    return sum(
-        group[-1].manifest.target_files[i].size
-        for group, indices in zip(runs, files, strict=True)
-        for i in indices
-    )
+    return sum(f.size for group in runs for f in group[-1].manifest.target_files)
 
 
 def _rebuild(
@@ -196,32 +188,25 @@ def _rebuild(
     dest: Path,
     jobs: int,
     advance: Callable[[int], None],
-    indices: Collection[int],
 ) -> None:
-    """Write target files of the last patch to ``dest``, a directory or the one file."""
+    """Write the target of the last patch to ``dest``, a directory or the one file."""
     target = group[-1].manifest
     files = BaseFiles(base, group[0].manifest)
-    paths = {
-        i: dest / f.name if f.name else dest
-        for i, f in enumerate(target.target_files)
-        if i in indices
-    }
-    for i, path in paths.items():
-        record = target.target_files[i]
+    paths = [dest / f.name if f.name else dest for f in target.target_files]
+    for path, record in zip(paths, target.target_files, strict=True):
         if path == dest and path.exists():
             with os_errors(path):
                 os.truncate(path, record.size)
         else:
             create(path, record.size)
 
-    cloned = {i for i, path in paths.items() if _clone_unchanged(group, files, i, path)}
+    cloned = {i for i, path in enumerate(paths) if _clone_unchanged(group, files, i, path)}
 
     def write(file: int, offset: int, data: Any) -> None:
         if file not in cloned:
             write_at(paths[file], offset, data)
 
-    mine = (task for task in tasks(group) if task.file in paths)
-    for n in ordered_map(lambda task: run(group, files, task, write), mine, jobs):
+    for n in ordered_map(lambda task: run(group, files, task, write), tasks(group), jobs):
         advance(n)
 
 

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from sparsediff import checksum
-from sparsediff.apply.chain import groups, needed, rebuilt_bytes, unchanged
+from sparsediff.apply.chain import groups, rebuilt_bytes, unchanged
 from sparsediff.apply.rebuild import BaseFiles, Task, run, tasks
 from sparsediff.disk.inputs import InputFile, OpenFiles, walk
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.outputs import staged_file, sync, write_all
-from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import temp_file
 from sparsediff.errors import UnsupportedError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress, ordered_map
@@ -50,8 +49,7 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
         for patch in chain:
             patch.check_payloads()
         runs = groups(chain)
-        files = needed(runs, Selection())
-        total, done, written, before = rebuilt_bytes(runs, files), 0, 0, 0
+        total, done, written, before = rebuilt_bytes(runs), 0, 0, 0
         for group in runs:
             after = before + len(group)
             target = group[-1].manifest

@@ -18,7 +18,6 @@ from pathlib import Path
 from sparsediff.apply.chain import (
     groups,
     listed,
-    needed,
     open_chain,
     rebuild_chain,
     rebuilt_bytes,
@@ -27,7 +26,6 @@ from sparsediff.checkpoint import open_checkpoint
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.outputs import staged_file
 from sparsediff.disk.replace import check_output
-from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import discard, temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make import MakeResult, make_patch
@@ -73,8 +71,7 @@ def squash_patches(
         pinned = open_checkpoint(base, allow_empty=True)
         to_read = sum(f.size for f in chain[-1].manifest.target_files)
         runs = groups(chain)
-        files = needed(runs, Selection())
-        to_rebuild, rebuilt = rebuilt_bytes(runs, files), 0
+        to_rebuild, rebuilt = rebuilt_bytes(runs), 0
 
         def tell(done: int) -> None:
             if progress is not None:
@@ -90,7 +87,7 @@ def squash_patches(
         stack.enter_context(temp_directory(work))
         stack.callback(discard, work)
         target, patch = work / "target", work / "patch"
-        rebuild_chain(pinned.path, runs, target, lambda i: work / str(i), jobs, advance, files)
+        rebuild_chain(pinned.path, runs, target, lambda i: work / str(i), jobs, advance)
         # Still pinned, so it is also noticed if the base changed between the two.
         result = make_patch(
             pinned, target, patch, jobs=jobs, progress=lambda done, _: tell(to_rebuild + done)

@@ -18,7 +18,7 @@ from pathlib import Path
 from sparsediff.apply.chain import (
     groups,
     listed,
-    needed,
+    narrow,
     open_chain,
     rebuild_chain,
     rebuilt_bytes,
@@ -71,12 +71,12 @@ def apply_patch(
         patches: one patch, or several, each made from the target of the one
             before: paths, ``-`` for standard input, or binary streams.
         output: where to write the target; None with ``in_place``.
-        in_place: update ``base`` itself, one file at a time.
+        in_place: update ``base`` itself, one file at a time; with ``files`` those that match,
+            and the others stay as they are.
         jobs: threads; default all processors.
         force: replace an existing output.
         files: patterns of the target's files to rebuild, default all: see
-            `disk.selection.Selection`. Only what these come from must be in ``base``; not
-            in place.
+            `disk.selection.Selection`. Only what these come from must be in ``base``.
         progress: told of bytes rebuilt.
 
     Raises:
@@ -91,8 +91,6 @@ def apply_patch(
     base, jobs = Path(base), jobs or default_jobs()
     if in_place == (output is not None):
         raise UsageError("give either an output or in-place, not both")
-    if in_place and files:
-        raise UsageError("`files` and `in_place` do not go together: in place is all or nothing")
     with ExitStack() as stack:
         if output is not None:
             if not str(output):
@@ -103,16 +101,16 @@ def apply_patch(
                     raise UsageError("output is the base (`in_place=True` updates it)", file=output)
             check_output(output, force=force, inputs=[base, *paths(sources)])
         chain = stack.enter_context(open_chain(sources))
-        last = chain[-1].manifest
-        chosen = Selection(tuple(files))
+        names = _names(chain)
+        narrow(chain, Selection(tuple(files)))
         if output is None:
             written = update_in_place(base, chain, jobs, progress)
         else:
-            written = _apply_to(base, chain, output, jobs, force, chosen, progress)
+            written = _apply_to(base, chain, output, jobs, force, names, progress)
         return ApplyResult(
             output or base,
             len(chain),
-            sum(f.size for f in last.target_files if chosen.takes(f.name)),
+            sum(f.size for f in chain[-1].manifest.target_files),
             written,
             sum(p.n_bytes for p in chain),
         )
@@ -124,13 +122,15 @@ def _apply_to(
     output: Path,
     jobs: int,
     force: bool,
-    chosen: Selection,
+    names: set[str],
     progress: Progress | None,
 ) -> int:
-    """Build the target of ``chain`` at ``output``; returns the bytes written."""
+    """Build the target of ``chain`` at ``output``; returns the bytes written.
+
+    What is replaced there may hold files of ``names`` only.
+    """
     runs = groups(chain)
-    files = needed(runs, chosen)
-    total, done = rebuilt_bytes(runs, files), 0
+    total, done = rebuilt_bytes(runs), 0
 
     def advance(n: int) -> None:
         nonlocal done
@@ -140,7 +140,6 @@ def _apply_to(
 
     with ExitStack() as stack:
         if chain[-1].manifest.target_is_directory:
-            names = _names(chain)
             staged = stack.enter_context(staged_directory(output, force=force, replaceable=names))
         else:
             stack.enter_context(staged_file(output, force=force))
@@ -153,7 +152,7 @@ def _apply_to(
         if len(runs) > 1:
             stack.enter_context(temp_directory(work))
             stack.callback(discard, work)
-        rebuild_chain(base, runs, staged, lambda i: work / str(i), jobs, advance, files)
+        rebuild_chain(base, runs, staged, lambda i: work / str(i), jobs, advance)
     return total
 
 

@@ -48,7 +48,8 @@ from sparsediff.cli.common import (
         multiple=True,
         metavar="PATTERN",
         help="Rebuild only the files of the target that match, as 'model-0000[1-4]*'; BASE needs"
-        " to hold only what these come from. Repeatable. [default: all]",
+        " to hold only what these come from. In place, others stay as they are. Repeatable."
+        " [default: all]",
     ),
     force_option,
     jobs_option,
@@ -81,8 +82,6 @@ def command(
         raise UsageError("is a patch; apply takes BASE first, then PATCH", file=base)
     if in_place and output is not None:
         raise click.UsageError("--in-place updates BASE itself and takes no -o")
-    if in_place and files:
-        raise click.UsageError("--files writes a share to -o OUT, and not in place")
     if not in_place and output is None:
         raise click.UsageError("give -o OUT, or --in-place to update BASE itself")
     start = time.monotonic()

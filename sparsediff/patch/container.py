@@ -10,7 +10,7 @@ by the SHA-256 that the manifest holds.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_err
 from sparsediff.patch import manifest_json
 from sparsediff.patch.entries import MAX_HEADER, EntryReader, compose_header
 from sparsediff.patch.manifest import MAX_BUCKET_BYTES, MAX_SKELETON_BYTES, Manifest
+from sparsediff.patch.narrow import narrowed
 from sparsediff.version import FORMAT_VERSION
 
 FORMAT = "sparsediff"
@@ -99,7 +100,7 @@ class Patch:
         name: where it comes from, for messages.
         manifest: the validated manifest.
         n_bytes: size of the whole patch.
-        sizes: bytes of each stored payload, by name.
+        sizes: bytes of each stored payload that belongs to the manifest, by name.
     """
 
     def __init__(self, stream: BinaryIO | InputStream, name: str) -> None:
@@ -124,9 +125,21 @@ class Patch:
             self.manifest = manifest_json.parse(_decompress_manifest(frame))
             if list(self.sizes) != self.manifest.payload_names():
                 raise CorruptError("payloads are not those the manifest lists")
+            self._stored = {name: (name, size) for name, size in self.sizes.items()}
         except (CorruptError, UnsupportedError, UsageError) as e:
             e.file = name
             raise
+
+    def narrow(self, wanted: Collection[str], keeps: Callable[[str], bool]) -> None:
+        """Become the share that leads to some files of the target; see `narrow.narrowed`.
+
+        The payloads of the others are passed over when payloads are read, and not checked.
+        """
+        self.manifest, names = narrowed(self.manifest, wanted, keeps)
+        self._stored = {
+            name: (names.get(now, ""), size) for name, (now, size) in self._stored.items()
+        }
+        self.sizes = {now: size for now, size in self._stored.values() if now}
 
     def payloads(self) -> Iterator[tuple[str, Verified]]:
         """Name and bytes of each payload, in stored order, each checked by its SHA-256.
@@ -147,12 +160,15 @@ class Patch:
         Raises:
             CorruptError: the patch is cut short, or followed by more.
         """
-        for name, size in self.sizes.items():
+        for name, (now, size) in self._stored.items():
+            if not now:
+                self._entries.skip(size)
+                continue
             limit = MAX_BUCKET_BYTES if name.startswith("bucket.") else MAX_SKELETON_BYTES
             if size > limit + _SLACK:
                 raise CorruptError(f"{name} is too large", file=self.name, found=f"{size} bytes")
             data = self._entries.read(size)
-            yield StoredPayload(self.name, name, data, self._digest_of(name))
+            yield StoredPayload(self.name, name, data, self._digest_of(now))
         self._entries.check_end()
 
     def check_payloads(self) -> None:

@@ -14,6 +14,7 @@ from sparsediff.disk.inputs import InputStream
 from sparsediff.errors import CorruptError, os_errors
 
 MAX_HEADER = 1 << 24  # bytes
+_SKIP = 1 << 20
 
 
 def compose_header(metadata: dict[str, str], sizes: dict[str, int]) -> bytes:
@@ -108,6 +109,19 @@ class EntryReader:
                 found=f"{len(data)} bytes",
             )
         return data
+
+    def skip(self, size: int) -> None:
+        """Pass over the next ``size`` bytes.
+
+        Raises:
+            CorruptError: the file is cut short.
+        """
+        if self._stream.seekable():  # then its size was checked
+            with os_errors(self.name):
+                self._stream.seek(size, 1)
+            return
+        while size:
+            size -= len(self.read(min(size, _SKIP)))
 
     def check_end(self) -> None:
         """Raise CorruptError if anything follows."""
