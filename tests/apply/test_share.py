@@ -247,7 +247,9 @@ def test_any_share_is_what_it_is_in_the_whole(data: st.DataObject) -> None:
                 else:
                     (side / f"{f}.txt").write_bytes(f.encode())
         patch = Path(room) / "p"
-        make_patch(*sides, patch, bucket_words=data.draw(st.sampled_from([30, 1 << 24])))
+        make_patch(
+            sides[0], sides[1], patch, bucket_words=data.draw(st.sampled_from([30, 1 << 24]))
+        )
         names = sorted(os.listdir(sides[1]))
         chosen = data.draw(st.lists(st.sampled_from(names), unique=True, min_size=1))
         apply_patch(sides[0], patch, Path(room) / "out", files=chosen)

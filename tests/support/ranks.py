@@ -51,7 +51,7 @@ def exit_codes(scenario: Scenario, root: Path, environment: dict[str, str]) -> l
     for process in processes:
         process.join(240)
         assert process.exitcode is not None, "a rank hangs"
-    return [process.exitcode for process in processes]
+    return [process.exitcode or 0 for process in processes]
 
 
 def said(root: Path, rank: int) -> str:

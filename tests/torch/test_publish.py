@@ -27,6 +27,7 @@ from sparsediff.shipping.publish import Made, put_version
 from sparsediff.torch import Publisher, publish, ship_stream
 from sparsediff.torch import joint as joint_module
 from sparsediff.torch import publisher as publisher_module
+from sparsediff.torch import shards as shards_module
 from sparsediff.torch import share as share_module
 from tests.support.pairs import tree
 from tests.support.ranks import SIZE, change, even, layouts, save_whole, start, tensors
@@ -112,7 +113,7 @@ def fail_often(rank: int, root: Path) -> None:
             if step == 4 and rank == failing:  # what others send has no room
                 patched.setattr(joint_module, "write_at", is_full)
             if step == 5 and rank == failing:  # it reads words for another
-                patched.setattr(share_module.Rows, "taken_from", fails)
+                patched.setattr(shards_module.Rows, "taken_from", fails)
             if step == 7 and rank == failing:  # all parts are put
                 patched.setattr(publisher_module, "put_version", fails)
             if failing is not None:
