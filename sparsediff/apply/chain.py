@@ -170,10 +170,8 @@ def narrow(chain: Sequence[Patch], chosen: Selection) -> None:
             expected=", ".join(chosen.include),
             found=", ".join(names[:3]) + ", …",
         )
-    for i, patch in reversed(list(enumerate(chain))):
+    for patch in reversed(chain):
         patch.narrow(wanted, chosen.takes)
-        if 0 < i < len(chain) - 1:  # the first keeps what names the tensor of a wrong base
-            patch.manifest.share(chain[i + 1].manifest)
         wanted = {f.name for f in patch.manifest.base_files}
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from sparsediff.apply.chain import (
@@ -102,7 +103,10 @@ def apply_patch(
             check_output(output, force=force, inputs=[base, *paths(sources)])
         chain = stack.enter_context(open_chain(sources))
         names = _names(chain)
-        narrow(chain, Selection(tuple(files)))
+        if files:
+            narrow(chain, Selection(tuple(files)))
+            for before, after in pairwise(chain):
+                after.manifest.share(before.manifest)
         if output is None:
             written = update_in_place(base, chain, jobs, progress)
         else:

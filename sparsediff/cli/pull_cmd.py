@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         "sparsediff pull /mnt/store /models/grpo7 --version step_000100",
         "sparsediff pull s3://weights/grpo7 /models/grpo7 --in-place --watch 10",
         "sparsediff pull s3://weights/grpo7 /models/grpo7 --watch 10 --ack node-7",
+        "sparsediff pull s3://weights/grpo7 /models/share --files 'model-0000[1-4]*'",
     )
     + exit_codes(0, 2, 11, 12, 13, 14, 130),
 )
@@ -71,6 +72,13 @@ if TYPE_CHECKING:
         is_flag=True,
         help="DEST is the checkpoint itself, updated file by file: no second copy, but readers"
         " may meet files of two versions.",
+    ),
+    click.option(
+        "--files",
+        multiple=True,
+        metavar="PATTERN",
+        help="Bring only the files that match, as 'model-0000[1-4]*', and fetch no more than they"
+        " need. DEST holds the same files of every version. Repeatable. [default: all]",
     ),
     click.option(
         "--ack",
@@ -101,6 +109,7 @@ def command(
     wanted: str | None,
     keep: int,
     in_place: bool,
+    files: tuple[str, ...],
     ack: str | None,
     after: str | None,
     dry_run: bool,
@@ -146,7 +155,9 @@ def command(
         from sparsediff.shipping.pull import preview
 
         with opened_store(store, bwlimit, retries, create=False) as opened:
-            found = preview(opened, dest, version=wanted, in_place=in_place, note=service.note)
+            found = preview(
+                opened, dest, version=wanted, in_place=in_place, files=files, note=service.note
+            )
         print_pull(found, dest, after, as_json)
         return 0
 
@@ -164,6 +175,7 @@ def command(
                     version=wanted,
                     in_place=in_place,
                     keep=keep,
+                    files=files,
                     streams=streams,
                     jobs=jobs,
                     after=None if after is None else lambda r: _run_after(after, r, exec_timeout),
@@ -223,7 +235,8 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
     }
     if here is not None:
         outcome.gauges["version"] = here
-    ratio = version.n_bytes / result.fetched_bytes if result.fetched_bytes else None
+    brought = version.n_bytes if result.share_bytes is None else result.share_bytes
+    ratio = brought / result.fetched_bytes if result.fetched_bytes else None
     if result.switched:
         outcome.added["whole_bytes_total"] = version.n_bytes
         outcome.gauges |= {
@@ -245,6 +258,7 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
         "n_patches": len(result.patches),
         "fetched_bytes": result.fetched_bytes,
         "target_bytes": version.n_bytes,
+        "share_bytes": result.share_bytes,
         "left_out": None if version.left_out is None else asdict(version.left_out),
         "fetch_seconds": round(result.fetch_seconds, 3),
         "apply_seconds": round(result.apply_seconds, 3),
@@ -253,7 +267,9 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
     if not result.switched:
         outcome.line = f"nothing new to pull, {dest} is at {printable(version.name)}"
         return
-    fetched = f"{size(result.fetched_bytes)} fetched for {size(version.n_bytes)}"
+    fetched = f"{size(result.fetched_bytes)} fetched for {size(brought)}"
+    if result.share_bytes is not None:
+        fetched += f" of {size(version.n_bytes)}"
     if ratio is not None:
         fetched += f" ({number(ratio, 1)}x)"
     if version.left_out is not None:

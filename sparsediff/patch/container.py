@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -140,6 +141,16 @@ class Patch:
             name: (names.get(now, ""), size) for name, (now, size) in self._stored.items()
         }
         self.sizes = {now: size for now, size in self._stored.values() if now}
+
+    def places(self) -> list[tuple[int, int]]:
+        """Offset in the file, and bytes, of each payload that belongs to the manifest."""
+        ends = list(accumulate(size for _, size in self._stored.values()))
+        start = self.n_bytes - (ends[-1] if ends else 0)
+        return [
+            (start + end - size, size)
+            for end, (now, size) in zip(ends, self._stored.values(), strict=True)
+            if now
+        ]
 
     def payloads(self) -> Iterator[tuple[str, Verified]]:
         """Name and bytes of each payload, in stored order, each checked by its SHA-256.

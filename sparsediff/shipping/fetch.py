@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from sparsediff.checksum import digest
 from sparsediff.disk.outputs import create, sync, write_at
 from sparsediff.disk.temps import discard
-from sparsediff.errors import CorruptError, os_errors
+from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.shipping.catalog import Part, StoredPatch
 from sparsediff.shipping.parts import parse_list, parts_of, read_list
@@ -99,12 +100,25 @@ def list_beside(path: Path) -> Path:
     return path.with_suffix(".parts")
 
 
-def is_intact(path: Path, sha256: str) -> bool:
+def share_beside(path: Path) -> Path:
+    """Where the SHA-256 of the beginning of a share of a patch is, which says that of the rest."""
+    return path.with_suffix(".share")
+
+
+def is_intact(path: Path, sha256: str, *, share: bool = False) -> bool:
     """Whether a fetched patch is there; what is there in its place is removed.
 
     A name proves nothing: after a power cut there may be zeros under it.
+
+    Args:
+        path: where it should be.
+        sha256: of the patch.
+        share: whether it should be the share of it that `share_beside` tells of.
     """
-    if _is_ours(path):
+    if share:
+        if _is_ours(path) and _is_ours(share_beside(path)) and _is_share(path):
+            return True
+    elif _is_ours(path):
         beside = list_beside(path)
         if _is_ours(beside) and digest_file(beside) == sha256:
             with os_errors(beside):
@@ -115,6 +129,22 @@ def is_intact(path: Path, sha256: str) -> bool:
             return True
     discard(path)
     return False
+
+
+def _is_share(path: Path) -> bool:
+    """Whether a file is the patch that the note beside it is about, and intact."""
+    from sparsediff.patch.container import open_patch  # with NumPy, which most runs can do without
+
+    with os_errors(path):
+        noted = share_beside(path).read_bytes()
+        try:
+            with open_patch(path) as patch, open(path, "rb") as file:
+                head = file.read(patch.n_bytes - sum(patch.sizes.values()))
+                for _ in patch.payloads():
+                    pass
+        except (CorruptError, UnsupportedError, UsageError):
+            return False
+    return digest(head).encode() == noted
 
 
 def digest_object(store: Store, key: str, n_bytes: int, stream: BinaryIO | None = None) -> str:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparsediff.disk.locks import waiting
-from sparsediff.errors import CorruptError, LockedError, UnavailableError
+from sparsediff.disk.selection import Selection
+from sparsediff.errors import CorruptError, LockedError, UnavailableError, WrongBaseError
 from sparsediff.shipping.absent import no_pointer
 from sparsediff.shipping.acks import Acknowledger
 from sparsediff.shipping.catalog import Catalog, Version
@@ -81,6 +82,8 @@ class Follower:
         keep: versions to keep in the directory.
         jobs: threads to rebuild with; default all processors.
         ack: name of this machine, under which the store is told what it holds; see below.
+        files: patterns of the files to bring, as with `pull`; then the patches of arrivals are
+            those from share to share.
 
     An arrival is acknowledged when the next one is asked for: until then the caller may be
     putting it to use.
@@ -101,6 +104,7 @@ class Follower:
         keep: int = 2,
         jobs: int | None = None,
         ack: str | None = None,
+        files: Sequence[str] = (),
     ) -> None:
         """See the class.
 
@@ -112,6 +116,7 @@ class Follower:
         self._holding: Version | str | None = holding
         self._history: str | None = None  # that the version held belongs to
         self._every, self._keep, self._jobs = every, keep, jobs
+        self._files = tuple(files)
         self._stopped = threading.Event()
         self.problem: str | None = None
         self.latest: Version | None = None
@@ -153,6 +158,7 @@ class Follower:
                 version=version,
                 keep=self._keep,
                 keep_patches=True,
+                files=self._files,
                 jobs=self._jobs,
             )
         assert result.version is not None
@@ -221,21 +227,31 @@ class Follower:
 
     def _with_way(self, arrival: Arrival, held: Version, catalog: Catalog) -> Arrival:
         """The arrival with the patches from what is held, if there are some and their base is."""
-        place = Versions(self._directory, self._keep)
+        place = Versions(self._directory, self._keep, self._files)
+        shared = bool(self._files)
         base = self._directory / "versions" / held.name
         way = catalog.path([held.version], arrival.version.version)
         if way is None or way[0] != held.version or not base.is_dir():
             return arrival
         files = [place.patch(p.sha256) for p in way[1]]
-        missing = [p for p in way[1] if not is_intact(place.patch(p.sha256), p.sha256)]
+        missing = [
+            p for p in way[1] if not is_intact(place.patch(p.sha256), p.sha256, share=shared)
+        ]
         if missing:  # another run of pull came here first, and did not keep them
             try:
                 with (
                     waiting(_PATIENCE, lambda _: None),
                     place.open(catalog.id, self._jobs),
                 ):
-                    fetch(self._store, missing, place.fetched, streams=_STREAMS)
+                    if shared:
+                        from sparsediff.shipping.shares import fetch_share, plan
+
+                        missing = way[1]  # what is needed of one, the later ones say
+                        shares = plan(self._store, missing, Selection(self._files)).shares
+                        fetch_share(self._store, shares, place.fetched, streams=_STREAMS)
+                    else:
+                        fetch(self._store, missing, place.fetched, streams=_STREAMS)
                     place.keep_patches([p.sha256 for p in missing])
-            except CorruptError:
+            except (CorruptError, WrongBaseError):
                 return arrival
         return replace(arrival, base=base, patches=files)

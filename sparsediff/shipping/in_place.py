@@ -7,6 +7,7 @@ is in the record; a run that was killed in between is completed by the next.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +27,8 @@ from sparsediff.shipping.state import Updating
 class InPlace(Place):
     """``dest`` is the checkpoint itself."""
 
-    def __init__(self, dest: Path) -> None:
-        super().__init__(dest, home_in_place(dest))
+    def __init__(self, dest: Path, files: Sequence[str] = ()) -> None:
+        super().__init__(dest, home_in_place(dest), files)
 
     def _check_dest(self) -> None:
         there = self.dest.is_file() or (self.dest.is_dir() and any(self.dest.iterdir()))
@@ -53,7 +54,7 @@ class InPlace(Place):
         same = self.record.version
         try:
             for path, sha256 in zip(patches, updating.patches, strict=True):
-                if not is_intact(path, sha256):
+                if not is_intact(path, sha256, share=bool(self.files)):
                     raise CorruptError("patch on its way was lost", file=path)
             apply_patch(self.dest, patches, in_place=True, jobs=self._jobs)
         except UnsupportedError:  # so nothing was touched

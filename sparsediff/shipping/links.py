@@ -28,7 +28,7 @@ from sparsediff.stores import Store
 _REQUEST = 1 << 18  # bytes; most manifests fit
 
 
-class _Stream(io.RawIOBase):
+class Stream(io.RawIOBase):
     """Bytes read as far as they are asked for."""
 
     def __init__(self, read: Callable[[int, int], bytes], n_bytes: int) -> None:
@@ -36,9 +36,11 @@ class _Stream(io.RawIOBase):
         self._read, self._n_bytes, self._at = read, n_bytes, 0
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` as far as there are bytes."""
         n = min(len(buffer), self._n_bytes - self._at)
         if n:
             buffer[:n] = self._read(self._at, n)
@@ -61,7 +63,7 @@ def stored_manifest(store: Store, patch: StoredPatch) -> Manifest:
 def stored_patch(store: Store, patch: StoredPatch) -> Iterator[Patch]:
     """A patch in a store, of which only what is asked for is read; see `stored_manifest`."""
     parts = parts_of(store, patch)
-    stream = _Stream(lambda at, n: read_parts(store, parts, at, n), patch.n_bytes)
+    stream = Stream(lambda at, n: read_parts(store, parts, at, n), patch.n_bytes)
     with io.BufferedReader(stream, _REQUEST) as buffered:
         yield Patch(buffered, patch.key)
 
@@ -75,7 +77,7 @@ def kept_manifest(path: Path) -> Manifest:
     with os_errors(path):
         data = path.read_bytes()
     # Not as a file: of a patch this is the beginning only, which a file would be asked for.
-    stream = _Stream(lambda at, n: data[at : at + n], len(data))
+    stream = Stream(lambda at, n: data[at : at + n], len(data))
     with io.BufferedReader(stream, _REQUEST) as buffered:
         return Patch(buffered, str(path)).manifest
 

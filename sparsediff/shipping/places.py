@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from sparsediff.shipping import state
 from sparsediff.shipping.absent import HOME
 from sparsediff.shipping.catalog import Version
 from sparsediff.shipping.families import pointer
-from sparsediff.shipping.fetch import list_beside, whole
+from sparsediff.shipping.fetch import list_beside, share_beside, whole
 from sparsediff.shipping.state import Pulled, own_directory
 
 CURRENT = "current"
@@ -41,10 +41,11 @@ class Place(ABC):
     Attributes:
         home: directory for what is kept between runs; belongs to the run that holds the lock.
         record: what is known of the destination, while it is open.
+        files: patterns of the files of each version that it holds; empty for all.
     """
 
-    def __init__(self, dest: Path, home: Path) -> None:
-        self.dest, self.home = dest, home
+    def __init__(self, dest: Path, home: Path, files: Sequence[str]) -> None:
+        self.dest, self.home, self.files = dest, home, tuple(sorted(set(files)))
         self.record = Pulled()
         self._jobs: int | None = None
 
@@ -72,8 +73,9 @@ class Place(ABC):
             self.record = state.load_pulled(self.home, self._advice())
             for directory in self._directories():
                 own_directory(directory, 0o700 if directory == self.fetched else 0o777)
+            self._check_files()
             if self.record.id != store_id:  # another history: nothing here counts
-                self.remember(Pulled(store_id, stale=self._stale()))
+                self.remember(Pulled(store_id, stale=self._stale(), files=self.files))
             self._recover()
             yield
 
@@ -87,7 +89,24 @@ class Place(ABC):
                 state.check_own(directory)
             self._check_dest()
         record = state.load_pulled(self.home, self._advice())
-        self.record = record if store_id in (None, record.id) else Pulled(store_id)
+        self.record = record
+        if store_id is not None:
+            self._check_files()
+        if store_id not in (None, record.id):
+            self.record = Pulled(store_id, files=self.files)
+
+    def _check_files(self) -> None:
+        """Raise UsageError if other files of each version are here than are asked for."""
+        if self.record.id is None or self.record.files == self.files:
+            return
+        here, asked = (" ".join(files) or "all files" for files in (self.record.files, self.files))
+        raise UsageError(
+            "the destination holds other files of each version; give the same `files`, or pull "
+            "to another destination",
+            file=self.dest,
+            expected=here,
+            found=asked,
+        )
 
     @property
     def fetched(self) -> Path:
@@ -123,8 +142,9 @@ class Place(ABC):
         with os_errors(self.home):
             for sha256 in digests:
                 fetched = whole(self.fetched, sha256)
-                if os.path.lexists(list_beside(fetched)):
-                    os.replace(list_beside(fetched), list_beside(self.patch(sha256)))
+                for beside in (list_beside, share_beside):
+                    if os.path.lexists(beside(fetched)):
+                        os.replace(beside(fetched), beside(self.patch(sha256)))
                 os.replace(fetched, self.patch(sha256))
 
     def tidy_patches(self, wanted: Collection[str]) -> None:
@@ -180,8 +200,8 @@ class Place(ABC):
 class Versions(Place):
     """``dest/versions/NAME`` for each version, and the link ``dest/current`` to one of them."""
 
-    def __init__(self, dest: Path, keep: int) -> None:
-        super().__init__(dest, dest / HOME)
+    def __init__(self, dest: Path, keep: int, files: Sequence[str] = ()) -> None:
+        super().__init__(dest, dest / HOME, files)
         self._keep = keep
 
     def _directories(self) -> list[Path]:

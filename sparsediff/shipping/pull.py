@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sparsediff.disk.selection import Selection
 from sparsediff.errors import (
     CorruptError,
     SparsediffError,
@@ -50,6 +51,7 @@ class PullResult:
         fetch_seconds: time to fetch.
         apply_seconds: time to rebuild and verify.
         notes: what was gone around.
+        share_bytes: of the files that were asked for; None if these are all, or nothing came.
     """
 
     path: Path | None = None
@@ -62,6 +64,7 @@ class PullResult:
     fetch_seconds: float = 0.0
     apply_seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    share_bytes: int | None = None
 
 
 def pull(
@@ -72,6 +75,7 @@ def pull(
     in_place: bool = False,
     keep: int = 2,
     keep_patches: bool = False,
+    files: Sequence[str] = (),
     streams: int = 4,
     jobs: int | None = None,
     after: Callable[[PullResult], None] | None = None,
@@ -89,6 +93,9 @@ def pull(
         keep: versions to keep, the current one included; not in place.
         keep_patches: leave the patches that were applied where `Place.patch` says, until the
             versions they lead from go; not the patches from nothing.
+        files: patterns of the files to bring, default all: see `disk.selection.Selection`. Of
+            each patch only what these need is fetched. A destination holds the same files of
+            every version.
         streams: requests to the store at once.
         jobs: threads to rebuild with.
         after: called after a switch; if it raises, the next run calls it again.
@@ -105,7 +112,7 @@ def pull(
         LockedError: another run pulls to ``dest``.
     """
     result = result if result is not None else PullResult()
-    place, catalog = _opened(store, dest, in_place, keep)
+    place, catalog = _opened(store, dest, in_place, keep, files)
     with place.open(catalog.id, jobs):
         run = _Run(store, place, catalog, version, streams, keep_patches, note, progress, result)
         run.bring()
@@ -147,6 +154,7 @@ def preview(
     *,
     version: str | None = None,
     in_place: bool = False,
+    files: Sequence[str] = (),
     note: Note = lambda _: None,
 ) -> PullPreview:
     """Say what `pull` would do. Changes nothing, and takes no lock.
@@ -156,12 +164,13 @@ def preview(
         dest: need not exist.
         version: to switch to.
         in_place: update ``dest`` itself.
+        files: patterns of the files to bring.
         note: told why another version is brought than the latest.
 
     Raises:
         SparsediffError: what `pull` would end with.
     """
-    place, catalog = _opened(store, dest, in_place, 1)
+    place, catalog = _opened(store, dest, in_place, 1, files)
     place.peek(catalog.id)
     if place.record.updating is not None:
         note(f"{place.dest}: an update in place was interrupted, and would be completed first")
@@ -170,16 +179,27 @@ def preview(
     start, patches = run.choose(held, set())
     wanted = run.wanted
     missing = {p.sha256: p.n_bytes for p in patches if not whole(place.fetched, p.sha256).exists()}
+    if files and patches:
+        from sparsediff.shipping.shares import plan
+
+        try:
+            found = plan(store, patches, Selection(place.files))
+        except WrongBaseError:
+            start, patches = run.choose([], set())
+            found = plan(store, patches, Selection(place.files))
+        missing = {s.patch.sha256: len(s.head) + s.n_bytes for s in found.shares}
     is_new = place.record.told != run.told
     current = place.current()
     return PullPreview(catalog, wanted, current, start, patches, sum(missing.values()), is_new)
 
 
-def _opened(store: Store, dest: Path | str, in_place: bool, keep: int) -> tuple[Place, Catalog]:
+def _opened(
+    store: Store, dest: Path | str, in_place: bool, keep: int, files: Sequence[str]
+) -> tuple[Place, Catalog]:
     """The destination, not yet locked, and the catalog."""
     check_no_store(dest, "a destination; give the store first and the destination after")
     dest = Path(os.path.abspath(dest))
-    place: Place = InPlace(dest) if in_place else Versions(dest, keep)
+    place: Place = InPlace(dest, files) if in_place else Versions(dest, keep, files)
     found = read_catalog(store)
     if found is None:
         raise no_pointer(store)
@@ -318,13 +338,20 @@ class _Run:
 
     def _build(self, start: int | None, patches: list[StoredPatch], wanted: Version) -> None:
         began = time.monotonic()
-        files, n_bytes = fetch(
-            self._store,
-            patches,
-            self._place.fetched,
-            streams=self._streams,
-            progress=self._progress,
-        )
+        store, room, chosen = self._store, self._place.fetched, Selection(self._place.files)
+        if chosen:  # what is imported for it brings NumPy, which most runs can do without
+            from sparsediff.shipping.shares import fetch_share, plan
+
+            found = plan(store, patches, chosen)
+            self._result.fetched_bytes += found.n_read
+            self._result.share_bytes = found.target_bytes
+            files, n_bytes = fetch_share(
+                store, found.shares, room, streams=self._streams, progress=self._progress
+            )
+        else:
+            files, n_bytes = fetch(
+                store, patches, room, streams=self._streams, progress=self._progress
+            )
         self._result.fetched_bytes += n_bytes
         fetched = time.monotonic()
         self._result.fetch_seconds += fetched - began

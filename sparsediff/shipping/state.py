@@ -54,6 +54,7 @@ class Pulled:
         updating: what it is becoming.
         told: the version that the command after a switch was last run for.
         store: its name, for messages.
+        files: patterns of the files that the destination holds; empty for all.
     """
 
     id: str | None = None
@@ -64,6 +65,7 @@ class Pulled:
     updating: Updating | None = None
     told: str | None = None
     store: str | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,7 @@ def _pulled(row: Row) -> Pulled:
         row.find("updating", _updating),
         row.find("told", fields.any_text),
         row.find("store", fields.any_text),
+        tuple(row.find("files", fields.listed(fields.any_text)) or ()),
     )
 
 
