@@ -187,7 +187,7 @@ def preview(
         except WrongBaseError:
             start, patches = run.choose([], set())
             found = plan(store, patches, Selection(place.files))
-        missing = {s.patch.sha256: len(s.head) + s.n_bytes for s in found.shares}
+        missing = {s.patch.sha256: s.to_fetch for s in found.shares} | {"": found.n_read}
     is_new = place.record.told != run.told
     current = place.current()
     return PullPreview(catalog, wanted, current, start, patches, sum(missing.values()), is_new)

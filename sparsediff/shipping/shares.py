@@ -28,7 +28,7 @@ from sparsediff.shipping.links import Stream
 from sparsediff.shipping.parts import parts_of, read_parts
 from sparsediff.stores import Store
 
-_REQUEST = 1 << 18  # bytes; most manifests fit
+_REQUEST = 1 << 16  # bytes, of which the first are kept until the share is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +40,34 @@ class Planned:
         parts: objects that hold it.
         head: header and manifest of the share.
         places: offset in the patch, and bytes, of what follows.
+        held: the first bytes of the patch, which came with its manifest.
     """
 
     patch: StoredPatch
     parts: Sequence[Part]
     head: bytes
     places: list[tuple[int, int]]
+    held: bytes
 
     @property
     def n_bytes(self) -> int:
-        """Bytes to be fetched of it, those of its manifest aside."""
+        """Bytes of its payloads."""
         return sum(n for _, n in self.places)
+
+    @property
+    def to_fetch(self) -> int:
+        """Bytes that are still to be fetched of it."""
+        return sum(self.missing(offset, n) for offset, n in self.places)
+
+    def missing(self, offset: int, n_bytes: int) -> int:
+        """How many of the ``n_bytes`` bytes from ``offset`` on are not here yet."""
+        return min(n_bytes, max(0, offset + n_bytes - len(self.held)))
+
+    def read(self, store: Store, offset: int, n_bytes: int) -> bytes:
+        """Bytes of the patch."""
+        here = self.held[offset : offset + n_bytes]
+        left = n_bytes - len(here)
+        return here + read_parts(store, self.parts, offset + len(here), left) if left else here
 
     def is_here(self, directory: Path) -> bool:
         """Whether `fetch_share` has put it into a directory; what is else there is removed."""
@@ -93,14 +110,20 @@ def plan(store: Store, patches: Sequence[StoredPatch], chosen: Selection) -> Pla
     n_read = 0
     chain: list[Patch] = []
     parts: list[Sequence[Part]] = []
+    held: list[bytes] = []
     for patch in patches:
         try:
             own = parts_of(store, patch)
 
-            def read(offset: int, n_bytes: int, own: Sequence[Part] = own) -> bytes:
+            first = read_parts(store, own, 0, min(patch.n_bytes, _REQUEST))
+            n_read += len(first)
+
+            def read(offset: int, n: int, own: Sequence[Part] = own, first: bytes = first) -> bytes:
                 nonlocal n_read
-                n_read += n_bytes
-                return read_parts(store, own, offset, n_bytes)
+                if offset + n <= len(first):
+                    return first[offset : offset + n]
+                n_read += n
+                return read_parts(store, own, offset, n)
 
             with io.BufferedReader(Stream(read, patch.n_bytes), _REQUEST) as stream:
                 opened = Patch(stream, f"{store.name}/{patch.key}")
@@ -111,6 +134,7 @@ def plan(store: Store, patches: Sequence[StoredPatch], chosen: Selection) -> Pla
             raise BadObjectError(store, patch.key, "has the wrong size", expected=expected)
         chain.append(opened)
         parts.append(own)
+        held.append(first)
     narrow(chain, chosen)
     if patches[0].base is not None:
         outside = [f.name for f in chain[0].manifest.base_files if not chosen.takes(f.name)]
@@ -121,8 +145,8 @@ def plan(store: Store, patches: Sequence[StoredPatch], chosen: Selection) -> Pla
                 found=outside[0],
             )
     shares = [
-        Planned(patch, own, pack(opened.manifest, opened.sizes), opened.places())
-        for patch, own, opened in zip(patches, parts, chain, strict=True)
+        Planned(patch, own, pack(opened.manifest, opened.sizes), opened.places(), first)
+        for patch, own, opened, first in zip(patches, parts, chain, held, strict=True)
     ]
     return Plan(shares, n_read, sum(f.size for f in chain[-1].manifest.target_files))
 
@@ -144,7 +168,7 @@ def fetch_share(
         UnavailableError: store or disk is full or out of reach; try again.
     """
     missing = [share for share in shares if not share.is_here(directory)]
-    total, done = sum(share.n_bytes for share in missing), 0
+    total, done = sum(share.to_fetch for share in missing), 0
     if progress is not None and total:
         progress(0, total)
     for share in missing:
@@ -158,15 +182,15 @@ def fetch_share(
         def job(chunk: tuple[int, int, int], share: Planned = share, room: Path = room) -> int:
             offset, at, n_bytes = chunk
             try:
-                data = read_parts(store, share.parts, offset, n_bytes)
+                data = share.read(store, offset, n_bytes)
             except CorruptError as e:
                 raise BadObjectError(store, share.patch.key, e.problem) from None
             write_at(room, at, data)
-            return n_bytes
+            return share.missing(offset, n_bytes)
 
         for n in ordered_map(job, _chunks(share), streams):
             done += n
-            if progress is not None:
+            if progress is not None and total:
                 progress(done, total)
         note = share_beside(path)
         noted = digest(share.head).encode()
