@@ -31,6 +31,8 @@ FORMAT = "sparsediff"
 PART_FORMAT = "sparsediff-part"  # of `make.part`, which is no patch yet
 SUFFIX = ".sdiff"
 MAX_MANIFEST = 1 << 25  # bytes, decompressed
+_MIN_ROW = 27  # characters of a tensor besides its name
+_DIGEST = 62  # characters by which a digest is longer than null
 _SLACK = 1 << 20  # a payload may exceed what it decodes to by no more than this
 
 
@@ -49,12 +51,31 @@ def pack(manifest: Manifest, sizes: dict[str, int]) -> bytes:
     entries = {"manifest": len(frame)} | {name: sizes[name] for name in manifest.payload_names()}
     header = compose_header(_metadata(checksum(frame)), entries)
     if len(text) > MAX_MANIFEST or len(header) - 8 > MAX_HEADER:
-        raise UnsupportedError(
-            "checkpoint has too many files or tensors for one patch",
-            expected=f"a manifest of at most {MAX_MANIFEST} bytes",
-            found=f"{len(text)} bytes",
-        )
+        raise _too_many(len(text))
     return header + frame
+
+
+def check_fits(plan: Manifest) -> None:
+    """Refuse a plan whose manifest must become too large, before any words are read.
+
+    Raises:
+        UnsupportedError: it must. One that is only just too large `pack` finds in the end.
+    """
+    names = sum(len(t.name) for t in plan.tensors)
+    if names + _MIN_ROW * len(plan.tensors) <= MAX_MANIFEST // 2:
+        return  # far from it: most plans need not be written down for this
+    # Zeros only become longer numbers; of each file a digest may turn out not to be needed.
+    least = len(manifest_json.dump(plan)) - _DIGEST * len(plan.target_files)
+    if least > MAX_MANIFEST:
+        raise _too_many(least)
+
+
+def _too_many(n_bytes: int) -> UnsupportedError:
+    return UnsupportedError(
+        "checkpoint has too many files or tensors for one patch",
+        expected=f"a manifest of at most {MAX_MANIFEST} bytes",
+        found=f"{n_bytes} bytes",
+    )
 
 
 def _metadata(manifest_checksum: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from sparsediff import (
 from sparsediff.checksum import checksum
 from sparsediff.codec.zstd import compress, decompress
 from sparsediff.disk import inputs, names, outputs
+from sparsediff.errors import UnsupportedError
 from sparsediff.patch.container import Patch
 from sparsediff.patch.entries import compose_header
 from sparsediff.patch.manifest import Bucket, Manifest
@@ -305,6 +307,17 @@ def test_checkpoint_past_the_limits_makes_no_patch(
         make_patch(base, target, tmp_path / "p")
     assert info.value.exit_code == EXIT["unsupported"]
     assert not (tmp_path / "p").exists()
+
+
+def test_too_many_tensors_are_refused_before_their_words_are_read(
+    base: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsediff.patch.container.MAX_MANIFEST", 100)
+    monkeypatch.setattr("sparsediff.make.write.encode_bucket", None)
+    monkeypatch.setattr("sparsediff.make.write.encode_skeleton", None)
+    for make in (make_patch, partial(make_part, part=Share(1, 2))):
+        with pytest.raises(UnsupportedError, match="too many files or tensors"):
+            make(base, target, output=None)
 
 
 @pytest.mark.parametrize("size", [10**15, 10**30, -1, 1 << 27])
