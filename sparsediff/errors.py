@@ -92,6 +92,10 @@ class CorruptError(SparsediffError):
     exit_code = 11
 
 
+class UntrustedError(CorruptError):
+    """Intact perhaps, but not signed by anybody who is trusted, or older than what was seen."""
+
+
 class UnsupportedError(SparsediffError):
     """Well-formed, but not something this version can do."""
 

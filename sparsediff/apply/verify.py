@@ -10,13 +10,13 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sparsediff.apply.rebuild import BaseFiles, Task, check_kind, check_target, run, tasks
 from sparsediff.disk.inputs import walk
 from sparsediff.errors import CorruptError, os_errors
 from sparsediff.parallel import default_jobs, ordered_map
-from sparsediff.patch.container import open_patch
+from sparsediff.patch.container import PatchSource, open_patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class VerifyResult:
 
 
 def verify_patch(
-    patch: Path | str | BinaryIO,
+    patch: PatchSource,
     *,
     base: Path | str | None = None,
     target: Path | str | None = None,

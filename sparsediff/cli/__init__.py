@@ -41,6 +41,8 @@ _COMMANDS = (
     "status",
     "prune",
     "check",
+    "keygen",
+    "sign",
 )
 _CALLED_ELSEWHERE = {
     "create": "make",

@@ -21,6 +21,7 @@ from sparsediff.cli.common import (
     size,
     wait_option,
 )
+from sparsediff.cli.keys import trust_option
 
 
 @click.command(
@@ -51,6 +52,7 @@ from sparsediff.cli.common import (
         " to hold only what these come from. In place, others stay as they are. Repeatable."
         " [default: all]",
     ),
+    trust_option,
     force_option,
     jobs_option,
     wait_option,

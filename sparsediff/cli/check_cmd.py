@@ -19,6 +19,7 @@ from sparsediff.cli.common import (
     say,
     size,
 )
+from sparsediff.cli.keys import sign_option, trust_option
 from sparsediff.cli.service import network_options, opened_store
 
 
@@ -50,6 +51,8 @@ from sparsediff.cli.service import network_options, opened_store
         help="Leave younger objects alone: a shipper may be about to publish them. [default: 1d]",
     ),
     network_options,
+    sign_option,
+    trust_option,
     quiet_option,
     json_option,
 )

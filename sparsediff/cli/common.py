@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sparsediff.cli.keys import checked
 from sparsediff.errors import SparsediffError, one_line, printable
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _CODES = {
     1: "unexpected error",
     2: "wrong usage, missing input or existing output",
     10: "wrong base",
-    11: "corrupt or malformed input",
+    11: "corrupt, malformed or untrusted input",
     12: "unsupported",
     13: "disk full or unavailable, or input changing; try again later",
     14: "another run holds the lock",
@@ -204,13 +205,14 @@ class Duration(click.ParamType[float]):
 
 
 class PatchPath(click.Path):
-    """Path of a patch; of ``-`` on a terminal it says what is waited for."""
+    """Path of a patch, as `checked` makes it; of ``-`` on a terminal it says what is waited for."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType`."""
         if value == "-" and sys.stdin is not None and sys.stdin.isatty():
             say("sparsediff: note: reading the patch from standard input", err=True)
-        return super().convert(value, param, ctx)
+        path = super().convert(value, param, ctx)
+        return checked(path) if isinstance(path, str) else path
 
 
 wait_option = click.option(

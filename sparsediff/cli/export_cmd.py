@@ -25,6 +25,7 @@ from sparsediff.cli.common import (
     size,
     wait_option,
 )
+from sparsediff.cli.keys import trust_option
 
 
 @click.command(
@@ -60,6 +61,7 @@ from sparsediff.cli.common import (
         metavar="N",
         help="Version that slime's receivers have. [default: the one before]",
     ),
+    trust_option,
     force_option,
     jobs_option,
     wait_option,

@@ -23,6 +23,7 @@ from sparsediff.cli.common import (
     say,
     size,
 )
+from sparsediff.cli.keys import trust_option
 from sparsediff.cli.service import opened_store
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ _COLUMNS = (
         help=f"Show only the last N versions. [default: {_AT_A_TERMINAL} at a terminal, else all]",
     ),
     click.option("--all", "all_of_them", is_flag=True, help="Show all versions."),
+    trust_option,
     json_option,
 )
 def command(store: str, last: int | None, all_of_them: bool, as_json: bool) -> None:

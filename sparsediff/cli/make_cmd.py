@@ -29,6 +29,7 @@ from sparsediff.cli.common import (
     size,
     wait_option,
 )
+from sparsediff.cli.keys import sign_option, signing
 
 if TYPE_CHECKING:
     from sparsediff.make import MakeResult, PartResult
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
         help="Make only part I of N, for merge: N machines share the work.",
     ),
     ray_option,
+    sign_option,
     selection_options("BASE and TARGET"),
     force_option,
     jobs_option,
@@ -94,7 +96,7 @@ def command(
     """
     from sparsediff.errors import UsageError
     from sparsediff.make import Share, make_part, make_patch
-    from sparsediff.patch.container import SUFFIX, is_patch
+    from sparsediff.patch.container import SUFFIX, is_patch, sign_patch
 
     for path in (base, target):
         if is_patch(path):
@@ -107,6 +109,9 @@ def command(
     if output is None:
         suffix = SUFFIX if share is None else f".{share.index}-of-{share.count}.part"
         output = Path(target).resolve().name + suffix
+    signer = signing()
+    if signer is not None and (share is not None or output == "-"):
+        raise click.UsageError("--sign needs the patch as a file; sign what merge makes of parts")
     check_output_stream(output, as_json=as_json)
     start = time.monotonic()
     with progress_bar("make", quiet=quiet) as progress:
@@ -147,6 +152,8 @@ def command(
                 exclude=exclude,
                 progress=progress,
             )
+    if signer is not None:
+        sign_patch(output, signer)
     took = time.monotonic() - start
     if share is not None:
         _print_part(output, made, took, quiet=quiet, as_json=as_json)

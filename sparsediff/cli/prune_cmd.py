@@ -20,6 +20,7 @@ from sparsediff.cli.common import (
     say,
     size,
 )
+from sparsediff.cli.keys import sign_option, trust_option
 from sparsediff.cli.service import opened_store
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
         " [default: 1h]",
     ),
     click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+    sign_option,
+    trust_option,
     quiet_option,
     json_option,
 )

@@ -23,6 +23,7 @@ from sparsediff.cli.common import (
     wait_option,
 )
 from sparsediff.cli.dry_run import check_alone, dry_run_options, print_pull, way_of
+from sparsediff.cli.keys import trust_option
 from sparsediff.cli.service import (
     Outcome,
     Service,
@@ -93,6 +94,13 @@ if TYPE_CHECKING:
         help="Run this after a switch, in a shell that has SPARSEDIFF_PATH, _NAME, _VERSION and"
         " _PREVIOUS_VERSION in its environment. If it fails, the next run runs it again.",
     ),
+    click.option(
+        "--allow-rewind",
+        is_flag=True,
+        help="Follow STORE, once, although it has gone back: to an older state, or to another"
+        " history that ship --rewind did not begin.",
+    ),
+    trust_option,
     dry_run_options,
     command_options,
     once_option,
@@ -112,6 +120,7 @@ def command(
     files: tuple[str, ...],
     ack: str | None,
     after: str | None,
+    allow_rewind: bool,
     dry_run: bool,
     as_json: bool,
     on_error: str | None,
@@ -156,12 +165,19 @@ def command(
 
         with opened_store(store, bwlimit, retries, create=False) as opened:
             found = preview(
-                opened, dest, version=wanted, in_place=in_place, files=files, note=service.note
+                opened,
+                dest,
+                version=wanted,
+                in_place=in_place,
+                files=files,
+                allow_rewind=allow_rewind,
+                note=service.note,
             )
         print_pull(found, dest, after, as_json)
         return 0
 
     def run(outcome: Outcome) -> None:
+        nonlocal allow_rewind
         result = PullResult()
         started = time.monotonic()
         try:
@@ -176,6 +192,7 @@ def command(
                     in_place=in_place,
                     keep=keep,
                     files=files,
+                    allow_rewind=allow_rewind,
                     streams=streams,
                     jobs=jobs,
                     after=None if after is None else lambda r: _run_after(after, r, exec_timeout),
@@ -183,6 +200,7 @@ def command(
                     progress=progress,
                     result=result,
                 )
+                allow_rewind = False  # with --watch: what comes later was not meant
                 if machine is not None and result.catalog and result.version:
                     try:
                         machine.tell(opened, result.catalog.id, result.version)

@@ -29,6 +29,7 @@ from sparsediff.cli.common import (
     wait_option,
 )
 from sparsediff.cli.dry_run import check_alone, dry_run_options, print_ship
+from sparsediff.cli.keys import sign_option, trust_option
 from sparsediff.cli.service import (
     Outcome,
     Service,
@@ -138,6 +139,8 @@ _SAID = 3  # checkpoints, or names, that one line tells of
         help="Continue STORE with this run, though it holds the checkpoints of another. Everybody"
         " who pulls from it goes over to this one.",
     ),
+    sign_option,
+    trust_option,
     dry_run_options,
     command_options,
     once_option,

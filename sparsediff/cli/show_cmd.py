@@ -20,6 +20,7 @@ from sparsediff.cli.common import (
     say,
     size,
 )
+from sparsediff.cli.keys import trust_option
 from sparsediff.errors import printable
 from sparsediff.version import FORMAT_VERSION
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     + exit_codes(0, 2, 11, 12, 130),
 )
 @click.argument("patch", type=PatchPath())
-@options(json_option)
+@options(trust_option, json_option)
 def command(patch: str, as_json: bool) -> None:
     """Print what PATCH says about itself: its manifest.
 

@@ -18,6 +18,7 @@ from sparsediff.cli.common import (
     quiet_option,
     wait_option,
 )
+from sparsediff.cli.keys import trust_option
 from sparsediff.cli.make_cmd import print_result
 
 
@@ -39,6 +40,7 @@ from sparsediff.cli.make_cmd import print_result
         required=True,
         help="Where to write the patch. The target is rebuilt next to it for a while.",
     ),
+    trust_option,
     force_option,
     jobs_option,
     wait_option,

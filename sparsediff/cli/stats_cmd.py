@@ -28,6 +28,7 @@ from sparsediff.cli.common import (
     say,
     size,
 )
+from sparsediff.cli.keys import checked, trust_option
 from sparsediff.cli.service import opened_store
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ _SORTS = {
     force_option,
     json_option,
     click.option("--csv", "as_csv", is_flag=True, help="Print rows as CSV."),
+    trust_option,
     jobs_option,
     quiet_option,
 )
@@ -260,7 +262,7 @@ def _measure(paths: tuple[str, ...], jobs: int | None, quiet: bool, bound: bool)
             return checkpoint_stats(*paths, jobs=jobs, bound=bound, progress=progress)
     if bound:
         raise click.UsageError("--bound needs the words themselves: give BASE and TARGET")
-    return patch_stats(paths[0])
+    return patch_stats(checked(paths[0]))
 
 
 def _sort_value(group: Group, sort: str) -> Any:

@@ -21,6 +21,7 @@ from sparsediff.cli.common import (
     print_table,
     say,
 )
+from sparsediff.cli.keys import trust_option
 from sparsediff.cli.service import opened_store
 from sparsediff.errors import SparsediffError
 
@@ -40,6 +41,7 @@ _FLEET = ("machine", "store", "version", "age", "behind", "heard of")
     + exit_codes(0, 2, 11, 12, 13, 130),
 )
 @click.argument("places", metavar="PATH...", nargs=-1, required=True)
+@trust_option
 @click.option("--state", metavar="DIR", help="Where ship keeps the state of the run among them.")
 @json_option
 def command(places: tuple[str, ...], state: str | None, as_json: bool) -> int:

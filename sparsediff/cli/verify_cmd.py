@@ -18,6 +18,7 @@ from sparsediff.cli.common import (
     say,
     size,
 )
+from sparsediff.cli.keys import trust_option
 
 
 @click.command(
@@ -33,6 +34,7 @@ from sparsediff.cli.common import (
 @options(
     click.option("--base", type=click.Path(), help="Also rebuild everything from this base."),
     click.option("--target", type=click.Path(), help="Also compare this checkpoint."),
+    trust_option,
     jobs_option,
     quiet_option,
     json_option,

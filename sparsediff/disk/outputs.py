@@ -30,7 +30,9 @@ _FICLONE = 0x40049409  # Linux
 
 
 @contextmanager
-def staged_file(path: Path, *, force: bool, like: Path | None = None) -> Iterator[BinaryIO]:
+def staged_file(
+    path: Path, *, force: bool, like: Path | None = None, mode: int = 0o666
+) -> Iterator[BinaryIO]:
     """Build the file ``path`` in a temporary sibling; yields it, empty and open for writing.
 
     On success the sibling is synced and renamed over ``path``; on any error it
@@ -41,10 +43,11 @@ def staged_file(path: Path, *, force: bool, like: Path | None = None) -> Iterato
         force: replace what is there.
         like: a file whose owner, permissions and extended attributes it gets; until then it
             is for nobody else. Without, it is made like any new file.
+        mode: permissions of a new file, before the umask.
     """
     _check_file(path, force=force)
     temp = temp_sibling(path)
-    with temp_file(temp, 0o666 if like is None else 0o600) as fd:
+    with temp_file(temp, mode if like is None else 0o600) as fd:
         try:
             _check_file(path, force=force)  # somebody may have made it while we waited
             with os_errors(path):

@@ -25,6 +25,8 @@ from sparsediff.patch import manifest_json
 from sparsediff.patch.entries import MAX_HEADER, EntryReader, compose_header
 from sparsediff.patch.manifest import MAX_BUCKET_BYTES, MAX_SKELETON_BYTES, Manifest
 from sparsediff.patch.narrow import narrowed
+from sparsediff.patch.signed import Signed, beside, write_signatures
+from sparsediff.signing import Signer
 from sparsediff.version import FORMAT_VERSION
 
 FORMAT = "sparsediff"
@@ -86,8 +88,9 @@ def _metadata(manifest_checksum: str) -> dict[str, str]:
     }
 
 
-PatchSource = Path | str | BinaryIO
-"""Where a patch is read from: a path, ``-`` for standard input, or a binary stream."""
+PatchSource = Path | str | BinaryIO | Signed
+"""Where a patch is read from: a path, ``-`` for standard input, or a binary stream; or a path,
+and who must have signed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +128,19 @@ class Patch:
         sizes: bytes of each stored payload that belongs to the manifest, by name.
     """
 
-    def __init__(self, stream: BinaryIO | InputStream, name: str) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO | InputStream,
+        name: str,
+        accept: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
         """Read and check header and manifest.
+
+        Args:
+            stream: at the beginning of the patch.
+            name: where it comes from, for messages.
+            accept: called with header and manifest before anything of the latter is believed;
+                raises if they are not to be.
 
         Raises:
             CorruptError: this is no patch, or a damaged one.
@@ -139,11 +153,13 @@ class Patch:
             self.sizes, self.n_bytes = self._entries.sizes, self._entries.n_bytes
             if self.sizes["manifest"] > MAX_MANIFEST:
                 raise CorruptError("manifest is too large", found=f"{self.sizes['manifest']} bytes")
+            header = compose_header(_metadata(manifest_checksum), self.sizes)
             frame = self._entries.read(self.sizes.pop("manifest"))
             if checksum(frame) != manifest_checksum:
                 raise CorruptError(
                     "manifest does not match its checksum", expected=manifest_checksum
                 )
+            accept(header + frame)
             self.manifest = manifest_json.parse(_decompress_manifest(frame))
             if list(self.sizes) != self.manifest.payload_names():
                 raise CorruptError("payloads are not those the manifest lists")
@@ -228,15 +244,21 @@ def open_patch(source: PatchSource, files: OpenFiles | None = None) -> Iterator[
     """Open a patch for reading.
 
     Args:
-        source: path, or ``-`` for standard input, or a binary stream.
+        source: path, or ``-`` for standard input, or a binary stream; or `Signed`.
         files: holds the descriptors of many patches that are read by turns, as far as
             there are enough; default: one for this patch alone.
 
     Raises:
         UsageError: there is no such file.
         CorruptError: it is not an intact patch.
+        UntrustedError: nobody who is trusted signed it.
         UnsupportedError: its format version is unknown.
     """
+    accept: Callable[[bytes], None] = lambda _: None  # noqa: E731
+    if isinstance(source, Signed):
+        beside(source)
+        accept = source.check
+        source = source.path
     if not isinstance(source, (str, Path)):
         yield Patch(source, "<stream>")
         return
@@ -254,15 +276,45 @@ def open_patch(source: PatchSource, files: OpenFiles | None = None) -> Iterator[
             else:
                 files = files or stack.enter_context(OpenFiles())
                 stream = InputStream(InputFile.of(Path(source)), files)
-        yield Patch(stream, str(source))
+        yield Patch(stream, str(source), accept)
+
+
+def sign_patch(source: Path | str | Signed, signer: Signer) -> Path:
+    """Sign a patch: header and manifest, which has the SHA-256 of every payload.
+
+    Args:
+        source: its path; or `Signed`, and then it must be signed already.
+        signer: whose signatures take the place of those that are there.
+
+    Returns:
+        The file of signatures, ``path.sig``, which replaces one that is there.
+
+    Raises:
+        UsageError: there is no such file, or a key has expired.
+        CorruptError: it is not an intact patch.
+        UntrustedError: nobody who is trusted signed it before.
+        UnavailableError: the disk is full.
+    """
+    beginnings: list[bytes] = []
+
+    def accept(beginning: bytes) -> None:
+        if isinstance(source, Signed):
+            source.check(beginning)
+        beginnings.append(beginning)
+
+    beside(source)
+    with os_errors(source), open(source, "rb") as stream:
+        Patch(stream, str(source), accept).check_payloads()
+    return write_signatures(source, beginnings[0], signer)
 
 
 def paths(sources: Sequence[PatchSource]) -> list[Path | str]:
     """Those of the sources that are files."""
-    return [s for s in sources if isinstance(s, (str, Path)) and str(s) != "-"]
+    named = [s.path if isinstance(s, Signed) else s for s in sources]
+    return [s for s in named if isinstance(s, (str, Path)) and str(s) != "-"]
 
 
-def is_patch(path: Path | str) -> bool:
+def is_patch(path: Path | str | Signed) -> bool:
     """Whether the file at ``path`` says it is a patch; for hints in messages."""
     try:
         if not Path(path).is_file():

@@ -52,6 +52,9 @@ class Catalog:
         run: whose checkpoints these are; None in stores of earlier releases.
         layout: of the store, which says how it is stored.
         replaced: pages that ``versions`` were read from before they were changed.
+        rewind: grows whenever a history takes the place of another one deliberately; readers
+            follow to another history only if this is above what they knew.
+        is_signed: whether it was when it was read.
     """
 
     id: str
@@ -60,6 +63,8 @@ class Catalog:
     run: Run | None = None
     layout: int = LAYOUT
     replaced: tuple[Dropped, ...] = field(default=(), compare=False)
+    rewind: int = 0
+    is_signed: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.versions, History):

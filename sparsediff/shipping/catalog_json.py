@@ -29,6 +29,7 @@ from sparsediff.shipping.catalog import (
 from sparsediff.shipping.fields import FieldError
 from sparsediff.shipping.pages import History, Page
 from sparsediff.shipping.small import get_small, to_lines
+from sparsediff.signing import Signer, Trust
 from sparsediff.stores import Store
 
 POINTER = "latest.json"
@@ -36,6 +37,8 @@ FORMAT = "sparsediff-store"
 LAYOUTS = (1, 2)
 _PAGE_FORMAT = "sparsediff-page"
 _PAGES_KEPT = 64  # in memory
+_SIGNATURES = "signatures"
+_KIND = "pointer"  # of what is signed
 _DEEPEST = 12  # enough for 2^63 versions
 
 ReadPage = Callable[[Page], History]
@@ -46,6 +49,7 @@ def read_catalog(store: Store) -> tuple[Catalog, str] | None:
 
     Raises:
         CorruptError: the pointer is damaged.
+        UntrustedError: nobody signed it whom ``store.trust`` trusts.
         UnsupportedError: its layout is of a later version.
     """
     found = store.get(POINTER)
@@ -58,14 +62,19 @@ def read_catalog(store: Store) -> tuple[Catalog, str] | None:
         return _read_page(store, page, read)
 
     try:
-        return parse(data, read), tag
+        return parse(data, read, store.trust), tag
     except (CorruptError, UnsupportedError) as e:
         e.file = f"{store.name}/{POINTER}"
         raise
 
 
-def dump(catalog: Catalog) -> bytes:
-    """The JSON of a catalog; `sealing.write_catalog` writes it and what it refers to."""
+def dump(catalog: Catalog, signer: Signer | None = None) -> bytes:
+    """The JSON of a catalog; `sealing.write_catalog` writes it and what it refers to.
+
+    Args:
+        catalog: of which layout 2 may have no more in the pointer than `sealing.sealed` leaves.
+        signer: signs it; None: nobody does.
+    """
     document: dict[str, object] = {
         "format": FORMAT,
         "layout": catalog.layout,
@@ -79,6 +88,10 @@ def dump(catalog: Catalog) -> bytes:
     document["dropped"] = [_dropped_row(d) for d in catalog.dropped]
     if catalog.run is not None:
         document["run"] = asdict(catalog.run)
+    if catalog.rewind:
+        document["rewind"] = catalog.rewind
+    if signer is not None:
+        document[_SIGNATURES] = signer.sign(_KIND, _compact(document))
     document["xxh3"] = _checksum(document)
     if catalog.layout == 1:
         return (json.dumps(document, indent=1) + "\n").encode()
@@ -90,15 +103,17 @@ def dump_page(history: History) -> bytes:
     return to_lines({"format": _PAGE_FORMAT} | _history_rows(history))
 
 
-def parse(data: bytes, read: ReadPage | None = None) -> Catalog:
+def parse(data: bytes, read: ReadPage | None = None, trust: Trust | None = None) -> Catalog:
     """The catalog that `dump` wrote.
 
     Args:
         data: the JSON.
         read: reads a page; None where there are none.
+        trust: who must have signed it; None: nobody must.
 
     Raises:
         CorruptError: this is no such JSON, or a damaged one.
+        UntrustedError: nobody who is trusted signed it.
         UnsupportedError: its layout is of a later version.
     """
     try:
@@ -113,6 +128,9 @@ def parse(data: bytes, read: ReadPage | None = None) -> Catalog:
         stated = document.pop("xxh3", None)
         if stated != _checksum(document):
             raise CorruptError("pointer does not match its checksum", expected=stated)
+        signatures = document.pop(_SIGNATURES, None)
+        if trust is not None:
+            trust.check(_KIND, _compact(document), signatures, POINTER)
         row = fields.Row(document)
         history = _history(row, layout, read)
         catalog = Catalog(
@@ -121,6 +139,8 @@ def parse(data: bytes, read: ReadPage | None = None) -> Catalog:
             tuple(row.get("dropped", fields.listed(_dropped))),
             row.find("run", _run),
             layout,
+            rewind=row.find("rewind", fields.count) or 0,
+            is_signed=signatures is not None,
         )
         latest = row.get("latest", fields.version)
     except FieldError as e:
@@ -299,7 +319,11 @@ def _run(value: object) -> Run:
 
 
 def _checksum(document: dict[str, object]) -> str:
-    return checksum(json.dumps(document, separators=(",", ":")).encode())
+    return checksum(_compact(document))
+
+
+def _compact(document: dict[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def stored_key(value: object) -> str:

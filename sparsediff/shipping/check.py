@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from sparsediff.errors import CorruptError, UnavailableError, UnsupportedError
+from sparsediff.errors import CorruptError, UnavailableError, UnsupportedError, UntrustedError
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.patch.manifest import Manifest
 from sparsediff.shipping.absent import no_pointer
@@ -195,6 +195,8 @@ def _read_or_recover(store: Store, repair: bool) -> tuple[Catalog, str | None, b
         found = read_catalog(store)
         for _ in () if found is None else found[0].versions:
             pass  # a page that is damaged is no better than a pointer that is
+    except UntrustedError:
+        raise  # whoever put this pointer there may have put objects, too
     except CorruptError as e:
         if not repair:
             e.problem += " (`repair=True` makes a new pointer from what is there)"
@@ -205,4 +207,10 @@ def _read_or_recover(store: Store, repair: bool) -> tuple[Catalog, str | None, b
         error = no_pointer(store)
         if not repair or not isinstance(error, CorruptError):
             raise error
+    if store.trust is not None:
+        raise UntrustedError(
+            "a pointer made anew would vouch for objects that nobody signed; `rewind=True` of ship "
+            "begins anew from the checkpoints of the run",
+            file=store.name,
+        )
     return recover(store), store.tag(POINTER), True

@@ -84,6 +84,7 @@ class Follower:
         ack: name of this machine, under which the store is told what it holds; see below.
         files: patterns of the files to bring, as with `pull`; then the patches of arrivals are
             those from share to share.
+        allow_rewind: follow a store that has gone back, whatever its writer says; see `pull`.
 
     An arrival is acknowledged when the next one is asked for: until then the caller may be
     putting it to use.
@@ -105,6 +106,7 @@ class Follower:
         jobs: int | None = None,
         ack: str | None = None,
         files: Sequence[str] = (),
+        allow_rewind: bool = False,
     ) -> None:
         """See the class.
 
@@ -112,6 +114,7 @@ class Follower:
             UsageError: ``ack`` is no name for a machine.
         """
         self._machine = None if ack is None else Acknowledger(ack)
+        self._allow_rewind = allow_rewind
         self._store, self._directory = store, Path(os.path.abspath(directory))
         self._holding: Version | str | None = holding
         self._history: str | None = None  # that the version held belongs to
@@ -159,6 +162,7 @@ class Follower:
                 keep=self._keep,
                 keep_patches=True,
                 files=self._files,
+                allow_rewind=self._allow_rewind,
                 jobs=self._jobs,
             )
         assert result.version is not None
@@ -222,7 +226,7 @@ class Follower:
                 return None
             self._holding, self._history = found, catalog.id
         elif self._history != catalog.id:  # the store was begun anew: its numbers mean others now
-            self._holding = None
+            return None
         return self._holding
 
     def _with_way(self, arrival: Arrival, held: Version, catalog: Catalog) -> Arrival:
@@ -241,7 +245,7 @@ class Follower:
             try:
                 with (
                     waiting(_PATIENCE, lambda _: None),
-                    place.open(catalog.id, self._jobs),
+                    place.open(catalog, self._jobs, allow_rewind=self._allow_rewind),
                 ):
                     if shared:
                         from sparsediff.shipping.shares import fetch_share, plan

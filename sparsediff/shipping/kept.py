@@ -19,6 +19,7 @@ from sparsediff.errors import (
     CorruptError,
     SparsediffError,
     UnavailableError,
+    UntrustedError,
     UsageError,
     os_errors,
     printable,
@@ -61,14 +62,40 @@ class Kept:
         self._record = state.load_sent(home)  # of earlier runs
         self.run = self._record.run
 
-    def take_up(self, catalog: Catalog | None, note: Note) -> None:
+    @property
+    def rewind(self) -> int:
+        """What the store's catalog had when it was last written from here."""
+        return self._record.rewind
+
+    def check_forward(self, catalog: Catalog) -> None:
+        """Raise UntrustedError if the store is older than when it was last written from here.
+
+        Its next version would have a number that another one has had.
+        """
+        old = self._record
+        newest = max([*old.kept, old.newest or 0], default=0)
+        if catalog.id == old.id and catalog.latest.version < newest:
+            raise UntrustedError(
+                "the store is older than it was; `rewind=True` begins another history from here, "
+                "which all who pull follow",
+                file=self._store.name,
+                expected=f"version {newest} or later",
+                found=catalog.latest.version,
+            )
+
+    def take_up(self, catalog: Catalog | None, note: Note, *, rewind: bool = False) -> None:
         """Find out what earlier runs left, and remove what is of no use any more.
+
+        Args:
+            catalog: of the store.
+            note: told what cannot be used any more.
+            rewind: begin anew in a store that is empty.
 
         Raises:
             UnavailableError: versions were shipped from here, but the store is empty.
         """
         old = self._record
-        identities, self.squash_from = self.known(catalog)
+        identities, self.squash_from = self.known(catalog, rewind=rewind)
         if catalog is not None and old.id not in (None, catalog.id):
             note(
                 f"{self._home} was kept for {printable(old.store)}, another store or its past; a "
@@ -89,18 +116,20 @@ class Kept:
         if len(self._identities) < len(identities) or self.run != old.run:
             self.save(catalog)  # what was noted need not be noted again
 
-    def known(self, catalog: Catalog | None) -> tuple[dict[int, str], int | None]:
+    def known(
+        self, catalog: Catalog | None, *, rewind: bool = False
+    ) -> tuple[dict[int, str], int | None]:
         """Identities of snapshots that earlier runs recorded, and where the next shortcut starts.
 
         Raises:
             UnavailableError: versions were shipped from here, but the store is empty.
         """
         old, identities, squash_from = self._record, dict[int, str](), None
-        if catalog is None and old.id is not None:
+        if catalog is None and old.id is not None and not rewind:
             raise UnavailableError(
                 f"holds nothing, though versions were shipped to {printable(old.store)}: is it "
-                f"mounted? For another store give another `state_directory`; to start anew, remove "
-                f"{self._home / state.NAME}",
+                f"mounted? For another store give another `state_directory`; to start anew, give "
+                "`rewind=True`",
                 file=self._store.name,
             )
         if catalog is not None and catalog.id == old.id:
@@ -236,8 +265,17 @@ class Kept:
             pending: what is about to be published, see `is_published`.
         """
         store_id = None if catalog is None else catalog.id
-        kept, name = dict(self._identities), self._store.name
-        state.save(self._home, Sent(name, store_id, kept, self.squash_from, pending, self.run))
+        sent = Sent(
+            self._store.name,
+            store_id,
+            dict(self._identities),
+            self.squash_from,
+            pending,
+            self.run,
+            None if catalog is None else catalog.latest.version,
+            self.rewind if catalog is None else catalog.rewind,
+        )
+        state.save(self._home, sent)
 
 
 def is_published(pending: Pending, catalog: Catalog | None) -> bool:

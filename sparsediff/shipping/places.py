@@ -23,11 +23,11 @@ from sparsediff.disk.locks import locked
 from sparsediff.disk.names import is_temp, temp_sibling
 from sparsediff.disk.outputs import staged_file, sync
 from sparsediff.disk.temps import discard, remove
-from sparsediff.errors import UsageError, os_errors
+from sparsediff.errors import UntrustedError, UsageError, os_errors
 from sparsediff.parallel import Progress
 from sparsediff.shipping import state
 from sparsediff.shipping.absent import HOME
-from sparsediff.shipping.catalog import Version
+from sparsediff.shipping.catalog import Catalog, Version
 from sparsediff.shipping.families import pointer
 from sparsediff.shipping.fetch import list_beside, share_beside, whole
 from sparsediff.shipping.state import Pulled, own_directory
@@ -50,14 +50,18 @@ class Place(ABC):
         self._jobs: int | None = None
 
     @contextmanager
-    def open(self, store_id: str, jobs: int | None) -> Iterator[None]:
+    def open(
+        self, catalog: Catalog, jobs: int | None, *, allow_rewind: bool = False
+    ) -> Iterator[None]:
         """Create the destination if need be, lock it, and complete what a killed run left.
 
         Args:
-            store_id: tells versions of one history from those of another.
+            catalog: of the store; tells versions of one history from those of another.
             jobs: threads to rebuild with.
+            allow_rewind: follow a store that has gone back.
 
         Raises:
+            UntrustedError: the store has gone back; see `_admitted`.
             UsageError: ``dest`` is something else's, or a directory in it is a link.
             CorruptError: the record is damaged.
             LockedError: another run pulls here.
@@ -74,26 +78,56 @@ class Place(ABC):
             for directory in self._directories():
                 own_directory(directory, 0o700 if directory == self.fetched else 0o777)
             self._check_files()
-            if self.record.id != store_id:  # another history: nothing here counts
-                self.remember(Pulled(store_id, stale=self._stale(), files=self.files))
+            admitted = self._admitted(catalog, allow_rewind)
+            if admitted != self.record:
+                self.remember(admitted)
             self._recover()
             yield
 
-    def peek(self, store_id: str | None) -> None:
+    def peek(self, catalog: Catalog | None, *, allow_rewind: bool = False) -> None:
         """Take up what is known of the destination; changes nothing, and takes no lock.
 
-        Of any history if ``store_id`` is None. Raises what `open` does.
+        Of any history if ``catalog`` is None. Raises what `open` does.
         """
         with os_errors(self.dest):
             for directory in self._directories():
                 state.check_own(directory)
             self._check_dest()
-        record = state.load_pulled(self.home, self._advice())
-        self.record = record
-        if store_id is not None:
+        self.record = state.load_pulled(self.home, self._advice())
+        if catalog is not None:
             self._check_files()
-        if store_id not in (None, record.id):
-            self.record = Pulled(store_id, files=self.files)
+            self.record = self._admitted(catalog, allow_rewind)
+
+    def _admitted(self, catalog: Catalog, allow_rewind: bool) -> Pulled:
+        """The record for what the store says now, which may be an old pointer put there again.
+
+        Raises:
+            UntrustedError: the store had newer versions, or held another history, and neither
+                its writer nor the caller says that this is meant.
+        """
+        record, newest = self.record, catalog.latest.version
+        anew = Pulled(
+            catalog.id, stale=self._stale(), files=self.files, newest=newest, rewind=catalog.rewind
+        )
+        if record.id == catalog.id and newest >= record.known_newest():
+            return replace(record, newest=newest, rewind=max(record.rewind, catalog.rewind))
+        if record.id is None or allow_rewind:
+            return anew
+        how = "`allow_rewind=True` follows it, if that is meant"
+        if record.id == catalog.id:
+            raise UntrustedError(
+                f"the store is older than it was; {how}",
+                file=self.dest,
+                expected=f"version {record.known_newest()} or later",
+                found=newest,
+            )
+        if catalog.rewind <= record.rewind:
+            raise UntrustedError(
+                "the store holds another history than before, which was not begun by `rewind=True` "
+                f"of ship; {how}",
+                file=self.dest,
+            )
+        return anew
 
     def _check_files(self) -> None:
         """Raise UsageError if other files of each version are here than are asked for."""

@@ -7,15 +7,22 @@ the store is bound to this run, or to none yet.
 
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import replace
 
-from sparsediff.errors import UnavailableError, UnsupportedError, UsageError, printable
+from sparsediff.errors import (
+    UnavailableError,
+    UnsupportedError,
+    UntrustedError,
+    UsageError,
+    printable,
+)
 from sparsediff.shipping.binding import check_same
 from sparsediff.shipping.catalog import Catalog, Run, Version
 from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.kept import Kept, Note
-from sparsediff.shipping.sealing import write_catalog
+from sparsediff.shipping.sealing import check_signer, write_catalog
 from sparsediff.stores import Store
 
 
@@ -26,7 +33,9 @@ class Pointer:
         catalog: as it was read last; None if the store holds nothing.
     """
 
-    def __init__(self, store: Store, ours: Run, kept: Kept, *, adopt: bool, note: Note) -> None:
+    def __init__(
+        self, store: Store, ours: Run, kept: Kept, *, adopt: bool, rewind: bool, note: Note
+    ) -> None:
         """Read nothing yet.
 
         Args:
@@ -34,10 +43,11 @@ class Pointer:
             ours: the run that is shipped.
             kept: knows which run was shipped before, and is told.
             adopt: bind the store to ``ours`` if it is bound to another run.
+            rewind: begin another history if the store has gone back; see `take_back`.
             note: told what should not go unnoticed.
         """
         self._store, self._ours, self._kept = store, ours, kept
-        self._adopts, self._note = adopt, note
+        self._adopts, self._rewinds, self._note = adopt, rewind, note
         self._tag: str | None = None
         self.catalog: Catalog | None = None
 
@@ -45,12 +55,16 @@ class Pointer:
         """Read the pointer, and check that the store is of our run.
 
         Raises:
-            UsageError: it is of another.
+            UsageError: it is of another, or it is signed and ``store`` has no signer.
             CorruptError: the pointer is damaged.
+            UntrustedError: it is not signed by whom it must be, or it has gone back.
             UnavailableError: the store is out of reach, or was being written to; try again.
         """
         found = read_catalog(self._store)
         self.catalog, self._tag = found if found is not None else (None, None)
+        check_signer(self._store, self.catalog)
+        if self.catalog is not None and not self._rewinds:
+            self._kept.check_forward(self.catalog)
         if self.catalog is None or self.catalog.run is None:
             return
         bound = self.catalog.run
@@ -74,11 +88,43 @@ class Pointer:
             self._note(noted)
         self._kept.run = bound.id
 
+    def take_back(self) -> None:
+        """Begin another history with what is in the store, if that has gone back.
+
+        All who pull follow there: its catalog says that this is meant.
+
+        Raises:
+            UnavailableError: the store is out of reach, or was being written to; try again.
+        """
+        if self.catalog is None:
+            return
+        try:
+            self._kept.check_forward(self.catalog)
+        except UntrustedError:
+            rewind = self._next_rewind()
+            anew = replace(self.catalog, id=uuid.uuid4().hex, rewind=rewind)
+            if not write_catalog(self._store, anew, self._tag):
+                raise UnavailableError(
+                    "another shipper was faster; try again", file=self._store.name
+                ) from None
+            self._note(
+                f"{self._store.name}: is older than it was, and goes on from "
+                f"{printable(self.catalog.latest.name)} as another history"
+            )
+            self.read()
+
+    def _next_rewind(self) -> int:
+        """Above all that was, also where nobody knows any more what was."""
+        before = 0 if self.catalog is None else self.catalog.rewind
+        return max(int(time.time()), before + 1, self._kept.rewind + 1)
+
     def publish(self, store_id: str, record: Version) -> bool:
         """Make ``record`` the latest version; False if another shipper was faster."""
         latest = None if self.catalog is None else self.catalog.latest.version
         while True:
             catalog = _with(self.catalog, store_id, record, self._ours)
+            if self.catalog is None and self._rewinds:
+                catalog = replace(catalog, rewind=self._next_rewind())
             won = write_catalog(self._store, catalog, self._tag)
             self.read()
             if won:

@@ -25,7 +25,8 @@ class Policy:
             a newcomer fetches is more than twice the least.
         squash_every: after so many versions, add a patch across all of them.
         newest: ship only the newest checkpoint, not those between.
-        rewind: ship the checkpoint modified last, even if its number is not above
+        rewind: go on from what is there if the store has gone back; and
+            ship the checkpoint modified last, even if its number is not above
             the last one's: the training was taken back.
         selection: which files of a checkpoint are shipped.
         longest_chain: where weight decides, store a version whole at the latest when there

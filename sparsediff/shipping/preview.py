@@ -87,14 +87,16 @@ def preview(
     catalog, has_base = None, False
     if store is not None:
         kept = Kept(home, Path(os.path.abspath(path)).name, store)
-        pointer = Pointer(store, run_of(path), kept, adopt=False, note=lambda _: None)
+        pointer = Pointer(
+            store, run_of(path), kept, adopt=False, rewind=policy.rewind, note=lambda _: None
+        )
         try:
             pointer.read()
         except UsageError:
             if not adopt:
                 raise
         catalog = pointer.catalog
-        identities, _ = kept.known(catalog)
+        identities, _ = kept.known(catalog, rewind=policy.rewind)
         if catalog is not None and catalog.latest.version in identities:
             with suppress(CorruptError):
                 version = catalog.latest.version

@@ -17,7 +17,7 @@ from sparsediff.shipping.absent import no_pointer
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
 from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.objects import delete, over
-from sparsediff.shipping.sealing import write_catalog
+from sparsediff.shipping.sealing import check_signer, write_catalog
 from sparsediff.stores import Store
 
 
@@ -65,12 +65,15 @@ def prune(
         streams: requests to the store at once.
 
     Raises:
+        UsageError: the store is signed, and ``store`` has no signer.
         UnavailableError: nothing was shipped here, or another shipper published meanwhile.
     """
     found = read_catalog(store)
     if found is None:
         raise no_pointer(store)
     catalog, tag = found
+    if not dry_run:
+        check_signer(store, catalog)
     versions = tuple(catalog.versions)
     wanted, first = _window(versions, now, keep, max_age)
     kept = [v for v in versions if v.version >= first]

@@ -76,6 +76,7 @@ def pull(
     keep: int = 2,
     keep_patches: bool = False,
     files: Sequence[str] = (),
+    allow_rewind: bool = False,
     streams: int = 4,
     jobs: int | None = None,
     after: Callable[[PullResult], None] | None = None,
@@ -96,6 +97,8 @@ def pull(
         files: patterns of the files to bring, default all: see `disk.selection.Selection`. Of
             each patch only what these need is fetched. A destination holds the same files of
             every version.
+        allow_rewind: follow a store that has gone back, to an older pointer or to another
+            history, although its writer does not say that this is meant.
         streams: requests to the store at once.
         jobs: threads to rebuild with.
         after: called after a switch; if it raises, the next run calls it again.
@@ -107,13 +110,14 @@ def pull(
         UsageError: no such version, or ``dest`` is something else's, such as a store.
         CorruptError: the store has no intact way to the version, or what is remembered of
             ``dest`` is damaged.
+        UntrustedError: nobody who is trusted signed what the store says, or it has gone back.
         UnavailableError: store or disk is full or out of reach, or nothing was shipped
             yet; try again.
         LockedError: another run pulls to ``dest``.
     """
     result = result if result is not None else PullResult()
     place, catalog = _opened(store, dest, in_place, keep, files)
-    with place.open(catalog.id, jobs):
+    with place.open(catalog, jobs, allow_rewind=allow_rewind):
         run = _Run(store, place, catalog, version, streams, keep_patches, note, progress, result)
         run.bring()
         if place.record.store != store.name:
@@ -155,6 +159,7 @@ def preview(
     version: str | None = None,
     in_place: bool = False,
     files: Sequence[str] = (),
+    allow_rewind: bool = False,
     note: Note = lambda _: None,
 ) -> PullPreview:
     """Say what `pull` would do. Changes nothing, and takes no lock.
@@ -165,13 +170,14 @@ def preview(
         version: to switch to.
         in_place: update ``dest`` itself.
         files: patterns of the files to bring.
+        allow_rewind: follow a store that has gone back.
         note: told why another version is brought than the latest.
 
     Raises:
         SparsediffError: what `pull` would end with.
     """
     place, catalog = _opened(store, dest, in_place, 1, files)
-    place.peek(catalog.id)
+    place.peek(catalog, allow_rewind=allow_rewind)
     if place.record.updating is not None:
         note(f"{place.dest}: an update in place was interrupted, and would be completed first")
     run = _Run(store, place, catalog, version, 1, False, note, None, PullResult())
@@ -303,7 +309,8 @@ class _Run:
         self._note(f"{error}; trying another way")
         found = read_catalog(self._store)  # it may have been pruned meanwhile
         if found is not None and found[0].id == self._catalog.id:
-            self._catalog = found[0]
+            newer = found[0].latest.version >= self._catalog.latest.version
+            self._catalog = found[0] if newer else self._catalog
 
     def _wanted(self, held: Collection[int]) -> Version:
         if self._asked is None:

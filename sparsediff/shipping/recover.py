@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import time
 import uuid
 from dataclasses import replace
 
@@ -66,7 +67,7 @@ def recover(store: Store) -> Catalog:
             name = f"{name}-{version.version:06}"
         named[name] = replace(version, name=name)
     ordered = sorted(named.values(), key=lambda v: v.version)
-    return Catalog(uuid.uuid4().hex, tuple(ordered), layout=layout)
+    return Catalog(uuid.uuid4().hex, tuple(ordered), layout=layout, rewind=int(time.time()))
 
 
 def _version(store: Store, stored: Stored, match: re.Match[str]) -> Version:

@@ -12,9 +12,10 @@ from dataclasses import replace
 from itertools import groupby
 
 from sparsediff.checksum import digest
+from sparsediff.errors import UnavailableError, UsageError
 from sparsediff.parallel import ordered_map
 from sparsediff.shipping.catalog import PREFIX, Catalog, Dropped
-from sparsediff.shipping.catalog_json import POINTER, dump, dump_page
+from sparsediff.shipping.catalog_json import POINTER, dump, dump_page, read_catalog
 from sparsediff.shipping.pages import History, Page, natural
 from sparsediff.shipping.small import put_small, to_lines
 from sparsediff.stores import Store
@@ -36,8 +37,10 @@ def write_catalog(store: Store, catalog: Catalog, tag: str | None) -> bool:
         False if another writer was faster. What was put by then are orphans.
 
     Raises:
+        UsageError: it was signed, and nobody signs it now.
         UnavailableError: the store is out of reach.
     """
+    check_signer(store, catalog)
     made: dict[str, bytes] = {}
     if catalog.layout > 1:
         history = sealed(catalog.history, made)
@@ -49,7 +52,31 @@ def write_catalog(store: Store, catalog: Catalog, tag: str | None) -> bool:
         new = [(key, data) for key, data in made.items() if key not in kept]
         for _ in ordered_map(lambda item: put_small(store, *item), new, _PUTS):
             pass
-    return store.swap(POINTER, dump(catalog), tag)
+    return store.swap(POINTER, dump(catalog, store.signer), tag)
+
+
+def sign_store(store: Store) -> None:
+    """Sign the pointer of a store as it is, with ``store.signer``; other signatures go.
+
+    Raises:
+        UntrustedError: nobody whom ``store.trust`` trusts signed it before.
+        UnavailableError: nothing was shipped here, the store is out of reach, or somebody wrote
+            to it meanwhile; try again.
+    """
+    found = read_catalog(store)
+    if found is None:
+        raise UnavailableError("nothing has been shipped here yet", file=store.name)
+    if not write_catalog(store, *found):
+        raise UnavailableError("somebody wrote to it meanwhile; try again", file=store.name)
+
+
+def check_signer(store: Store, catalog: Catalog | None) -> None:
+    """Raise UsageError if a pointer that is signed would be replaced by one that is not."""
+    if catalog is not None and catalog.is_signed and store.signer is None:
+        raise UsageError(
+            "this store is signed, and would not be any more; give the key (`sign`)",
+            file=store.name,
+        )
 
 
 def sealed(history: History, made: dict[str, bytes]) -> History:

@@ -19,7 +19,7 @@ from sparsediff.checksum import digest
 from sparsediff.disk.outputs import create, sync, write_at
 from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import discard
-from sparsediff.errors import CorruptError, WrongBaseError, os_errors
+from sparsediff.errors import CorruptError, UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.patch.container import Patch, pack
 from sparsediff.shipping.catalog import Part, StoredPatch
@@ -102,11 +102,18 @@ def plan(store: Store, patches: Sequence[StoredPatch], chosen: Selection) -> Pla
         chosen: files of the last target.
 
     Raises:
-        UsageError: no file is chosen.
+        UsageError: no file is chosen, or the store must be signed: its signature covers
+            whole objects.
         WrongBaseError: the first patch makes a chosen file from one that is not.
         BadObjectError: an object is missing or damaged.
         UnavailableError: the store is out of reach.
     """
+    if store.trust is not None:
+        raise UsageError(
+            "what the store's signature covers are whole objects, not ranges of them; "
+            "`trust` and `files` do not go together",
+            file=store.name,
+        )
     n_read = 0
     chain: list[Patch] = []
     parts: list[Sequence[Part]] = []

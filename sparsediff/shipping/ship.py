@@ -118,6 +118,7 @@ def ship(
         UsageError: the source or the state directory is unusable, or the latter lies
             in the former, or the store holds the checkpoints of another run.
         CorruptError: the pointer of the store is damaged, or the record in the state directory.
+        UntrustedError: nobody who is trusted signed the pointer, or it has gone back.
         UnavailableError: store or disk is full or out of reach, or the source
             changes; nothing is lost, try again.
         LockedError: another run ships from here.
@@ -172,11 +173,14 @@ class _Run:
         self._kept = Kept(home, Path(os.path.abspath(path)).name, store)
         self._same: str | None = None  # fingerprint that is the latest version too
         self._maker = Maker(home, self._kept, policy, jobs, note, progress)
-        self._pointer = Pointer(store, run_of(path), self._kept, adopt=adopt, note=note)
+        self._pointer = Pointer(
+            store, run_of(path), self._kept, adopt=adopt, rewind=policy.rewind, note=note
+        )
 
     def ship_all(self, result: ShipResult) -> ShipResult:
         self._pointer.read()
-        self._kept.take_up(self._catalog, self._note)
+        self._pointer.take_back()
+        self._kept.take_up(self._catalog, self._note, rewind=self._policy.rewind)
         self._heal()
         result.catalog = self._catalog
         before = state.load_seen(self._home)

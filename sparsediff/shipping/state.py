@@ -55,6 +55,9 @@ class Pulled:
         told: the version that the command after a switch was last run for.
         store: its name, for messages.
         files: patterns of the files that the destination holds; empty for all.
+        newest: number of the newest version that the store has had; None in records of earlier
+            releases.
+        rewind: of the store, as in its catalog.
     """
 
     id: str | None = None
@@ -66,6 +69,13 @@ class Pulled:
     told: str | None = None
     store: str | None = None
     files: tuple[str, ...] = ()
+    newest: int | None = None
+    rewind: int = 0
+
+    def known_newest(self) -> int:
+        """The least that the newest version of the store must be now, or it has gone back."""
+        known = [*self.versions, self.version, self.newest]
+        return max((v for v in known if v is not None), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,9 @@ class Sent:
         squash_from: version that the next shortcut starts from.
         pending: what was about to be published.
         run: id of the run that a store was bound to.
+        newest: number of the newest version that the store has had; None in records of earlier
+            releases.
+        rewind: of the store, as in its catalog.
     """
 
     store: str | None = None
@@ -106,6 +119,8 @@ class Sent:
     squash_from: int | None = None
     pending: Pending | None = None
     run: str | None = None
+    newest: int | None = None
+    rewind: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +272,8 @@ def _pulled(row: Row) -> Pulled:
         row.find("told", fields.any_text),
         row.find("store", fields.any_text),
         tuple(row.find("files", fields.listed(fields.any_text)) or ()),
+        row.find("newest", fields.version),
+        row.find("rewind", fields.count) or 0,
     )
 
 
@@ -276,6 +293,8 @@ def _sent(row: Row) -> Sent:
         row.find("squash_from", fields.version),
         row.find("pending", _pending),
         row.find("run", fields.history),
+        row.find("newest", fields.version),
+        row.find("rewind", fields.count) or 0,
     )
 
 

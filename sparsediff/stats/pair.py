@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from sparsediff.make import MakeResult, make_patch
 from sparsediff.parallel import Progress
 from sparsediff.patch import measures
-from sparsediff.patch.container import Patch, open_patch
+from sparsediff.patch.container import Patch, PatchSource, open_patch
 from sparsediff.patch.manifest import Manifest, Tensor
 from sparsediff.stats import names
 from sparsediff.stats.bound import Bound
@@ -248,7 +247,7 @@ def stats_of_result(result: MakeResult, bound_bits: float | None = None) -> Chec
     return _stats(result.manifest, result.sizes, result.patch_bytes, bound_bits)
 
 
-def patch_stats(patch: Path | str | BinaryIO | Patch) -> CheckpointStats:
+def patch_stats(patch: PatchSource | Patch) -> CheckpointStats:
     """The same figures from a patch alone, without the bound.
 
     Raises:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from sparsediff.disk.names import check_relative_name
 from sparsediff.disk.outputs import sync
 from sparsediff.errors import CorruptError, UsageError, os_errors
+from sparsediff.signing import Signer, Trust, both
 from sparsediff.stores.directory import DirectoryStore
 from sparsediff.stores.retry import Retrying
 from sparsediff.stores.store import Store, Stored
@@ -22,7 +23,13 @@ __all__ = ["Store", "Stored", "Throttle", "open_store"]
 
 
 def open_store(
-    url: str, *, throttle: Throttle | None = None, retries: int = 5, create: bool = False
+    url: str,
+    *,
+    throttle: Throttle | None = None,
+    retries: int = 5,
+    create: bool = False,
+    trust: Trust | None = None,
+    signer: Signer | None = None,
 ) -> Store:
     """The store at ``url``.
 
@@ -32,12 +39,19 @@ def open_store(
         throttle: limits what is read and put, together with others that share it.
         retries: how often an operation is repeated while the store is unavailable.
         create: make the directory if there is none.
+        trust: who must have signed what the store says of itself; default: nobody must.
+        signer: who signs that when it is written, and is trusted as well.
 
     Raises:
         UsageError: no such directory, unknown scheme, no obstore for it, or an
             environment it cannot work with.
     """
-    throttle = throttle or Throttle()
+    store = _opened(url, throttle or Throttle(), retries, create)
+    store.trust, store.signer = both(trust, signer), signer
+    return store
+
+
+def _opened(url: str, throttle: Throttle, retries: int, create: bool) -> Store:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme == "file":
         if separator and not rest.startswith("/"):

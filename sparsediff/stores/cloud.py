@@ -43,6 +43,7 @@ from sparsediff.errors import (
     UnsupportedError,
     UsageError,
 )
+from sparsediff.signing import Signer, Trust
 from sparsediff.stores.retry import FIRST_DELAY, LONGEST_DELAY
 from sparsediff.stores.store import Found, Stored, check_small, pieces
 from sparsediff.stores.throttle import Throttle
@@ -72,6 +73,9 @@ class CloudStore:
         throttle: for what `read` and `put` move.
         retries: how often a part of an upload is repeated.
     """
+
+    trust: Trust | None = None
+    signer: Signer | None = None
 
     def __init__(
         self, scheme: str, bucket: str, prefix: str, throttle: Throttle, retries: int

@@ -30,6 +30,7 @@ from sparsediff.disk.inputs import InputFile
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import check_relative_name, is_temp, temp_sibling
 from sparsediff.errors import CorruptError, LockedError, from_os_error, os_errors
+from sparsediff.signing import Signer, Trust
 from sparsediff.stores.store import Found, Stored, check_small, pieces
 from sparsediff.stores.throttle import Throttle
 
@@ -49,6 +50,9 @@ class DirectoryStore:
         root: an existing directory; may itself be a link.
         throttle: for what `read` and `put` move.
     """
+
+    trust: Trust | None = None
+    signer: Signer | None = None
 
     def __init__(self, root: Path, throttle: Throttle) -> None:
         self.name = str(root)

@@ -49,7 +49,7 @@ class Retrying:
     """
 
     def __init__(self, store: Store, retries: int, *, uploads: bool = True) -> None:
-        self.name = store.name
+        self.name, self.trust, self.signer = store.name, store.trust, store.signer
         self._store = store
         self._known: dict[str, Found] = {}  # what `get` returned last
         self._lock = threading.Lock()

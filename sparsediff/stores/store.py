@@ -14,6 +14,7 @@ from typing import Protocol
 
 from sparsediff.disk.inputs import InputFile, OpenFiles
 from sparsediff.errors import CorruptError
+from sparsediff.signing import Signer, Trust
 from sparsediff.stores.throttle import Throttle
 
 _PIECE = 1 << 20
@@ -48,9 +49,13 @@ class Store(Protocol):
 
     Attributes:
         name: for messages; never holds credentials.
+        trust: who must have signed the pointer; None if nobody must.
+        signer: who signs the pointer when it is written; None if nobody does.
     """
 
     name: str
+    trust: Trust | None
+    signer: Signer | None
 
     def get(self, key: str, known: Found | None = None) -> Found | None:
         """A small object and its tag, which changes whenever its content does.

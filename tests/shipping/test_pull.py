@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from sparsediff import CorruptError, LockedError, UnavailableError
 from sparsediff.disk.locks import locked
+from sparsediff.errors import UntrustedError
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, object_key
 from sparsediff.shipping.catalog_json import dump, parse
 from sparsediff.shipping.check import check
@@ -246,8 +247,10 @@ def test_other_history(
     other = open_store(str(tmp_path / "other"), create=True)
     shutil.rmtree(trainer.run / "step_000001")
     ship(trainer.run, other, state_directory=tmp_path / "state")
-    for _ in range(2):
-        result = pull(other, dest)
+    with pytest.raises(UntrustedError, match="another history"):
+        pull(other, dest)
+    for allow in (True, False):  # once is enough
+        result = pull(other, dest, allow_rewind=allow)
         assert tree(dest / "current") == originals["step_000005"]
     assert result.switched is False
     assert [p.name for p in (dest / "versions").iterdir()] == ["step_000005-000004"]
@@ -527,6 +530,7 @@ class Memory:
     """Just enough of a store for `prune`."""
 
     name = "memory"
+    trust = signer = None
 
     def __init__(self, catalog: Catalog) -> None:
         self.data, self.deleted = dump(catalog), set[str]()

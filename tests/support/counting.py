@@ -19,7 +19,7 @@ class Counting:
     """
 
     def __init__(self, store: Store) -> None:
-        self.name = store.name
+        self.name, self.trust, self.signer = store.name, store.trust, store.signer
         self._store = store
         self.reset()
 

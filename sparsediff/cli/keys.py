@@ -1,0 +1,96 @@
+"""Options for keys: who is trusted, and who signs.
+
+Enters: paths of keys, or commands that print them; ``SPARSEDIFF_TRUST``. Leaves: keys in click's
+context, from where `trusted` and `signing` take them, so that a verb that has the options cannot
+forget to hand them on. No key is in an argument, and nothing of one is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from sparsediff.patch.signed import Signed
+    from sparsediff.signing import Signer, Trust
+
+_TRUST, _SIGN = "sparsediff.trust", "sparsediff.sign"
+
+
+class _Key(click.ParamType[str]):
+    """Where a key is; in an environment variable, one in each line."""
+
+    name = "key"
+    envvar_list_splitter = "\n"
+
+
+def _kept(name: str, load: Callable[[Any], Any]) -> Callable[..., None]:
+    """A callback that keeps what ``load`` makes of an option's values under ``name``."""
+
+    def keep(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:
+        named = [v.strip() for v in values if v.strip()]
+        if not ctx.resilient_parsing:
+            ctx.meta[name] = load(named or None)
+
+    return keep
+
+
+def _trust(sources: list[str] | None) -> Trust | None:
+    from sparsediff.signing import trust
+
+    return trust(sources)
+
+
+def _signer(sources: list[str] | None) -> Signer | None:
+    from sparsediff.signing import signer
+
+    return signer(sources)
+
+
+trust_option = click.option(
+    "--trust",
+    multiple=True,
+    type=_Key(),
+    metavar="KEY.pub",
+    envvar="SPARSEDIFF_TRUST",
+    expose_value=False,
+    is_eager=True,  # before patches are looked at
+    callback=_kept(_TRUST, _trust),
+    help="Take nothing that is not signed by this key, or by another one given so: a file, or"
+    " 'command:LINE' for what a command prints. Repeatable. [env: SPARSEDIFF_TRUST, one a line]",
+)
+sign_option = click.option(
+    "--sign",
+    multiple=True,
+    type=_Key(),
+    metavar="KEY",
+    expose_value=False,
+    is_eager=True,
+    callback=_kept(_SIGN, _signer),
+    help="Sign what is written with this key of keygen: a file, or 'command:LINE' for what a"
+    " command prints. Repeatable, for the time when an old key and a new one are in use.",
+)
+
+
+def trusted() -> Trust | None:
+    """Who the user trusts; None if nothing needs a signature."""
+    found: Trust | None = click.get_current_context().meta.get(_TRUST)
+    return found
+
+
+def signing() -> Signer | None:
+    """Who signs; None if nobody does."""
+    found: Signer | None = click.get_current_context().meta.get(_SIGN)
+    return found
+
+
+def checked(path: str) -> str | Signed:
+    """The path of a patch, which must be signed if there are keys that are trusted."""
+    keys = trusted()
+    if keys is None:
+        return path
+    from sparsediff.patch.signed import Signed
+
+    return Signed(path, keys)

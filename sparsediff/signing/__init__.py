@@ -1,0 +1,21 @@
+"""Signatures: who made a patch, and who wrote the pointer of a store.
+
+Enters: keys, and bytes that cover every byte of what is signed. Leaves: Ed25519 signatures, or
+an `UntrustedError`. Imports cryptography only once there is a key.
+"""
+
+from sparsediff.signing.keys import PrivateKey, PublicKey, generate, private_key, public_key
+from sparsediff.signing.signatures import Signer, Trust, both, signer, trust
+
+__all__ = [
+    "PrivateKey",
+    "PublicKey",
+    "Signer",
+    "Trust",
+    "both",
+    "generate",
+    "private_key",
+    "public_key",
+    "signer",
+    "trust",
+]

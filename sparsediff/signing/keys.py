@@ -1,0 +1,246 @@
+"""Keys: a file, or what a command prints, to a key that signs or one that is trusted.
+
+Enters: where a key is. Leaves: the key, its name and when it expires. A key is a PEM file as
+OpenSSL writes it, before which lines may stand: comments, and ``Expires: TIME``. What is
+secret is in no message, no representation and no argument; it leaves this module as signatures.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sparsediff.checksum import digest
+from sparsediff.disk.outputs import staged_file
+from sparsediff.errors import UnavailableError, UsageError, os_errors
+
+COMMAND = "command:"
+"""How a key begins that is not a file but what a command prints."""
+
+_MAX_BYTES = 1 << 16
+_PATIENCE = 60.0  # seconds for a command
+_ID_DIGITS = 16
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_PEM = re.compile(rb"-----BEGIN [A-Z ]+-----\s.*?-----END [A-Z ]+-----\s*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A key whose signatures can be checked.
+
+    Attributes:
+        id: 16 hex digits of the SHA-256 of the key, to tell it from others.
+        expires: in seconds since the epoch; its signatures count no more from then on. None:
+            they always do.
+    """
+
+    id: str
+    expires: float | None
+    _key: Any = field(repr=False, compare=False)
+
+    def has_expired(self) -> bool:
+        """Whether its signatures count no more, by the clock of this machine."""
+        return self.expires is not None and self.expires <= time.time()
+
+    def made(self, signature: bytes, message: bytes) -> bool:
+        """Whether this key made a signature of a message."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self._key.verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateKey:
+    """A key that signs.
+
+    Attributes:
+        public: the other half.
+    """
+
+    public: PublicKey
+    _key: Any = field(repr=False, compare=False)
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of a message, 64 bytes."""
+        made: bytes = self._key.sign(message)
+        return made
+
+
+def private_key(source: Path | str) -> PrivateKey:
+    """Read a key that signs.
+
+    Args:
+        source: a file that nobody else may read, or ``command:`` and a line for the shell, which
+            prints what would be in such a file.
+
+    Raises:
+        UsageError: it is no private key of Ed25519, or a file that others may read, or
+            cryptography is not installed.
+        UnavailableError: the command failed.
+    """
+    serialization, ed25519 = _library()
+    text, name = _read(source, is_secret=True)
+    expires, pem = _split(text, name)
+    if b"PRIVATE KEY" not in pem:
+        raise UsageError("holds no private key; KEY.pub is for who checks signatures", file=name)
+    key = _loaded(lambda: serialization.load_pem_private_key(pem, None))
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise UsageError(
+            "holds no private key that can be used", file=name, expected="Ed25519, no passphrase"
+        )
+    return PrivateKey(_public(key.public_key(), expires), key)
+
+
+def public_key(source: Path | str) -> PublicKey:
+    """Read a key that is trusted.
+
+    Args:
+        source: a file, or ``command:`` and a line for the shell, which prints one.
+
+    Raises:
+        UsageError: it is no public key of Ed25519, or cryptography is not installed.
+        UnavailableError: the command failed.
+    """
+    serialization, ed25519 = _library()
+    text, name = _read(source, is_secret=False)
+    expires, pem = _split(text, name)
+    if b"PRIVATE KEY" in pem:
+        raise UsageError("is a private key, which stays with who signs; give KEY.pub", file=name)
+    key = _loaded(lambda: serialization.load_pem_public_key(pem))
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise UsageError("holds no public key that can be used", file=name, expected="Ed25519")
+    return _public(key, expires)
+
+
+def generate(path: Path | str, *, expires: float | None = None) -> PublicKey:
+    """Make a key: ``path``, for who signs, with mode 0600; and ``path.pub``, for everybody.
+
+    Args:
+        path: of the private key; neither file may exist.
+        expires: when signatures of this key stop to count, in seconds since the epoch.
+
+    Raises:
+        UsageError: one of the files exists, or cryptography is not installed.
+        UnavailableError: the disk is full.
+    """
+    serialization, ed25519 = _library()
+    path, other = Path(path), Path(f"{path}.pub")
+    expires = None if expires is None else float(int(expires))
+    key = ed25519.Ed25519PrivateKey.generate()
+    public = _public(key.public_key(), expires)
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    shown = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    head = f"# sparsediff key {public.id}\n"
+    if expires is not None:
+        head += f"Expires: {datetime.fromtimestamp(expires, UTC).strftime(_TIME)}\n"
+    with staged_file(other, force=False) as stream, os_errors(other):
+        stream.write(head.encode() + shown)
+        with staged_file(path, force=False, mode=0o600) as stream, os_errors(path):
+            stream.write(head.encode() + secret)
+    return public
+
+
+def _public(key: Any, expires: float | None) -> PublicKey:
+    """A public key of cryptography, as one of ours."""
+    return PublicKey(digest(key.public_bytes_raw())[:_ID_DIGITS], expires, key)
+
+
+def _loaded(load: Callable[[], Any]) -> Any:
+    """What ``load`` returns; None if there is no such key: what is wrong may hold some of it."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        return load()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+
+
+def _split(text: bytes, name: str) -> tuple[float | None, bytes]:
+    """When a key expires, and the key.
+
+    Raises:
+        UsageError: there is no key, or more than one, or before it a line that says nothing: an
+            ``Expires`` that is misspelled must not be taken for a comment.
+    """
+    found = _PEM.search(text)
+    if found is None or text[found.end() :].strip():
+        raise UsageError("holds no key", file=name, expected="one, as PEM")
+    expires = None
+    for line in text[: found.start()].splitlines():
+        word, _, value = line.partition(b":")
+        if word == b"Expires" and expires is None:
+            try:
+                until = datetime.strptime(value.strip().decode("ascii", "replace"), _TIME)
+            except ValueError:
+                raise UsageError(
+                    "`Expires` of a key is no time", file=name, expected="2027-11-25T00:00:00Z"
+                ) from None
+            expires = until.replace(tzinfo=UTC).timestamp()
+        elif line.strip() and not line.startswith(b"#"):
+            raise UsageError(
+                "a line before the key means nothing", file=name, expected="Expires: TIME, or #"
+            )
+    return expires, found[0]
+
+
+def _read(source: Path | str, *, is_secret: bool) -> tuple[bytes, str]:
+    """What is in the file, or what the command prints; and its name for messages."""
+    if isinstance(source, str) and source.startswith(COMMAND):
+        return _printed(source.removeprefix(COMMAND)), "the command for a key"
+    with os_errors(source), open(source, "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if is_secret and stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
+            raise UsageError(
+                "others may read this private key; chmod 600 it, or replace it if they did",
+                file=source,
+                found=f"mode {stat.S_IMODE(status.st_mode):04o}",
+            )
+        return stream.read(_MAX_BYTES), str(source)
+
+
+def _printed(command: str) -> bytes:
+    """What a command prints. Neither that nor the command, which may hold a secret, is told."""
+    name = "the command for a key"
+    try:
+        done = subprocess.run(
+            command,
+            shell=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"did not end within {_PATIENCE:.0f} s", file=name) from None
+    if done.returncode:
+        raise UnavailableError("failed", file=name, found=f"exit code {done.returncode}")
+    return done.stdout[:_MAX_BYTES]
+
+
+def _library() -> tuple[Any, Any]:
+    """What is used of cryptography: its ``serialization`` and ``ed25519``.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as e:
+        if e.name is None or e.name.partition(".")[0] != "cryptography":
+            raise
+        raise UsageError("signatures need cryptography: pip install cryptography") from None
+    return serialization, ed25519

@@ -1,0 +1,154 @@
+"""Signatures and who is trusted.
+
+Enters: bytes that cover all of what is signed, and what kind of thing that is. Leaves: rows of
+signatures, the same in a pointer and beside a patch; or nothing, if one of them is by a key that
+is trusted, and an `UntrustedError` if none is. Decides nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsediff.checksum import digest
+from sparsediff.errors import UntrustedError, UsageError, printable
+from sparsediff.signing.keys import PrivateKey, PublicKey, private_key, public_key
+
+_MOST = 64  # signatures of one thing
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose signatures count. One of them is enough.
+
+    Attributes:
+        keys: that are trusted; at least one.
+    """
+
+    keys: tuple[PublicKey, ...]
+
+    def check(self, kind: str, data: bytes, rows: object, file: object) -> None:
+        """Return if one of the signatures is by a key that is trusted.
+
+        Args:
+            kind: of what is signed; a signature of one kind is none of another.
+            data: that is signed.
+            rows: signatures, as `Signer.sign` made them; None if there are none.
+            file: for messages.
+
+        Raises:
+            UntrustedError: none is.
+        """
+        trusted = f"a signature of {' or '.join(k.id for k in self.keys)}"
+        if rows is None:
+            raise UntrustedError("is not signed", file=file, expected=trusted)
+        message, seen = _message(kind, data), []
+        for key_id, signature in _parsed(rows, file):
+            found = f"one of {printable(key_id)}"
+            for key in self.keys:
+                if key.id != key_id:
+                    continue
+                if not key.made(signature, message):
+                    found = f"a wrong one of {key_id}"
+                elif key.has_expired():
+                    found = f"one of {key_id}, which has expired"
+                else:
+                    return
+            seen.append(found)
+        raise UntrustedError(
+            "no signature is trusted", file=file, expected=trusted, found=", ".join(seen) or None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Who signs.
+
+    Attributes:
+        keys: with each of which everything is signed; at least one.
+    """
+
+    keys: tuple[PrivateKey, ...]
+
+    @property
+    def trust(self) -> Trust:
+        """Trusts what this signs."""
+        return Trust(tuple(key.public for key in self.keys))
+
+    def check(self) -> None:
+        """Raise UsageError if a key has expired: nobody would take its signature."""
+        for key in self.keys:
+            if key.public.has_expired():
+                raise UsageError(f"key {key.public.id} has expired; sign with a new one")
+
+    def sign(self, kind: str, data: bytes) -> list[dict[str, str]]:
+        """A row for each key: its ``key`` by name, and ``ed25519``, the signature in Base64.
+
+        Raises:
+            UsageError: a key has expired, so that nobody would take its signature.
+        """
+        self.check()
+        message = _message(kind, data)
+        return [
+            {"key": k.public.id, "ed25519": base64.b64encode(k.sign(message)).decode()}
+            for k in self.keys
+        ]
+
+
+def trust(sources: Sequence[Path | str] | None) -> Trust | None:
+    """Who is trusted; None if ``sources`` is None: then nothing needs a signature.
+
+    Args:
+        sources: as `public_key` takes them.
+
+    Raises:
+        UsageError: there is none, or `public_key` refuses one.
+        UnavailableError: a command failed.
+    """
+    return None if sources is None else Trust(tuple(map(public_key, _some(sources))))
+
+
+def signer(sources: Sequence[Path | str] | None) -> Signer | None:
+    """Who signs, as `trust`, for private keys."""
+    if sources is None:
+        return None
+    found = Signer(tuple(map(private_key, _some(sources))))
+    found.check()
+    return found
+
+
+def both(trust: Trust | None, signer: Signer | None) -> Trust | None:
+    """Who is trusted by somebody who also signs: he trusts himself."""
+    if signer is None:
+        return trust
+    return Trust((*(() if trust is None else trust.keys), *signer.trust.keys))
+
+
+def _some(sources: Sequence[Path | str]) -> Sequence[Path | str]:
+    if isinstance(sources, str) or not sources:
+        raise UsageError("keys are given as a list with one at least")
+    return sources
+
+
+def _message(kind: str, data: bytes) -> bytes:
+    """What is signed, short enough to be written by hand."""
+    return f"sparsediff {kind} sha256 {digest(data)}\n".encode()
+
+
+def _parsed(rows: object, file: object) -> list[tuple[str, bytes]]:
+    """Names of keys, and signatures by them."""
+    found = []
+    try:
+        if not isinstance(rows, list) or len(rows) > _MOST:
+            raise ValueError
+        for row in rows:
+            key, text = row["key"], row["ed25519"]
+            if not isinstance(key, str) or not isinstance(text, str):
+                raise ValueError
+            found.append((key, base64.b64decode(text, validate=True)))
+    except (ValueError, KeyError, TypeError, binascii.Error):
+        raise UntrustedError("signatures are malformed", file=file) from None
+    return found

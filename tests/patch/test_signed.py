@@ -1,0 +1,150 @@
+"""Patches that are signed, in a file beside them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sparsediff import (
+    apply_patch,
+    export_patch,
+    iter_updates,
+    make_patch,
+    open_patch,
+    patch_stats,
+    squash_patches,
+    verify_patch,
+)
+from sparsediff.errors import CorruptError, UnsupportedError, UntrustedError, UsageError
+from sparsediff.patch.container import sign_patch
+from sparsediff.patch.signed import Signed
+from tests.conftest import Run
+from tests.support.keys import Pair, new_key, outdated
+from tests.support.pairs import model_directory, tree
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return new_key(tmp_path / "key")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    path = model_directory(tmp_path / "target")
+    (path / "config.json").write_text("{}")
+    return path
+
+
+@pytest.fixture
+def patch(base: Path, target: Path, pair: Pair, tmp_path: Path) -> Path:
+    make_patch(base, target, tmp_path / "p.sdiff")
+    sign_patch(tmp_path / "p.sdiff", pair.signer)
+    return tmp_path / "p.sdiff"
+
+
+READERS: dict[str, Callable[[Signed, Path, Path], object]] = {
+    "apply": lambda patch, base, out: apply_patch(base, patch, out),
+    "apply --in-place": lambda patch, base, _: apply_patch(base, [patch], in_place=True),
+    "verify": lambda patch, base, _: verify_patch(patch, base=base),
+    "squash": lambda patch, base, out: squash_patches(base, [patch], out),
+    "export": lambda patch, base, out: export_patch(patch, base, out),
+    "stats": lambda patch, *_: patch_stats(patch),
+    "iter_updates": lambda patch, base, _: list(iter_updates([patch], base)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_nothing_unsigned_passes_once_a_key_is_trusted(
+    reader: str, patch: Path, base: Path, pair: Pair, tmp_path: Path
+) -> None:
+    read, out, before = READERS[reader], tmp_path / "out", tree(base)
+    for trusted in (new_key(tmp_path / "other"), outdated(pair)):
+        with pytest.raises(UntrustedError, match=r"p\.sdiff: no signature is trusted"):
+            read(Signed(patch, trusted.trust), base, out)
+    os.rename(f"{patch}.sig", tmp_path / "away")
+    with pytest.raises(UntrustedError, match="is not signed"):
+        read(Signed(patch, pair.trust), base, out)
+    assert not out.exists()
+    assert tree(base) == before
+    os.rename(tmp_path / "away", f"{patch}.sig")
+    read(Signed(patch, pair.trust), base, out)
+
+
+def test_no_byte_of_a_signed_patch_can_be_changed(patch: Path, pair: Pair, base: Path) -> None:
+    data = patch.read_bytes()
+    with open_patch(patch) as opened:
+        beginning = len(data) - sum(opened.sizes.values())
+    some = [*range(0, beginning, 5), *range(beginning, len(data), max(1, len(data) // 50))]
+    for at in some:
+        changed = bytearray(data)
+        changed[at] ^= 1
+        patch.write_bytes(changed)
+        with pytest.raises((CorruptError, UnsupportedError)):
+            verify_patch(Signed(patch, pair.trust))
+
+
+def test_another_patch_does_not_pass_with_the_signature(
+    patch: Path, pair: Pair, base: Path, target: Path
+) -> None:
+    make_patch(target, base, patch, force=True)
+    verify_patch(patch)
+    with pytest.raises(UntrustedError, match="a wrong one"):
+        verify_patch(Signed(patch, pair.trust))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[]", b'{"format":"sparsediff-signatures"}', b"[" * 9999, b" " * 70000]
+)
+def test_what_is_no_file_of_signatures(data: bytes, patch: Path, pair: Pair) -> None:
+    Path(f"{patch}.sig").write_bytes(data)
+    with pytest.raises(UntrustedError, match=r"file of its signatures, p\.sdiff\.sig"):
+        verify_patch(Signed(patch, pair.trust))
+
+
+def test_what_has_no_signature_beside_it_is_refused(pair: Pair) -> None:
+    with pytest.raises(UsageError, match="standard input"), open_patch(Signed("-", pair.trust)):
+        pass
+
+
+def test_a_signed_patch_is_byte_for_byte_one_that_is_not(
+    patch: Path, base: Path, target: Path
+) -> None:
+    stream = io.BytesIO()
+    make_patch(base, target, stream)
+    assert stream.getvalue() == patch.read_bytes()
+
+
+def test_command_line_from_key_to_target(
+    base: Path, target: Path, tmp_path: Path, cli: Run
+) -> None:
+    key, patch, out = tmp_path / "key", tmp_path / "p.sdiff", tmp_path / "out"
+    assert cli("keygen", "-o", key)[0] == 0
+    assert cli("make", base, target, "-o", patch, "--sign", key)[0] == 0
+    rows = json.loads(Path(f"{patch}.sig").read_text())["signatures"]
+    assert [sorted(row) for row in rows] == [["ed25519", "key"]]
+    trusted = ("--trust", f"{key}.pub")
+    assert cli("apply", base, patch, "-o", out, *trusted)[0] == 0
+    assert tree(out) == tree(target)
+    assert cli("keygen", "-o", tmp_path / "new")[0] == 0
+    assert cli("sign", patch, "--sign", tmp_path / "new", *trusted)[0] == 0
+    assert cli("sign", patch, "--sign", tmp_path / "new", *trusted)[0] == 11
+    for words in (
+        ("apply", base, patch, "-o", tmp_path / "none"),
+        ("verify", patch),
+        ("squash", base, patch, "-o", tmp_path / "none"),
+        ("export", base, patch, "-o", tmp_path / "none"),
+        ("show", patch),
+        ("stats", patch),
+    ):
+        code, stdout, err = cli(*words, *trusted)
+        assert (code, stdout, err.count("\n")) == (11, "", 1), words
+        assert "no signature is trusted" in err
+    assert not (tmp_path / "none").exists()
+    code, _, err = cli("apply", base, "-", "-o", tmp_path / "none", *trusted)
+    assert code == 2
+    assert cli("make", base, target, "-o", "-", "--sign", key)[0] == 2

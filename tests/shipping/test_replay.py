@@ -1,0 +1,164 @@
+"""A store that goes back: an old pointer put there again, or another history in its place."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sparsediff.errors import UntrustedError
+from sparsediff.shipping.catalog_json import POINTER
+from sparsediff.shipping.follow import Follower
+from sparsediff.shipping.policy import Policy
+from sparsediff.shipping.pull import preview, pull
+from sparsediff.shipping.ship import ship
+from sparsediff.shipping.state import default_state
+from sparsediff.stores import Store, open_store
+from tests.conftest import Run
+from tests.support.keys import new_key
+from tests.support.pairs import tree
+from tests.support.runs import Trainer, catalog_of, shown
+
+
+@pytest.fixture
+def old(trainer: Trainer, store: Store, tmp_path: Path) -> Path:
+    """The pointer of version 2 in a store that has version 3."""
+    trainer.save_steps(1, 2)
+    ship(trainer.run, store)
+    shutil.copy(tmp_path / "store" / POINTER, tmp_path / "old")
+    trainer.save_steps(3)
+    ship(trainer.run, store)
+    return tmp_path / "old"
+
+
+def put_back(old: Path, tmp_path: Path) -> None:
+    shutil.copy(old, tmp_path / "store" / POINTER)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_an_old_pointer_takes_nobody_back(
+    in_place: bool, old: Path, store: Store, tmp_path: Path
+) -> None:
+    dest = tmp_path / "dest"
+    pull(store, dest, in_place=in_place)
+    before = tree(dest)
+    put_back(old, tmp_path)
+    for version in (None, "step_000002"):
+        with pytest.raises(UntrustedError, match="the store is older than it was"):
+            pull(store, dest, version=version, in_place=in_place)
+        with pytest.raises(UntrustedError, match="expected version 3 or later, found 2"):
+            preview(store, dest, version=version, in_place=in_place)
+    assert tree(dest) == before
+    assert shown(pull(store, dest, in_place=in_place, allow_rewind=True)) == "step_000002"
+    pull(store, dest, in_place=in_place)  # and that is where it is now
+
+
+def test_an_old_pointer_takes_nobody_back_who_pulled_an_older_version(
+    old: Path, store: Store, tmp_path: Path
+) -> None:
+    """What counts is the newest version that the store had, not the one that is here."""
+    pull(store, tmp_path / "dest", version="step_000001")
+    put_back(old, tmp_path)
+    with pytest.raises(UntrustedError):
+        pull(store, tmp_path / "dest")
+
+
+def test_an_older_version_is_pulled_as_ever(old: Path, store: Store, tmp_path: Path) -> None:
+    pull(store, tmp_path / "dest")
+    assert shown(pull(store, tmp_path / "dest", version="step_000001")) == "step_000001"
+    assert shown(pull(store, tmp_path / "dest")) == "step_000003"
+
+
+def test_a_record_of_an_earlier_release_is_not_forgotten(
+    old: Path, store: Store, tmp_path: Path
+) -> None:
+    pull(store, tmp_path / "dest")
+    record = tmp_path / "dest/.sparsediff/state.json"
+    lines = [
+        line
+        for line in record.read_text().splitlines()
+        if not line.startswith((' "newest', ' "rew'))
+    ]
+    record.write_text("\n".join(lines).replace(",\n}", "\n}"))
+    put_back(old, tmp_path)
+    with pytest.raises(UntrustedError):
+        pull(store, tmp_path / "dest")
+
+
+def test_another_history_takes_nobody_along_unless_the_trainer_says_so(
+    old: Path, trainer: Trainer, store: Store, tmp_path: Path
+) -> None:
+    """Also where it is signed: whoever holds the bucket may have an old store at hand."""
+    dest = tmp_path / "dest"
+    pull(store, dest)
+    shutil.rmtree(tmp_path / "store")
+    again = open_store(str(tmp_path / "store"), create=True)
+    ship(trainer.run, again, state_directory=tmp_path / "new state")
+    with pytest.raises(UntrustedError, match="another history"):
+        pull(again, dest)
+    shutil.rmtree(tmp_path / "store")
+    again = open_store(str(tmp_path / "store"), create=True)
+    ship(trainer.run, again, Policy(rewind=True))  # which knows that it held something
+    result = pull(again, dest)
+    assert result.switched
+    assert tree(dest / "current") == tree(trainer.run / shown(result))
+
+
+def test_the_trainer_takes_a_fleet_back_without_a_hand(
+    old: Path, trainer: Trainer, store: Store, tmp_path: Path
+) -> None:
+    """The store came back from a backup."""
+    key = new_key(tmp_path / "key")
+    ours = open_store(str(tmp_path / "store"), signer=key.signer)
+    theirs = open_store(str(tmp_path / "store"), trust=key.trust)
+    shutil.rmtree(tmp_path / "store")
+    shutil.rmtree(default_state(trainer.run))
+    (tmp_path / "store").mkdir()
+    ship(trainer.run, ours)
+    backup = (tmp_path / "store" / POINTER).read_bytes()
+    trainer.save_steps(4)
+    ship(trainer.run, ours)
+    dest = tmp_path / "dest"
+    follower = Follower(theirs, dest)
+    arrival = follower.poll()
+    assert arrival is not None
+    assert arrival.version.name == "step_000004"
+
+    (tmp_path / "store" / POINTER).write_bytes(backup)
+    assert follower._patient() is None
+    assert "older than it was" in (follower.problem or "")
+    trainer.save_steps(5)
+    with pytest.raises(UntrustedError, match="older than it was"):  # numbers would come again
+        ship(trainer.run, ours)
+    assert (tmp_path / "store" / POINTER).read_bytes() == backup
+
+    ship(trainer.run, ours, Policy(rewind=True))
+    arrival = follower.poll()
+    assert arrival is not None
+    assert tree(arrival.path) == tree(trainer.run / arrival.version.name)
+    assert catalog_of(theirs).rewind > 0
+    known = catalog_of(theirs).id
+    trainer.save_steps(6)
+    ship(trainer.run, ours, Policy(rewind=True))  # which is an option that may stay
+    assert catalog_of(theirs).id == known
+    arrival = follower.poll()
+    assert arrival is not None
+    assert arrival.previous is not None
+
+    (tmp_path / "store" / POINTER).write_bytes(backup)  # from before: signed, and yet old
+    with pytest.raises(UntrustedError, match="another history"):
+        follower.poll()
+
+
+def test_command_line_goes_back_once(old: Path, tmp_path: Path, cli: Run) -> None:
+    store, dest = tmp_path / "store", tmp_path / "dest"
+    assert cli("pull", store, dest)[0] == 0
+    put_back(old, tmp_path)
+    code, _, err = cli("pull", store, dest)
+    assert (code, err.count("\n")) == (11, 1)
+    assert "--allow-rewind follows it" in err
+    assert cli("pull", store, dest, "--dry-run")[0] == 11
+    assert cli("pull", store, dest, "--dry-run", "--allow-rewind")[0] == 0
+    assert cli("pull", store, dest, "--allow-rewind")[0] == 0
+    assert cli("pull", store, dest)[0] == 0
