@@ -35,6 +35,7 @@ from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.publish import put_version
 from sparsediff.shipping.records import Version
+from sparsediff.shipping.sealing import check_signer
 from sparsediff.stores import Store, open_store
 from sparsediff.torch.joint import Joint, make_jointly
 from sparsediff.torch.ranks import Ranks
@@ -197,6 +198,7 @@ class Publisher:
             if self._ranks.rank == 0:
                 found = read_catalog(self._store)
                 catalog = None if found is None else found[0]
+                check_signer(self._store, catalog)
                 if catalog is not None:
                     self._check(catalog, step)
                     here = catalog.id, catalog.latest.version

@@ -23,8 +23,10 @@ from vllm.distributed.weight_transfer.base import (
 
 from sparsediff.errors import UnavailableError, UnsupportedError, UsageError
 from sparsediff.shipping.follow import Arrival, Follower
+from sparsediff.signing import trust
 from sparsediff.stores import open_store
 from sparsediff.torch.side import Reply, Side, replied
+from sparsediff.vllm.settings import trusted_keys
 from sparsediff.vllm.worker import pack_again, unfit
 
 _NO_WAY = {cls.__name__ for cls in (UnavailableError, UnsupportedError, UsageError)}
@@ -40,12 +42,14 @@ class InitInfo(WeightTransferInitInfo):
         directory: where versions are pulled to; one for all ranks of a host.
         version: the one in ``directory`` that the engine was started from.
         fallback: ``reload`` a version whole where there is no route, or ``refuse`` it.
+        trust: list of keys of which one must have signed the store; None: it need not be signed.
     """
 
     store: str
     directory: str
     version: str
     fallback: str = "reload"
+    trust: list[str] | None = None
 
 
 @dataclass
@@ -88,7 +92,7 @@ class Backend(WeightTransferEngine[InitInfo, UpdateInfo]):
         def learn() -> Reply:
             self._at = Path(init_info.directory, "versions", init_info.version).absolute()
             self._can_reload = init_info.fallback == "reload"
-            store = open_store(init_info.store)
+            store = open_store(init_info.store, trust=trust(trusted_keys(init_info.trust)))
             self._follower = Follower(store, init_info.directory, holding=init_info.version)
             return self._side.record(str(self._at))
 

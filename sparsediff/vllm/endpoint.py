@@ -18,6 +18,7 @@ from typing import Any
 
 from sparsediff.errors import SparsediffError
 from sparsediff.shipping.follow import Arrival, Follower
+from sparsediff.signing import trust
 from sparsediff.stores import open_store
 from sparsediff.torch.side import Reply
 from sparsediff.vllm.metrics import Metrics
@@ -205,7 +206,9 @@ class Following:
     async def _follow(self) -> None:
         """Until an update fails."""
         settings = self._settings
-        store = await asyncio.to_thread(open_store, settings.store)
+        store = await asyncio.to_thread(
+            lambda: open_store(settings.store, trust=trust(settings.trust))
+        )
         follower = self._follower = Follower(
             store,
             settings.directory,

@@ -32,6 +32,8 @@ class Settings:
         fallback: what to do where there is no route for something that changes: ``reload`` the
             version whole, or ``refuse`` it and stay.
         ack: name under which the store is told what is served; None: it is not told.
+        trust: keys of which one must have signed the store, as `signing.public_key` takes them;
+            None: it need not be signed.
     """
 
     store: str
@@ -41,6 +43,7 @@ class Settings:
     pause: str = "keep"
     fallback: str = "reload"
     ack: str | None = None
+    trust: tuple[str, ...] | None = None
 
 
 def parse(additional: object) -> Settings | None:
@@ -80,6 +83,22 @@ def _settings(found: Any) -> Settings:
         Acknowledger(values["ack"])  # refuses what is no name
     if not isinstance(values["store"], str) or not isinstance(values["directory"], str):
         raise UsageError("`store` and `directory` must be text", found=found)
+    values["trust"] = trusted_keys(values.get("trust"))
     if values["every"] <= 0 or values["keep"] < 2:
         raise UsageError("`every` must be above 0 and `keep` above 1", found=found)
     return Settings(**values | {"directory": Path(values["directory"]).absolute()})
+
+
+def trusted_keys(found: object) -> tuple[str, ...] | None:
+    """The setting `trust`, a list of keys.
+
+    Raises:
+        UsageError: it is something else; an empty list too, which might be meant to trust nobody.
+    """
+    if found is None:
+        return None
+    if not isinstance(found, (list, tuple)) or not found:
+        raise UsageError("`trust` must be a list of keys", found=found)
+    if not all(isinstance(key, str) for key in found):
+        raise UsageError("`trust` must be a list of keys", found=found)
+    return tuple(found)

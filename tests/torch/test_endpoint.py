@@ -17,11 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from sparsediff import Policy, UsageError, open_store, pull, ship
+from sparsediff.shipping.sealing import sign_store
 from sparsediff.shipping.source import Rule
 from sparsediff.vllm.endpoint import Endpoint, Following
 from sparsediff.vllm.settings import Settings, parse
 from sparsediff.vllm.worker import call
 from tests.support.engine import Engine, checkpoint, fresh, same, save, step
+from tests.support.keys import new_key
 
 
 class Rank:
@@ -239,6 +241,24 @@ def test_a_reload_that_fails_leaves_the_version_before(tmp_path: Path) -> None:
     assert status["error"] is None
 
 
+def test_nothing_unsigned_is_served_once_a_key_is_trusted(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    key = new_key(tmp_path / "key")
+
+    def refused(following: Following) -> bool:
+        return "is not signed" in (following.status()["store"] or "")
+
+    def sign() -> None:
+        scene.store.signer = key.signer
+        sign_store(scene.store)
+
+    status = scene.play(
+        refused, then(scene.step), refused, then(sign), at("step_2"), trust=[str(key.public)]
+    )
+    assert status["store"] is None
+    assert scene.holds(scene.tensors[-1])
+
+
 def test_settings() -> None:
     assert parse(None) is None
     assert parse({"other": 1}) is None
@@ -255,6 +275,8 @@ def test_settings() -> None:
         given | {"every": 0},
         given | {"keep": 1},
         given | {"store": 1},
+        given | {"trust": "key.pub"},
+        given | {"trust": []},
     ):
         with pytest.raises(UsageError):
             parse({"sparsediff": bad})
