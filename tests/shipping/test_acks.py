@@ -274,7 +274,7 @@ def test_a_follower_of_a_store_that_was_begun_anew_begins_anew(
     assert follower.poll() is not None
     other = Trainer(tmp_path / "again", seed=1)
     other.save_steps(1)
-    ship(other.run, second)
+    ship(other.run, second, Policy(rewind=True))
     link.unlink()
     link.symlink_to(tmp_path / "second")
     arrival = follower.poll()

@@ -372,7 +372,7 @@ def test_store_that_was_unmounted(trainer: Trainer, store: Store) -> None:
         ship(trainer.run, store)
     assert os.listdir(store.name) == []
     assert "`rewind=True`" in str(info.value)
-    assert shipped_kinds(ship(trainer.run, store, Policy(rewind=True))) == [["anchor"]]
+    assert shipped_kinds(ship(trainer.run, store, Policy(rewind=True))) == [["anchor"], ["patch"]]
 
 
 def test_clocks_do_not_order_versions(
