@@ -137,6 +137,9 @@ def generate(path: Path | str, *, expires: float | None = None) -> PublicKey:
     """
     serialization, ed25519 = _library()
     path, other = Path(path), Path(f"{path}.pub")
+    for file in (path, other):
+        if os.path.lexists(file):
+            raise UsageError("exists, and no key is ever replaced; choose another name", file=file)
     expires = None if expires is None else float(int(expires))
     key = ed25519.Ed25519PrivateKey.generate()
     public = _public(key.public_key(), expires)
