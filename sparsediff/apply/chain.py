@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,28 @@ def narrow(chain: Sequence[Patch], chosen: Selection) -> None:
             expected=", ".join(chosen.include),
             found=", ".join(names[:3]) + ", …",
         )
+    narrow_to(chain, wanted, chosen.takes)
+
+
+def narrow_to(chain: Sequence[Patch], names: Collection[str], keeps: Callable[[str], bool]) -> None:
+    """Leave of a chain what leads to some files of its last target.
+
+    Args:
+        chain: of patches.
+        names: of those files.
+        keeps: of the names of files on the way, and of the base, those that stay though
+            nothing is made from them.
+    """
+    wanted = names
     for patch in reversed(chain):
-        patch.narrow(wanted, chosen.takes)
+        patch.narrow(wanted, keeps)
         wanted = {f.name for f in patch.manifest.base_files}
+
+
+def hold_once(chain: Sequence[Patch]) -> None:
+    """Hold only once in memory what the manifests of a narrowed chain say alike."""
+    for before, after in pairwise(chain):
+        after.manifest.share(before.manifest)
 
 
 def rebuilt_bytes(runs: Sequence[Sequence[Patch]]) -> int:

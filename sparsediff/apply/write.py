@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from sparsediff.apply.chain import (
     groups,
+    hold_once,
     listed,
     narrow,
     open_chain,
@@ -92,32 +92,46 @@ def apply_patch(
     base, jobs = Path(base), jobs or default_jobs()
     if in_place == (output is not None):
         raise UsageError("give either an output or in-place, not both")
-    with ExitStack() as stack:
-        if output is not None:
-            if not str(output):
-                raise UsageError("the name of the output is empty")
-            output = Path(os.path.abspath(output))
-            with os_errors(base):
-                if base.exists() and output.exists() and output.samefile(base):
-                    raise UsageError("output is the base (`in_place=True` updates it)", file=output)
-            check_output(output, force=force, inputs=[base, *paths(sources)])
-        chain = stack.enter_context(open_chain(sources))
-        names = _names(chain)
+    place = None if output is None else place_of(output, base, sources, force=force)
+    with open_chain(sources) as chain:
+        names = names_of(chain)
         if files:
             narrow(chain, Selection(tuple(files)))
-            for before, after in pairwise(chain):
-                after.manifest.share(before.manifest)
-        if output is None:
+            hold_once(chain)
+        if place is None:
             written = update_in_place(base, chain, jobs, progress)
         else:
-            written = _apply_to(base, chain, output, jobs, force, names, progress)
-        return ApplyResult(
-            output or base,
-            len(chain),
-            sum(f.size for f in chain[-1].manifest.target_files),
-            written,
-            sum(p.n_bytes for p in chain),
-        )
+            written = _apply_to(base, chain, place, jobs, force, names, progress)
+        return result_of(chain, place or base, written)
+
+
+def place_of(
+    output: Path | str, base: Path, sources: Sequence[PatchSource], *, force: bool
+) -> Path:
+    """Absolute path of the output of `apply_patch`.
+
+    Raises:
+        UsageError: nothing may be written there.
+    """
+    if not str(output):
+        raise UsageError("the name of the output is empty")
+    place = Path(os.path.abspath(output))
+    with os_errors(base):
+        if base.exists() and place.exists() and place.samefile(base):
+            raise UsageError("output is the base (`in_place=True` updates it)", file=place)
+    check_output(place, force=force, inputs=[base, *paths(sources)])
+    return place
+
+
+def result_of(chain: Sequence[Patch], output: Path, written_bytes: int) -> ApplyResult:
+    """What is said of a chain that was applied."""
+    return ApplyResult(
+        output,
+        len(chain),
+        sum(f.size for f in chain[-1].manifest.target_files),
+        written_bytes,
+        sum(p.n_bytes for p in chain),
+    )
 
 
 def _apply_to(
@@ -142,6 +156,27 @@ def _apply_to(
         if progress is not None:
             progress(done, total)
 
+    with staged_target(chain, output, names, force=force) as (staged, work):
+        rebuild_chain(base, runs, staged, lambda i: work / str(i), jobs, advance)
+    return total
+
+
+@contextmanager
+def staged_target(
+    chain: Sequence[Patch], output: Path, names: set[str], *, force: bool
+) -> Iterator[tuple[Path, Path]]:
+    """Let the target of a chain be built, and give it its name when it is.
+
+    Args:
+        chain: of patches.
+        output: where the target appears, or nothing on an error.
+        names: of the files that a directory which is replaced may hold, and no others.
+        force: replace what is there.
+
+    Yields:
+        Where to build it, a file or a directory that is there already; and a directory beside
+        it for what is needed on the way.
+    """
     with ExitStack() as stack:
         if chain[-1].manifest.target_is_directory:
             staged = stack.enter_context(staged_directory(output, force=force, replaceable=names))
@@ -153,14 +188,12 @@ def _apply_to(
             if is_temp(left.name):
                 clear(left)
         work = temp_sibling(output, 0)
-        if len(runs) > 1:
-            stack.enter_context(temp_directory(work))
-            stack.callback(discard, work)
-        rebuild_chain(base, runs, staged, lambda i: work / str(i), jobs, advance)
-    return total
+        stack.enter_context(temp_directory(work))
+        stack.callback(discard, work)
+        yield staged, work
 
 
-def _names(chain: list[Patch]) -> set[str]:
+def names_of(chain: Sequence[Patch]) -> set[str]:
     """Of all files of all the chain's checkpoints."""
     bases = {f.name for patch in chain for f in patch.manifest.base_files}
     return bases | {f.name for patch in chain for f in patch.manifest.target_files}

@@ -13,10 +13,12 @@ from sparsediff.cli.common import (
     force_option,
     jobs_option,
     json_option,
+    noted,
     options,
     print_json,
     progress_bar,
     quiet_option,
+    ray_option,
     say,
     size,
     wait_option,
@@ -32,6 +34,7 @@ from sparsediff.cli.keys import trust_option
         "sparsediff apply --in-place current/ 104.sdiff",
         "cat 101.sdiff | sparsediff apply step_100/ - -o step_101/",
         "sparsediff apply step_100/ 101.sdiff --files 'model-0000[1-4]*' -o share/",
+        "sparsediff apply step_100/ 101.sdiff --ray auto -o step_101/",
     )
     + exit_codes(0, 2, 10, 11, 12, 13, 14, 130),
 )
@@ -53,6 +56,7 @@ from sparsediff.cli.keys import trust_option
         " [default: all]",
     ),
     trust_option,
+    ray_option,
     force_option,
     jobs_option,
     wait_option,
@@ -65,6 +69,7 @@ def command(
     output: str | None,
     in_place: bool,
     files: tuple[str, ...],
+    ray: str | None,
     force: bool,
     jobs: int | None,
     quiet: bool,
@@ -74,7 +79,8 @@ def command(
 
     Several patches are a chain: each was made from the target of the one
     before. - reads a patch from standard input. The output appears only when
-    every byte of it has been verified.
+    every byte of it has been verified. With --ray a cluster rebuilds the
+    files, each on one processor.
     """
     from sparsediff.apply import apply_patch
     from sparsediff.errors import UsageError
@@ -86,18 +92,36 @@ def command(
         raise click.UsageError("--in-place updates BASE itself and takes no -o")
     if not in_place and output is None:
         raise click.UsageError("give -o OUT, or --in-place to update BASE itself")
+    if ray is not None and (in_place or jobs is not None):
+        raise click.UsageError(
+            "--ray writes to -o OUT, on all processors: no --in-place, no --jobs"
+        )
     start = time.monotonic()
     with progress_bar("apply", quiet=quiet) as progress:
-        result = apply_patch(
-            base,
-            patches,
-            output,
-            in_place=in_place,
-            jobs=jobs,
-            force=force,
-            files=files,
-            progress=progress,
-        )
+        if ray is not None and output is not None:
+            from sparsediff.ray import apply
+
+            result = apply(
+                base,
+                patches,
+                output,
+                address=ray,
+                force=force,
+                files=files,
+                progress=progress,
+                note=noted(quiet=quiet),
+            )
+        else:
+            result = apply_patch(
+                base,
+                patches,
+                output,
+                in_place=in_place,
+                jobs=jobs,
+                force=force,
+                files=files,
+                progress=progress,
+            )
     took = time.monotonic() - start
     if as_json:
         print_json(

@@ -7,12 +7,15 @@ has the same plan cuts it the same way.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sparsediff.errors import UsageError
 from sparsediff.patch import words
 from sparsediff.patch.manifest import Manifest
+
+T = TypeVar("T")
 
 MAX_SHARES = 1 << 16
 
@@ -61,6 +64,18 @@ class Task(NamedTuple):
     bucket: int | None
 
 
+def runs(items: Sequence[T], sizes: Sequence[int], count: int) -> list[list[T]]:
+    """Items in order, cut into ``count`` runs of like size, some of which may be empty."""
+    # An item without bytes counts as one, so that there is always something to divide.
+    weights = [max(1, size) for size in sizes]
+    total, start = sum(weights), 0
+    found: list[list[T]] = [[] for _ in range(count)]
+    for item, weight in zip(items, weights, strict=True):
+        found[start * count // total].append(item)
+        start += weight
+    return found
+
+
 def cut(manifest: Manifest, count: int = 1) -> list[list[Task]]:
     """Everything there is to encode, in stored order, cut into shares.
 
@@ -72,14 +87,7 @@ def cut(manifest: Manifest, count: int = 1) -> list[list[Task]]:
         for file, buckets in enumerate(manifest.file_buckets)
         for task in (Task(file, None), *(Task(file, b) for b in buckets))
     ]
-    # A task without bytes counts as one, so that there is always something to divide.
-    sizes = [max(1, n_bytes(manifest, task)) for task in found]
-    total, start = sum(sizes), 0
-    shares: list[list[Task]] = [[] for _ in range(count)]
-    for task, size in zip(found, sizes, strict=True):
-        shares[start * count // total].append(task)
-        start += size
-    return shares
+    return runs(found, [n_bytes(manifest, task) for task in found], count)
 
 
 def tasks(manifest: Manifest, share: Share = WHOLE) -> list[Task]:

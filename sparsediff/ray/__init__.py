@@ -1,5 +1,6 @@
 """The verbs on a cluster of Ray: tasks on its nodes do the work, and this process joins it."""
 
+from sparsediff.ray.applying import apply
 from sparsediff.ray.making import make
 
-__all__ = ["make"]
+__all__ = ["apply", "make"]

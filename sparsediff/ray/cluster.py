@@ -2,7 +2,7 @@
 
 Enters: an address and calls. Leaves: what they return, in whatever order they are ready.
 A call whose worker or node is lost is made again, and that is said; an error that a call
-raises arrives as it is, and ends all others. Ray is imported when a cluster is asked for.
+raises arrives as it is, and no other call is begun. Ray is imported when a cluster is asked for.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ R = TypeVar("R")
 Note = Callable[[str], None]
 """Told what a user should know while a call works, in one line."""
 
+_SMALLEST = 64 << 20  # bytes of the target for which a task is worth its start
+_LARGEST = 2 << 30  # a part is in the memory of a node, and an anchor's has the target's size
+_PER_CPU = 2  # so that no processor waits long for the slowest
 _TRIES = 4  # of one call: whatever kills four workers is probably the call
 _SILENCE = 60.0  # seconds without a result after which it is said what is waited for
 
@@ -44,10 +47,20 @@ class Cluster:
         if self.n_cpus < 1:
             raise UnavailableError("the Ray cluster has no processors")
 
+    def n_tasks(self, n_bytes: int) -> int:
+        """How many tasks a target of so many bytes is cut into."""
+        most = max(1, n_bytes // _SMALLEST)
+        return min(most, max(_PER_CPU * self.n_cpus, -(-n_bytes // _LARGEST)))
+
     def results(
         self, function: Callable[..., R], calls: Mapping[str, tuple[Any, ...]]
     ) -> Iterator[tuple[str, R]]:
         """Make calls on the nodes, each on one processor; yield what they return, when ready.
+
+        On an error or an interrupt, calls that are being made end with the connection, or go
+        on to their end where that is not ours. They are not cancelled: to cancel a call that
+        is about to return makes Ray abort this process (seen with Ray 2.60: "Tried to
+        complete task that was not pending").
 
         Args:
             function: of a module, which every node must have; what it is given and returns is
@@ -64,33 +77,29 @@ class Cluster:
         tries = dict.fromkeys(calls, 0)
         waiting = list(calls)[::-1]
         running: dict[Any, str] = {}
-        try:
-            while waiting or running:
-                # No more than are needed to keep all busy: results wait in the nodes' memory.
-                while waiting and len(running) < 2 * self.n_cpus:
-                    name = waiting.pop()
-                    tries[name] += 1
-                    running[task.remote(function, calls[name])] = name
-                ready, _ = ray.wait(list(running), timeout=_SILENCE)
-                if not ready:
-                    self._say_what_is_waited_for(len(waiting) + len(running))
-                    continue
-                name = running.pop(ready[0])
-                try:
-                    result, error = ray.get(ready.pop())
-                except ray.exceptions.RayTaskError as e:
-                    problem = "a node of the Ray cluster cannot run this version of sparsediff"
-                    raise UnsupportedError(problem, found=_last_line(e)) from None
-                except ray.exceptions.RayError as e:
-                    self._again(name, tries[name], e)
-                    waiting.append(name)
-                    continue
-                if error is not None:
-                    raise error
-                yield name, result
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+        while waiting or running:
+            # No more than are needed to keep all busy: results wait in the nodes' memory.
+            while waiting and len(running) < 2 * self.n_cpus:
+                name = waiting.pop()
+                tries[name] += 1
+                running[task.remote(function, calls[name])] = name
+            ready, _ = ray.wait(list(running), timeout=_SILENCE)
+            if not ready:
+                self._say_what_is_waited_for(len(waiting) + len(running))
+                continue
+            name = running.pop(ready[0])
+            try:
+                result, error = ray.get(ready.pop())
+            except ray.exceptions.RayTaskError as e:
+                problem = "a node of the Ray cluster cannot run this version of sparsediff"
+                raise UnsupportedError(problem, found=_last_line(e)) from None
+            except ray.exceptions.RayError as e:
+                self._again(name, tries[name], e)
+                waiting.append(name)
+                continue
+            if error is not None:
+                raise error
+            yield name, result
 
     def _again(self, name: str, tries: int, error: Exception) -> None:
         """Say that a call is made again, or that it was tried often enough."""

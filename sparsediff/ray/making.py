@@ -25,10 +25,6 @@ from sparsediff.make.spool import Output, place_of
 from sparsediff.parallel import Progress
 from sparsediff.ray.cluster import Note, connected
 
-_SMALLEST = 64 << 20  # bytes of the target for which a task is worth its start
-_LARGEST = 2 << 30  # a part is in the memory of a node, and an anchor's has the target's size
-_PER_CPU = 2  # so that no processor waits long for the slowest
-
 
 def make(
     base: Path | str,
@@ -76,7 +72,7 @@ def make(
     with _room(place) as room:
         paths, done = [], 0
         with connected(address, note) as cluster:
-            n_parts = parts or _default(opened.n_bytes, cluster.n_cpus)
+            n_parts = parts or cluster.n_tasks(opened.n_bytes)
             shares = [Share(i, n_parts) for i in range(1, n_parts + 1)]
             calls = {
                 f"part {share}": (base, target, share, tuple(include), tuple(exclude))
@@ -100,12 +96,6 @@ def _part(
     made = io.BytesIO()
     result = make_part(base, target, share, made, jobs=1, include=include, exclude=exclude)
     return made.getvalue(), result.target_bytes
-
-
-def _default(n_bytes: int, n_cpus: int) -> int:
-    """How many parts a target of so many bytes is made in."""
-    most = max(1, n_bytes // _SMALLEST)
-    return min(most, max(_PER_CPU * n_cpus, -(-n_bytes // _LARGEST)))
 
 
 @contextmanager

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,9 @@ from sparsediff.checkpoint import open_checkpoint
 from sparsediff.errors import CorruptError, UnavailableError, UsageError
 from sparsediff.ray.cluster import connected
 from tests.conftest import Run
+from tests.support.clusters import is_at_work, one_node_lost, raylets, stop_at_work
 from tests.support.pairs import training_pair, write_safetensors
-from tests.support.processes import finish, start
+from tests.support.processes import finish, start, wait_until
 from tests.support.refusals import EXIT, refused
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -112,48 +111,14 @@ def test_lost_node_costs_only_its_parts(cluster: Any, tmp_path: Path) -> None:
     before, after = training_pair(1 << 22)
     write_safetensors(base, {f"t{i}": before for i in range(4)})
     write_safetensors(target, {f"t{i}": after for i in range(4)})
-    lost = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-    cluster.wait_for_nodes()
-    stopped: list[int] = []
-
-    def kill() -> None:
-        stopped.append(stop_at_work(lost.all_processes["raylet"][0].process.pid))
-        cluster.remove_node(lost, allow_graceful=False)
-        os.kill(stopped[0], signal.SIGKILL)  # with its machine
-
-    killer = threading.Thread(target=kill)
-    killer.start()
     notes: list[str] = []
-    sparsediff.ray.make(
-        base, target, tmp_path / "p", address=cluster.address, parts=40, note=notes.append
-    )
-    killer.join()
-    assert stopped
+    with one_node_lost(cluster):
+        sparsediff.ray.make(
+            base, target, tmp_path / "p", address=cluster.address, parts=40, note=notes.append
+        )
     assert len(notes) == 1
     assert "was lost with its worker or node" in notes[0]
     assert (tmp_path / "p").read_bytes() == one_machine(base, target, tmp_path)
-
-
-def stop_at_work(*raylets: int) -> int:
-    """Stop a worker of one of the nodes in the middle of a task; returns its process id."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        for process in Path("/proc").iterdir():
-            if process.name.isdigit() and is_at_work(process, *raylets):
-                os.kill(int(process.name), signal.SIGSTOP)
-                if is_at_work(process, *raylets):
-                    return int(process.name)
-                os.kill(int(process.name), signal.SIGCONT)
-    raise AssertionError("no worker of the node was seen at work")
-
-
-def is_at_work(process: Path, *raylets: int) -> bool:
-    """Whether a process is a worker of these raylets that has a task, which Ray makes its title."""
-    try:
-        parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-        return parent in raylets and (process / "cmdline").read_bytes().startswith(b"ray::_guarded")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_interrupt_ends_all_tasks_and_leaves_nothing(cluster: Any, tmp_path: Path) -> None:
@@ -161,18 +126,15 @@ def test_interrupt_ends_all_tasks_and_leaves_nothing(cluster: Any, tmp_path: Pat
     before, after = training_pair(1 << 22)
     write_safetensors(base, {f"t{i}": before for i in range(4)})
     write_safetensors(target, {f"t{i}": after for i in range(4)})
-    raylets = [n.all_processes["raylet"][0].process.pid for n in cluster.worker_nodes]
+    nodes = raylets(*cluster.worker_nodes)
     process = start("make", base, target, "--ray", cluster.address, "-o", tmp_path / "p")
-    worker = stop_at_work(*raylets)
+    worker = stop_at_work(*nodes)
     os.kill(process.pid, signal.SIGINT)
     os.kill(worker, signal.SIGCONT)
     code, out, err = finish(process)
     assert (code, out, err) == (130, "", "sparsediff: interrupted\n")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]  # nor a file of ours
-    end = time.monotonic() + 30
-    while is_at_work(Path(f"/proc/{worker}"), *raylets) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not is_at_work(Path(f"/proc/{worker}"), *raylets)
+    wait_until(lambda: not is_at_work(worker, *nodes), "end of the task")
 
 
 def test_without_ray_one_line_says_what_to_install(
