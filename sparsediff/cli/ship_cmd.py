@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from sparsediff.cli.common import (
     plural,
     progress_bar,
     quiet_option,
+    ray_option,
     selection_options,
     size,
     wait_option,
@@ -54,6 +56,7 @@ _SAID = 3  # checkpoints, or names, that one line tells of
         "sparsediff ship /runs/grpo7/ s3://weights/grpo7",
         "sparsediff ship /runs/grpo7/ /mnt/store --marker DONE --watch 10",
         "sparsediff ship /runs/latest/ /mnt/store --settled 30s --squash-every 10",
+        "sparsediff ship /runs/grpo7/ /mnt/store --ray auto",
     )
     + exit_codes(0, 2, 11, 12, 13, 14, 130),
 )
@@ -146,6 +149,7 @@ _SAID = 3  # checkpoints, or names, that one line tells of
     once_option,
     watch_option,
     network_options,
+    ray_option,
     jobs_option,
     wait_option,
     quiet_option,
@@ -178,6 +182,7 @@ def command(
     bwlimit: float | None,
     streams: int,
     retries: int,
+    ray: str | None,
     jobs: int | None,
     quiet: bool,
     log_json: bool,
@@ -189,7 +194,7 @@ def command(
     checkpoint that is overwritten. STORE is a directory or a URL: s3://, gs://,
     az://. Only complete checkpoints are shipped; the trainer may delete or
     overwrite them at any time. Made for cron: a run that finds another at work
-    ends with 14 at once.
+    ends with 14 at once. With --ray a cluster makes the patches.
     """
     from sparsediff.disk.selection import Selection
     from sparsediff.shipping.policy import Policy
@@ -200,6 +205,8 @@ def command(
         raise click.UsageError("--once and --watch exclude each other")
     if ack_max_age is not None and hold_behind is None:
         raise click.UsageError("--ack-max-age is for --hold-behind")
+    if ray is not None and jobs is not None:
+        raise click.UsageError("--ray makes patches on all processors of a cluster: no --jobs")
     check_alone(dry_run, as_json, watch, metrics_file, on_error)
     service = Service(
         "ship",
@@ -237,6 +244,13 @@ def command(
         print_ship(found, as_json, stalled_after + settled)
         return 0
 
+    if ray is None:
+        publish = partial(ship, jobs=jobs)
+    else:
+        from sparsediff.ray import ship as ship_on_cluster
+
+        publish = partial(ship_on_cluster, address=ray)
+
     def run(outcome: Outcome) -> None:
         result = ShipResult()
         started = time.monotonic()
@@ -248,14 +262,13 @@ def command(
                 service.opened_store(store, bwlimit, retries, create=True) as opened,
                 progress_bar("ship", quiet=quiet or log_json) as progress,
             ):
-                ship(
+                publish(
                     source,
                     opened,
                     policy,
                     state_directory=state,
                     adopt=adopt,
                     streams=streams,
-                    jobs=jobs,
                     note=service.note,
                     progress=progress,
                     result=result,

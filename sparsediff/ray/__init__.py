@@ -2,5 +2,6 @@
 
 from sparsediff.ray.applying import apply
 from sparsediff.ray.making import make
+from sparsediff.ray.shipping import ship
 
-__all__ = ["apply", "make"]
+__all__ = ["apply", "make", "ship"]

@@ -255,7 +255,7 @@ class Kept:
                     remove(entry)
             for left in self._home.iterdir():
                 if left.suffix == SUFFIX or is_temp(left.name):  # of a run that was killed
-                    left.unlink()
+                    remove(left)
 
     def save(self, catalog: Catalog | None, pending: Pending | None = None) -> None:
         """Remember all this for the next run.

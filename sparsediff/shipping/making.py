@@ -8,6 +8,7 @@ the store will say of them.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from sparsediff.errors import (
     CorruptError,
@@ -16,7 +17,7 @@ from sparsediff.errors import (
     UsageError,
     os_errors,
 )
-from sparsediff.make import MakeResult, make_patch
+from sparsediff.make import MakeResult
 from sparsediff.parallel import Progress
 from sparsediff.patch.container import SUFFIX
 from sparsediff.patch.content import of_base, of_target
@@ -24,6 +25,15 @@ from sparsediff.shipping.catalog import Catalog, StoredPatch, object_key
 from sparsediff.shipping.fetch import digest_file
 from sparsediff.shipping.kept import Kept, Note
 from sparsediff.shipping.policy import Policy, pays
+
+
+class Make(Protocol):
+    """`make_patch`, or what makes the same patch elsewhere."""
+
+    def __call__(
+        self, base: Path, target: Path, output: Path, *, force: bool, progress: Progress | None
+    ) -> MakeResult:
+        """Write the patch from ``base`` to ``target``."""
 
 
 class Maker:
@@ -34,7 +44,7 @@ class Maker:
         home: Path,
         kept: Kept,
         policy: Policy,
-        jobs: int | None,
+        make: Make,
         note: Note,
         progress: Progress | None,
     ) -> None:
@@ -44,12 +54,12 @@ class Maker:
             home: state directory, where patches are before they are sent; messages may name it.
             kept: versions to start from.
             policy: which patches a version gets.
-            jobs: threads.
+            make: makes each patch.
             note: told which version that was kept is of no use.
             progress: told of bytes compared.
         """
         self._home, self._kept, self._policy = home, kept, policy
-        self._jobs, self._note, self._progress = jobs, note, progress
+        self._make, self._note, self._progress = make, note, progress
 
     def make(
         self, catalog: Catalog | None, version: int, place: Path
@@ -115,9 +125,7 @@ class Maker:
 
     def _patch(self, base: int | None, place: Path, target: Path) -> MakeResult:
         output = self._file(base)
-        result = make_patch(
-            place, target, output, jobs=self._jobs, force=True, progress=self._progress
-        )
+        result = self._make(place, target, output, force=True, progress=self._progress)
         if base is not None:
             self._kept.check(base)  # a hard link follows whoever writes into the other name
         return result

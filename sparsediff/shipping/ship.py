@@ -15,6 +15,7 @@ import os
 import time
 import uuid
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from sparsediff.disk.locks import locked
@@ -25,6 +26,7 @@ from sparsediff.errors import (
     os_errors,
     printable,
 )
+from sparsediff.make import make_patch
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.shipping import snapshot, state
 from sparsediff.shipping.absent import check_no_store
@@ -33,7 +35,7 @@ from sparsediff.shipping.binding import run_of
 from sparsediff.shipping.catalog import Catalog, LeftOut, StoredPatch, Version
 from sparsediff.shipping.kept import Kept, Note, is_published
 from sparsediff.shipping.look import Look, holding, look
-from sparsediff.shipping.making import Maker
+from sparsediff.shipping.making import Make, Maker
 from sparsediff.shipping.pointer import Pointer
 from sparsediff.shipping.policy import Policy, unique_name
 from sparsediff.shipping.source import Candidate
@@ -95,6 +97,7 @@ def ship(
     adopt: bool = False,
     streams: int = 4,
     jobs: int | None = None,
+    make: Make | None = None,
     note: Note = lambda _: None,
     progress: Progress | None = None,
     result: ShipResult | None = None,
@@ -110,6 +113,7 @@ def ship(
         adopt: continue the store with this run, though it holds those of another.
         streams: objects sent at once.
         jobs: threads to make patches with.
+        make: makes each patch; default `make_patch`, with so many jobs.
         note: told what should not go unnoticed.
         progress: told of bytes compared, then of bytes sent.
         result: filled as versions are published, so that it is there even after an error.
@@ -132,7 +136,8 @@ def ship(
         home.mkdir(parents=True, exist_ok=True)
     with locked(home / "lock", os.O_RDWR | os.O_CREAT):
         policy = policy or Policy()
-        run = _Run(Path(path), store, policy, home, adopt, streams, jobs, note, progress)
+        make = make or partial(make_patch, jobs=jobs)
+        run = _Run(Path(path), store, policy, home, adopt, streams, make, note, progress)
         return run.ship_all(result if result is not None else ShipResult())
 
 
@@ -164,7 +169,7 @@ class _Run:
         home: Path,
         adopt: bool,
         streams: int,
-        jobs: int | None,
+        make: Make,
         note: Note,
         progress: Progress | None,
     ) -> None:
@@ -172,7 +177,7 @@ class _Run:
         self._streams, self._note, self._progress = streams, note, progress
         self._kept = Kept(home, Path(os.path.abspath(path)).name, store)
         self._same: str | None = None  # fingerprint that is the latest version too
-        self._maker = Maker(home, self._kept, policy, jobs, note, progress)
+        self._maker = Maker(home, self._kept, policy, make, note, progress)
         self._pointer = Pointer(
             store, run_of(path), self._kept, adopt=adopt, rewind=policy.rewind, note=note
         )

@@ -124,7 +124,7 @@ def test_full_disk_is_named_by_what_was_written(
         made.append(output.name)
         return make_patch(base, target, output, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("sparsediff.shipping.making.make_patch", make)
+    monkeypatch.setattr("sparsediff.shipping.ship.make_patch", make)
     trainer = Trainer(tmp_path / "run")
     trainer.save_steps(1, 2)
     ship(trainer.run, open_store(str(tmp_path / "store"), create=True))
