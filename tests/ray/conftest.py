@@ -15,25 +15,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
+_TRIES = 3
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """A head without processors, and two nodes with one each; its ``address`` is for all."""
     pytest.importorskip("ray", reason="Ray is not installed")
-    from ray.cluster_utils import Cluster
-
-    memory = 100 << 20  # of each node's object store
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 0,
-            "object_store_memory": memory,
-            "include_dashboard": False,
-        },
-    )
+    made = started()
     try:
-        for _ in range(2):
-            made.add_node(num_cpus=1, object_store_memory=memory)
-        made.wait_for_nodes()
         yield made
     finally:
         made.shutdown()
+
+
+def started() -> Any:
+    """The cluster, begun again if it did not come up: Ray waits for a node for 30 s only."""
+    from ray.cluster_utils import Cluster
+
+    memory = 100 << 20  # of each node's object store
+    head = {"num_cpus": 0, "object_store_memory": memory, "include_dashboard": False}
+    for attempt in range(1, _TRIES + 1):
+        made = Cluster()
+        try:
+            made.add_node(**head)
+            for _ in range(2):
+                made.add_node(num_cpus=1, object_store_memory=memory)
+            made.wait_for_nodes()
+        except Exception:
+            if made.head_node is not None:
+                made.shutdown()
+            if attempt == _TRIES:
+                raise
+        else:
+            return made
+    raise AssertionError
