@@ -1,0 +1,114 @@
+"""verl's checkpoint engine through a store, against verl's own classes, where it is installed.
+
+The steps of an update are those of verl's `CheckpointEngineManager`, called one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsediff.errors import UnavailableError
+from sparsediff.shipping.follow import versions
+from sparsediff.stores import open_store
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+Tensors = dict[str, Any]
+
+
+class Loop:
+    """One rank of a trainer and two rollout workers, as verl makes them from its settings."""
+
+    def __init__(self, tmp_path: Path, **settings: Any) -> None:
+        pytest.importorskip("verl", reason="verl is not installed")
+        base = importlib.import_module("verl.checkpoint_engine.base")
+        libraries = importlib.import_module("verl.utils.import_utils")
+        libraries.import_external_libs("sparsediff.verl")  # custom_backend_module
+        kwargs = {"store": str(tmp_path / "store"), "directory": str(tmp_path / "host")} | settings
+        new = base.CheckpointEngineRegistry.new
+        self.cls = base.CheckpointEngineRegistry.get("sparsediff")
+        self.trainer = new("sparsediff", is_master=True, bucket_size=1 << 20, **kwargs)
+        self.workers = [new("sparsediff", bucket_size=1 << 20, **kwargs) for _ in range(2)]
+
+    def connect(self) -> None:
+        metadata = [e.prepare() for e in (self.trainer, *self.workers)]
+        actor, rollout = self.cls.build_topology(1, 2, metadata)
+        self.trainer.init_process_group(**{k: v[0] for k, v in actor.items()})
+        for i, worker in enumerate(self.workers):
+            worker.init_process_group(**{k: v[i] for k, v in rollout.items()})
+
+    def update(self, weights: Tensors, step: int | None) -> tuple[dict[str, float], list[Tensors]]:
+        """One update: what the trainer is told, and what arrives at each worker."""
+        self.connect()
+        told: list[dict[str, float]] = []
+
+        def send() -> None:
+            told.append(asyncio.run(self.trainer.send_weights(iter(weights.items()), step)))
+
+        async def receive(worker: Any) -> Tensors:
+            return {name: tensor async for name, tensor in worker.receive_weights(step)}
+
+        async def all_receive() -> list[Tensors]:
+            waiting = [asyncio.create_task(receive(w)) for w in self.workers]
+            await asyncio.to_thread(send)
+            return await asyncio.gather(*waiting)
+
+        received = asyncio.run(all_receive())
+        for engine in (self.trainer, *self.workers):
+            engine.finalize()
+        return told[0], received
+
+
+def weights_of(step: int) -> Tensors:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"layers.{i}.weight": torch.randn(64, 32, generator=generator) * 0.02 for i in range(3)
+    }
+    tensors["layers.0.weight"][: step + 1] += 1.0
+    return tensors | {"steps": torch.tensor([step])}
+
+
+def same(received: Tensors, sent: Tensors, dtype: Any) -> bool:
+    expected = {n: t.to(dtype) if t.is_floating_point() else t for n, t in sent.items()}
+    return received.keys() == expected.keys() and all(
+        received[n].dtype == t.dtype and torch.equal(received[n], t) for n, t in expected.items()
+    )
+
+
+def test_every_update_arrives_at_every_worker(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    sizes = []
+    for step in (5, 6, 7):
+        told, received = loop.update(weights_of(step), step)
+        assert all(same(r, weights_of(step), torch.bfloat16) for r in received)
+        sizes.append(told["checkpoint_engine/payload_mbytes"])
+    assert max(sizes[1:]) < sizes[0] / 4  # patches after the first
+    assert [v.number for v in versions(open_store(str(tmp_path / "store")))] == [5, 6, 7]
+
+
+def test_training_that_was_taken_back_goes_on(tmp_path: Path) -> None:
+    Loop(tmp_path, rollout_dtype=None).update(weights_of(5), 5)
+    again = Loop(tmp_path, rollout_dtype=None)  # new processes
+    for step in (3, None):
+        _, received = again.update(weights_of(step or 0), step)
+        assert all(same(r, weights_of(step or 0), torch.float32) for r in received)
+    assert [v.number for v in versions(open_store(str(tmp_path / "store")))] == [5, 6, 7]
+
+
+def test_worker_does_not_wait_for_ever(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, timeout=0.0)
+    loop.connect()
+
+    async def receive() -> None:
+        async for _ in loop.workers[0].receive_weights(1):
+            pass
+
+    with pytest.raises(UnavailableError, match="no new version within 0 s"):
+        asyncio.run(receive())
