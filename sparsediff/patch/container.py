@@ -124,8 +124,8 @@ class Patch:
     Attributes:
         name: where it comes from, for messages.
         manifest: the validated manifest.
-        checksum: of the manifest, which has the digests of all payloads: two patches that
-            are not the same differ in it.
+        identity: SHA-256 of header and manifest, which has the SHA-256 of every payload: what
+            is signed, and equal only for the same patch.
         n_bytes: size of the whole patch.
         sizes: bytes of each stored payload that belongs to the manifest, by name.
     """
@@ -151,15 +151,18 @@ class Patch:
         self.name = name
         try:
             self._entries = EntryReader(stream, name, "patch")
-            self.checksum = _check_metadata(self._entries)
+            manifest_checksum = _check_metadata(self._entries)
             self.sizes, self.n_bytes = self._entries.sizes, self._entries.n_bytes
             if self.sizes["manifest"] > MAX_MANIFEST:
                 raise CorruptError("manifest is too large", found=f"{self.sizes['manifest']} bytes")
-            header = compose_header(_metadata(self.checksum), self.sizes)
+            header = compose_header(_metadata(manifest_checksum), self.sizes)
             frame = self._entries.read(self.sizes.pop("manifest"))
-            if checksum(frame) != self.checksum:
-                raise CorruptError("manifest does not match its checksum", expected=self.checksum)
+            if checksum(frame) != manifest_checksum:
+                raise CorruptError(
+                    "manifest does not match its checksum", expected=manifest_checksum
+                )
             accept(header + frame)
+            self.identity = digest(header + frame)
             self.manifest = manifest_json.parse(_decompress_manifest(frame))
             if list(self.sizes) != self.manifest.payload_names():
                 raise CorruptError("payloads are not those the manifest lists")

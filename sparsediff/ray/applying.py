@@ -83,11 +83,11 @@ def apply(
         raise UsageError("there is no such number of `parts`", expected="1 or more", found=parts)
     base = Path(os.path.abspath(base))
     place = place_of(output, base, sources, force=force)
-    patch_paths = [os.path.abspath(path) for path in paths(sources)]
     with ExitStack() as stack:
-        chain = stack.enter_context(open_chain(patch_paths))
+        chain = stack.enter_context(open_chain(sources))
+        patch_paths = [os.path.abspath(path) for path in paths(sources)]
         BaseFiles(base, chain[0].manifest)
-        known = [patch.checksum for patch in chain]
+        known = [patch.identity for patch in chain]  # nodes take these, and need no keys
         names = names_of(chain)
         narrow(chain, Selection(tuple(files)))
         sizes = {f.name: f.size for f in chain[-1].manifest.target_files}
@@ -157,14 +157,14 @@ def _share(
     Args:
         base: path of the base.
         patches: paths of the patches.
-        known: checksums of their manifests.
+        known: their identities: what was trusted here.
         room: where to make the directory.
         names: of the files of the target.
         rest: of files on the way, what to rebuild besides what those come from.
     """
     with open_chain(patches) as chain:
         for patch, expected in zip(chain, known, strict=True):
-            if patch.checksum != expected:
+            if patch.identity != expected:
                 raise UnavailableError("changed while it was read; try again", file=patch.name)
         narrow_to(chain, names, rest.__contains__)
         hold_once(chain)

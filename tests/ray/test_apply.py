@@ -14,10 +14,16 @@ import pytest
 
 import sparsediff.ray
 from sparsediff import apply_patch, make_patch
-from sparsediff.errors import CorruptError, UnavailableError, UsageError, WrongBaseError
-from sparsediff.patch.container import open_patch
+from sparsediff.errors import (
+    CorruptError,
+    UnavailableError,
+    UsageError,
+    WrongBaseError,
+)
+from sparsediff.patch.container import open_patch, sign_patch
 from tests.conftest import Run
 from tests.support.clusters import is_at_work, one_node_lost, raylets, stop_at_work
+from tests.support.keys import new_key
 from tests.support.pairs import training_pair, tree, write_safetensors
 from tests.support.processes import finish, start, wait_until
 from tests.support.refusals import EXIT, refused
@@ -151,6 +157,20 @@ def test_every_damage_is_found_and_nothing_appears(
     (steps[0] / "model" / "2.safetensors").unlink()
     with pytest.raises(WrongBaseError, match="no such file"):
         sparsediff.ray.apply(steps[0], patches, out, address=cluster.address, parts=3)
+
+
+def test_keys_that_are_trusted_count_on_the_cluster_too(
+    cluster: Any, steps: list[Path], patches: list[Path], tmp_path: Path, cli: Run
+) -> None:
+    pair = new_key(tmp_path / "key")
+    verb = ("apply", steps[0], *patches, "-o", tmp_path / "out", "--quiet")
+    verb = (*verb, "--ray", cluster.address, "--trust", pair.public)
+    sign_patch(patches[0], pair.signer)
+    refused(cli(*verb), EXIT["corrupt"], "1.sdiff", "not signed")
+    assert not (tmp_path / "out").exists()
+    sign_patch(patches[1], pair.signer)
+    assert cli(*verb) == (0, "", "")
+    assert tree(tmp_path / "out") == tree(steps[2])
 
 
 def test_patch_that_is_replaced_between_two_tasks_is_noticed(cluster: Any, tmp_path: Path) -> None:
