@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.bench import machine
 from tests.bench.scale_history import Row, history
 from tests.bench.scale_parts import parts
+from tests.bench.scale_sizes import chain, files, n_bytes, tensors
 
 Say = Callable[[str], None]
 
@@ -37,6 +38,11 @@ class Curve:
     note: str
     rows: Callable[[Path, bool], Iterator[Row]]
 
+
+_WHOLE = (
+    "CPU seconds are user and system time of the whole process, its start included, and MiB its "
+    "peak memory, each the least of up to three runs; a command that took eight seconds ran once."
+)
 
 CURVES = [
     Curve(
@@ -59,6 +65,27 @@ CURVES = [
         "files, with one changed byte in 4 MiB: planning, reading, comparing and merging are "
         "measured, coding hardly.",
         parts,
+    ),
+    Curve(
+        "tensors",
+        "Many tensors",
+        "Tensors of 64 words in bf16, in 8 files; one word of a hundred moved by one step. "
+        "`stats` prints the table of a patch, not to a terminal. " + _WHOLE,
+        tensors,
+    ),
+    Curve("files", "Many files", "The same 1,000 tensors, 31 MiB, in more files. " + _WHOLE, files),
+    Curve(
+        "bytes",
+        "Many bytes",
+        "Tensors of one MiB in one file; one word of a hundred moved by one step. " + _WHOLE,
+        n_bytes,
+    ),
+    Curve(
+        "chain",
+        "Long chains",
+        "Patches of a checkpoint of 100 tensors, 0.2 MB, all applied by one command; each moved "
+        "one word of a hundred by one step. " + _WHOLE,
+        chain,
     ),
 ]
 
