@@ -70,7 +70,7 @@ CURVES = [
         "tensors",
         "Many tensors",
         "Tensors of 64 words in bf16, in 8 files; one word of a hundred moved by one step. "
-        "`stats` prints the table of a patch, not to a terminal. " + _WHOLE,
+        "`stats` prints the table of a patch, to a file. " + _WHOLE,
         tensors,
     ),
     Curve("files", "Many files", "The same 1,000 tensors, 31 MiB, in more files. " + _WHOLE, files),
