@@ -41,7 +41,7 @@ class Curve:
 
 _WHOLE = (
     "CPU seconds are user and system time of the whole process, its start included, and MiB its "
-    "peak memory, each the least of up to three runs; a command that took eight seconds ran once."
+    "peak memory, each the least of up to three runs, none begun after eight seconds."
 )
 
 CURVES = [
