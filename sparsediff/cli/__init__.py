@@ -175,12 +175,19 @@ def _fail(message: str, code: int) -> int:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except (OSError, ValueError):  # what is buffered would fail again when Python ends
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    with contextlib.suppress(OSError):  # the terminal may be gone
+    except (OSError, ValueError):
+        _give_up(1)
+    try:
         say(f"sparsediff: {message}", err=True)
+    except OSError:  # the terminal may be gone
+        _give_up(2)
     return code
+
+
+def _give_up(descriptor: int) -> None:
+    """Send what still comes there nowhere: else it would fail again when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sparsediff.make import MakeResult, make_patch
-from sparsediff.shipping import making, snapshot
+from sparsediff.shipping import snapshot
 from sparsediff.shipping.state import default_state
 from tests.conftest import Run
 from tests.support.runs import Trainer
@@ -119,7 +119,7 @@ def test_trainer_deletes_what_is_being_read(
         return make_patch(base, target, output, **(options | {"progress": delete}))
 
     monkeypatch.setattr(snapshot, "clone", lambda *_: False)  # as where blocks cannot be shared
-    monkeypatch.setattr(making, "make_patch", late)
+    monkeypatch.setattr("sparsediff.shipping.ship.make_patch", late)
     code, out, err = cli("ship", trainer.run, tmp_path / "store")
     assert (code, err) == (0, "")
     assert out.startswith("shipped 2 versions")
