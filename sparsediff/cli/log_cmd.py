@@ -19,12 +19,12 @@ from sparsediff.cli.common import (
     percent,
     plural,
     print_json,
-    print_table,
     say,
     size,
 )
 from sparsediff.cli.keys import trust_option
 from sparsediff.cli.service import opened_store
+from sparsediff.cli.tables import print_table
 
 if TYPE_CHECKING:
     from sparsediff.shipping.catalog import Version

@@ -256,7 +256,7 @@ def _report(outcome: Outcome, result: PullResult, dest: str, took: float) -> Non
     brought = version.n_bytes if result.share_bytes is None else result.share_bytes
     ratio = brought / result.fetched_bytes if result.fetched_bytes else None
     if result.switched:
-        outcome.added["whole_bytes_total"] = version.n_bytes
+        outcome.added["whole_bytes_total"] = brought
         outcome.gauges |= {
             "patch_bytes": result.fetched_bytes,
             "fetch_seconds": result.fetch_seconds,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sparsediff.cli.common import count, number, percent, plural, print_table, say, size
+from sparsediff.cli.common import count, number, percent, plural, say, size
+from sparsediff.cli.tables import print_table
 
 if TYPE_CHECKING:
     from sparsediff.stats import SeriesGroup, SeriesStats, SeriesStep

@@ -16,11 +16,11 @@ from sparsediff.cli.common import (
     options,
     percent,
     print_json,
-    print_table,
     say,
     size,
 )
 from sparsediff.cli.keys import trust_option
+from sparsediff.cli.tables import print_table
 from sparsediff.errors import printable
 from sparsediff.version import FORMAT_VERSION
 

@@ -22,7 +22,6 @@ from sparsediff.cli.common import (
     options,
     percent,
     print_json,
-    print_table,
     progress_bar,
     quiet_option,
     say,
@@ -30,6 +29,7 @@ from sparsediff.cli.common import (
 )
 from sparsediff.cli.keys import checked, trust_option
 from sparsediff.cli.service import opened_store
+from sparsediff.cli.tables import print_table
 
 if TYPE_CHECKING:
     from sparsediff.parallel import Progress

@@ -18,11 +18,11 @@ from sparsediff.cli.common import (
     message,
     plural,
     print_json,
-    print_table,
     say,
 )
 from sparsediff.cli.keys import trust_option
 from sparsediff.cli.service import opened_store
+from sparsediff.cli.tables import print_table
 from sparsediff.errors import SparsediffError
 
 if TYPE_CHECKING:

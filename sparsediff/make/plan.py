@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from sparsediff.checkpoint import Checkpoint, CheckpointFile
 from sparsediff.checkpoint.formats import Span
 from sparsediff.checksum import LOCATOR_DIGITS, checksum
+from sparsediff.patch.container import check_fits
 from sparsediff.patch.manifest import (
     BUCKET_BYTES,
     MAX_BUCKET_WORDS,
@@ -39,6 +40,9 @@ def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = MAX_BUCKET_WO
         base: the base.
         target: the target.
         bucket_words: most words per bucket; `BUCKET_BYTES` limits it too.
+
+    Raises:
+        UnsupportedError: there are too many tensors or files for one patch.
     """
     manifest = Manifest(base.is_directory, [], target.is_directory, [], [], [])
     manifest.base_files = [
@@ -71,6 +75,7 @@ def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = MAX_BUCKET_WO
             manifest.tensors, range(first, len(manifest.tensors)), bucket_words
         )
     manifest.complete()
+    check_fits(manifest)
     return manifest
 
 

@@ -24,7 +24,7 @@ from sparsediff.make.shares import WHOLE, Share, Task, n_bytes, tasks
 from sparsediff.make.spool import Output, deliver, place_of, rewound, spool
 from sparsediff.parallel import Progress, default_jobs, ordered_map
 from sparsediff.patch import words
-from sparsediff.patch.container import check_fits, pack
+from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest
 from sparsediff.patch.measures import share
 
@@ -206,9 +206,7 @@ def _opened(base: Side, target: Side, chosen: Selection) -> tuple[Checkpoint, Ch
 def _planned(base: Checkpoint, target: Checkpoint, bucket_words: int) -> Manifest:
     if not 1 <= bucket_words <= MAX_BUCKET_WORDS:
         raise UsageError("bucket_words out of range", expected=f"1 to {MAX_BUCKET_WORDS}")
-    manifest = plan(base, target, bucket_words)
-    check_fits(manifest)
-    return manifest
+    return plan(base, target, bucket_words)
 
 
 def _encoded(

@@ -140,8 +140,7 @@ def _is_share(path: Path) -> bool:
         try:
             with open_patch(path) as patch, open(path, "rb") as file:
                 head = file.read(patch.n_bytes - sum(patch.sizes.values()))
-                for _ in patch.payloads():
-                    pass
+                patch.check_payloads()
         except (CorruptError, UnsupportedError, UsageError):
             return False
     return digest(head).encode() == noted

@@ -104,8 +104,7 @@ class Joint:
         with ranks.together():
             if self.result is not None:  # it came over a network
                 with open_patch(whole) as patch:
-                    for _ in patch.payloads():
-                        pass
+                    patch.check_payloads()
         return None if self.result is None else Made(self.base, whole, self.result)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sparsediff.cli.common import print_table
+from sparsediff.cli.tables import print_table
 
 
 @pytest.mark.parametrize(("width", "left_out"), [(80, None), (20, "b"), (10, "b, c")])

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sparsediff.cli.common import print_table
+from sparsediff.cli.tables import print_table
 from sparsediff.errors import printable
 
 # Wide, narrow, combining and of no width; what rich would take for markup; what is escaped.

@@ -1,0 +1,96 @@
+"""Tables of text, as wide as the terminal and no wider.
+
+Enters: names of columns, and rows of cells, of which there may be very many. Leaves: lines on
+standard output; names in them are data, without control characters or markup.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+
+import click
+
+from sparsediff.cli.common import say
+from sparsediff.errors import printable
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    last_is_total: bool = False,
+    expendable: Sequence[str] = (),
+) -> None:
+    """Print a table on stdout, first column left, the others right.
+
+    On a terminal too narrow for it, the ``expendable`` columns are left out one
+    by one, then names in the first column lose their beginning.
+    """
+    # A tensor name is data: no control characters, and never any markup.
+    table = [[name, *_printable(cells)] for name, cells in _transposed(columns, rows)]
+    widths = [max(map(_cells, column)) for column in table]
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    room = shutil.get_terminal_size().columns if terminal else 1 << 16
+    left_out = []
+    for name in expendable:
+        if sum(widths) + 2 * len(widths) > room:
+            at = [column[0] for column in table].index(name)
+            del widths[at], table[at]
+            left_out.append(name)
+    first = max(room - sum(widths[1:]) - 2 * len(widths), 12)
+    if widths[0] > first:
+        table[0] = [_end_of(cell, first) for cell in table[0]]
+        widths[0] = max(map(_cells, table[0]))
+    lines = [
+        "  ".join(row).rstrip()
+        for row in zip(*map(_padded, table, widths, range(len(table))), strict=True)
+    ]
+    if last_is_total and len(rows) > 1:
+        lines.insert(-1, "")
+    lines.insert(1, "─" * (sum(widths) + 2 * len(widths) - 2))
+    click.echo("\n".join(lines))
+    if left_out:
+        width = f"{room} columns have no room for {', '.join(left_out)}"
+        say(f"sparsediff: note: {width}; a wider terminal or --json shows all", err=True)
+
+
+def _cells(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _end_of(text: str, room: int) -> str:
+    """A text, or as much of its end as there is room for."""
+    if _cells(text) <= room:
+        return text
+    while _cells(text) >= room:
+        text = text[1:]
+    return "…" + text
+
+
+def _transposed(
+    columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> Iterator[tuple[str, Sequence[str]]]:
+    """Name and cells of each column."""
+    return zip(columns, zip(*rows, strict=True) if rows else ((),) * len(columns), strict=True)
+
+
+def _printable(cells: Sequence[str]) -> Sequence[str]:
+    """`printable` of each cell; whole columns at a time, as there may be very many rows."""
+    if "".join(cells).isprintable() and max(map(len, cells), default=0) <= 100:
+        return cells
+    return [printable(cell) for cell in cells]
+
+
+def _padded(column: list[str], width: int, at: int) -> list[str]:
+    """Cells of the column ``at`` as wide as the widest, the first to the left, others right."""
+    if "".join(column).isascii():
+        return [cell.rjust(width) if at else cell.ljust(width) for cell in column]
+    gaps = [" " * (width - _cells(cell)) for cell in column]
+    return [gap + cell if at else cell + gap for gap, cell in zip(gaps, column, strict=True)]
