@@ -169,7 +169,7 @@ def narrow(chain: Sequence[Patch], chosen: Selection) -> None:
             "none of the target's files matches `files`",
             file=last.name,
             expected=", ".join(chosen.include),
-            found=", ".join(names[:3]) + ", …",
+            found=", ".join([*names[:3], "…"] if len(names) > 3 else names),
         )
     narrow_to(chain, wanted, chosen.takes)
 

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,8 +43,11 @@ def spool(place: Path | None) -> Iterator[BinaryIO]:
     # Opened apart, so that errors of whoever uses it are not taken for errors of opening.
     with os_errors(place or "temporary directory"):
         file = tempfile.TemporaryFile(dir=place.parent if place else None)  # noqa: SIM115 - see below
-    with file:
+    try:
         yield file
+    finally:
+        with suppress(OSError):  # of a disk that is full: it was told of before, by its name
+            file.close()
 
 
 def rewound(file: BinaryIO) -> Iterator[bytes]:
