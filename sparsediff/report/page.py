@@ -17,9 +17,10 @@ import numpy as np
 from sparsediff.disk.outputs import staged_file
 from sparsediff.patch import measures
 from sparsediff.report import values
-from sparsediff.report.figures import Figure, config, cost_model, figures
+from sparsediff.report.figures import cost_model, figures
 from sparsediff.report.libraries import library
 from sparsediff.report.plot import check_outputs
+from sparsediff.report.style import Figure, config
 from sparsediff.stats import SeriesGroup, SeriesStats
 from sparsediff.version import __version__
 

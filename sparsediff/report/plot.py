@@ -10,8 +10,9 @@ from pathlib import Path
 from sparsediff.disk.outputs import staged_file
 from sparsediff.disk.replace import check_output
 from sparsediff.errors import UsageError
-from sparsediff.report.figures import LIGHT, Spec, config, figures
+from sparsediff.report.figures import figures
 from sparsediff.report.libraries import library
+from sparsediff.report.style import LIGHT, Spec, config
 from sparsediff.stats import SeriesStats
 
 SUFFIXES = (".png", ".svg", ".pdf")
