@@ -31,6 +31,7 @@ _PROBE_BYTES = 16  # at 2 % density a run of 8 bf16 words is unchanged 85 % of t
 _NOT_YET = "0"  # digit of a checksum or digest that `results` fills in
 
 Match = tuple[int, Span]  # base file index, span
+Matches = dict[str, dict[str, Match]]  # of target tensors, by file and name
 
 
 def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = MAX_BUCKET_WORDS) -> Manifest:
@@ -54,12 +55,13 @@ def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = MAX_BUCKET_WO
     only = 0 if len(base.files) == 1 and not (base.is_directory and target.is_directory) else None
     for file in target.files:
         first = len(manifest.tensors)
+        matched = matches[file.name]
         for span in file.spans:
             tensor = Tensor(span.name, span.dtype, span.shape, span.offset)
-            match = matches.get((file.name, span.name))
+            match = matched.get(span.name)
             if match is not None:
                 tensor.base_file, tensor.base_offset = match[0], match[1].offset
-                tensor.n_based = min(span.n_words, match[1].n_words)
+                tensor.n_based = min(tensor.n_words, match[1].nbytes // span.dtype.word_bytes)
             manifest.tensors.append(tensor)
         manifest.target_files.append(
             TargetFile(
@@ -85,48 +87,51 @@ def _likeliest(tensors: list[Tensor], default: int | None) -> int | None:
     return min(votes, key=lambda f: (-votes[f], f)) if votes else default
 
 
-def _match(base: Checkpoint, target: Checkpoint) -> dict[tuple[str, str], Match]:
-    """Base span for each target tensor that has one, by file and tensor name."""
-    by_file_and_name: dict[tuple[str, str], Match] = {}
+def _match(base: Checkpoint, target: Checkpoint) -> Matches:
+    """Base span for each target tensor that has one."""
+    in_file: dict[str, dict[str, Match]] = {}
     by_name: dict[str, Match] = {}
     for i, file in enumerate(base.files):
+        matches = in_file[file.name] = {}
         for span in file.spans:
-            by_file_and_name[file.name, span.name] = (i, span)
+            match = matches[span.name] = (i, span)
             if not span.is_all_of(file.source.size):
-                by_name.setdefault(span.name, (i, span))
+                by_name.setdefault(span.name, match)
     # An array is named after its file; between two files of one each, names say nothing.
     only = None
     if all(not c.is_directory and len(c.files[0].spans) == 1 for c in (base, target)):
         only = (0, base.files[0].spans[0])
-    found: dict[tuple[str, str], Match] = {}
+    found: Matches = defaultdict(dict)
     strays: list[tuple[CheckpointFile, Span]] = []
     for file in target.files:
+        namesakes, matched = in_file.get(file.name, {}), found[file.name]
         for span in file.spans:
-            match = by_file_and_name.get((file.name, span.name))
-            if match is None and not span.is_all_of(file.source.size):
-                match = by_name.get(span.name)
-            match = match or only
-            if match is not None and _comparable(span, match[1]):
-                found[file.name, span.name] = match
-            elif span.n_words:
+            near = namesakes.get(span.name)
+            if near is None and not span.is_all_of(file.source.size):
+                near = by_name.get(span.name)
+            near = near or only
+            if near is not None and _comparable(span, near[1]):
+                matched[span.name] = near
+            elif span.nbytes:
                 strays.append((file, span))
     if strays:
-        found.update(_match_by_content(base, strays))
+        _match_by_content(base, strays, found)
     return found
 
 
 def _comparable(target: Span, base: Span) -> bool:
     """Whether a common part exists: same dtype, and rows of the same size or as many words."""
     return (
-        target.dtype == base.dtype
-        and min(target.n_words, base.n_words) > 0
-        and (target.n_words == base.n_words or target.shape[1:] == base.shape[1:])
+        target.dtype is base.dtype
+        and target.nbytes > 0
+        and base.nbytes > 0
+        and (target.nbytes == base.nbytes or target.shape[1:] == base.shape[1:])
     )
 
 
 def _match_by_content(
-    base: Checkpoint, strays: list[tuple[CheckpointFile, Span]]
-) -> dict[tuple[str, str], Match]:
+    base: Checkpoint, strays: list[tuple[CheckpointFile, Span]], found: Matches
+) -> None:
     """Match renamed and duplicated tensors: same dtype and shape, most probes alike."""
     wanted = {(span.dtype.name, span.shape) for _, span in strays}
     seen: dict[tuple[str, tuple[int, ...], int, bytes], list[Match]] = defaultdict(list)
@@ -138,7 +143,6 @@ def _match_by_content(
                     holders = seen[span.dtype.name, span.shape, k, probe]
                     if len(holders) < 64:  # a run this common (zeros, ones) tells nothing
                         holders.append((i, span))
-    found: dict[tuple[str, str], Match] = {}
     for file, span in strays if seen else ():
         votes: Counter[tuple[int, str]] = Counter()
         spans: dict[tuple[int, str], Match] = {}
@@ -150,8 +154,7 @@ def _match_by_content(
         if votes:
             best = min(votes, key=lambda v: (-votes[v], v))
             if 4 * votes[best] >= _PROBES:
-                found[file.name, span.name] = spans[best]
-    return found
+                found[file.name][span.name] = spans[best]
 
 
 def _probes(file: CheckpointFile, span: Span) -> list[bytes]:
