@@ -106,13 +106,15 @@ def _check_same_files(parts: list[Part]) -> None:
 
 def _completed(parts: list[Part]) -> tuple[Manifest, Completion]:
     """The manifest of the patch, and the sizes of its payloads."""
-    manifest = manifest_json.parse(next((p.plan for p in parts if p.plan), b""))
+    plan = next((p.plan for p in parts if p.plan), b"")
+    manifest = manifest_json.parse(plan, len(plan))
     shares = cut(manifest, len(parts))
     for part, mine in zip(parts, shares, strict=True):
         part.check_fits(manifest, mine)
     found = complete(manifest, [part.found for part in parts])
     try:
-        manifest_json.parse(manifest_json.dump(manifest))
+        text = manifest_json.dump(manifest)
+        manifest_json.parse(text, len(text))
     except CorruptError as e:
         raise CorruptError("results of the parts do not fit the plan", found=e.problem) from e
     return manifest, found

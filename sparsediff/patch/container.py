@@ -54,6 +54,12 @@ def pack(manifest: Manifest, sizes: dict[str, int]) -> bytes:
     header = compose_header(_metadata(checksum(frame)), entries)
     if len(text) > MAX_MANIFEST or len(header) - 8 > MAX_HEADER:
         raise _too_many(len(text))
+    try:
+        manifest_json.check_paid(text, len(frame))
+    except CorruptError as e:
+        raise UnsupportedError(
+            "shapes have too many sizes for a patch", expected=e.expected, found=e.found
+        ) from e
     return header + frame
 
 
@@ -163,7 +169,7 @@ class Patch:
                 )
             accept(header + frame)
             self.identity = digest(header + frame)
-            self.manifest = manifest_json.parse(_decompress_manifest(frame))
+            self.manifest = manifest_json.parse(_decompress_manifest(frame), len(frame))
             if list(self.sizes) != self.manifest.payload_names():
                 raise CorruptError("payloads are not those the manifest lists")
             self._stored = {name: (name, size) for name, size in self.sizes.items()}

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from sparsediff.checksum import LOCATOR_DIGITS
 from sparsediff.disk.names import check_relative_name
 from sparsediff.dtypes import DTYPES
@@ -36,7 +38,9 @@ from sparsediff.patch.manifest import (
 )
 
 _SURROGATE = re.compile("[\ud800-\udfff]").search
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_MAX_VALUES = 1 << 20  # of a manifest, whatever its frame takes
+_VALUES_PER_BYTE = 128  # of the frame besides; proper manifests, the most regular, have 64
+_COUNTED_AT_ONCE = 1 << 20  # bytes
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -100,19 +104,18 @@ def _columns(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def parse(raw: bytes) -> Manifest:
+def parse(raw: bytes, stored_bytes: int) -> Manifest:
     """Parse and validate a manifest.
+
+    Args:
+        raw: its text.
+        stored_bytes: that the patch takes for it.
 
     Raises:
         CorruptError: it breaks a rule of format.md.
         UnsupportedError: it needs a dtype this version does not know.
     """
-    # Every list belongs to a file, tensor or bucket, which has at least one string.
-    # Unfolded, more lists than that are memory a patch has no claim to.
-    if _n_lists(raw) > 64 + (raw.count(b'"') - raw.count(b'\\"')) // 2:  # or so it seems
-        outside, n_strings = _STRING.subn(b"", raw)
-        if _n_lists(outside) > 64 + n_strings:
-            raise CorruptError("malformed manifest (too many lists)")
+    check_paid(raw, stored_bytes)
     try:
         table = json.loads(raw)
         if json.dumps(table, sort_keys=True, separators=(",", ":")).encode("ascii") != raw:
@@ -125,8 +128,43 @@ def parse(raw: bytes) -> Manifest:
     return manifest
 
 
-def _n_lists(raw: bytes) -> int:
-    return raw.count(b"[") + raw.count(b"{")
+def check_paid(raw: bytes, stored_bytes: int) -> None:
+    """Refuse what would unfold to memory that a patch has no claim to.
+
+    Every list belongs to a file, tensor or bucket, which has at least one string; and there
+    are only so many values for the bytes that are stored of them. Counted before anything is
+    unfolded, in memory that does not grow with what is counted.
+
+    Args:
+        raw: text of a manifest.
+        stored_bytes: that the patch takes for it.
+
+    Raises:
+        CorruptError: there are more.
+    """
+    most = _MAX_VALUES + _VALUES_PER_BYTE * stored_bytes
+    n_strings = (raw.count(b'"') - raw.count(b'\\"')) // 2  # or so it seems, as in names may be
+    n_lists = raw.count(b"[") + raw.count(b"{")  # both of them
+    if n_lists <= 64 + n_strings and n_lists + raw.count(b",") <= most:
+        return
+    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    n_strings = plain.count(b'"') // 2
+    n_lists = n_commas = 0
+    inside = np.False_
+    for start in range(0, len(plain), _COUNTED_AT_ONCE):
+        text = np.frombuffer(plain[start : start + _COUNTED_AT_ONCE], np.uint8)
+        outside = ~(np.logical_xor.accumulate(text == ord('"')) ^ inside)
+        inside = ~outside[-1]
+        n_lists += int(np.count_nonzero(((text == ord("[")) | (text == ord("{"))) & outside))
+        n_commas += int(np.count_nonzero((text == ord(",")) & outside))
+    if n_lists > 64 + n_strings:
+        raise CorruptError("malformed manifest (too many lists)")
+    if n_lists + n_commas > most:
+        raise CorruptError(
+            "malformed manifest (too many values for its size)",
+            expected=f"at most {most}",
+            found=n_lists + n_commas,
+        )
 
 
 def _text(c: Sequence[Any]) -> bool:

@@ -1,0 +1,59 @@
+"""What a command costs: a process of its own, its peak of memory and its time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+
+# VmHWM, not ru_maxrss: that one survives exec and would tell of the test's own memory.
+_MEASURED = """
+import sys
+from pathlib import Path
+from sparsediff.cli import main
+try:
+    main()
+finally:
+    status = Path("/proc/self/status").read_text()
+    (line,) = [s for s in status.splitlines() if s.startswith("VmHWM")]
+    sys.stdout.flush()
+    print("\\npeak", int(line.split()[1]) * 1024, file=sys.stderr)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a command said and took.
+
+    Attributes:
+        code: it ended with.
+        err: its standard error.
+        peak_bytes: most memory it held, start-up included.
+        seconds: of wall time.
+    """
+
+    code: int
+    err: str
+    peak_bytes: int
+    seconds: float
+
+
+def cost(*args: object, timeout: float = 120) -> Cost:
+    """Run ``sparsediff ARGS`` on Linux, and measure it."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, *map(str, args)],
+        env=os.environ | {"PYTHONPATH": str(_ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    seconds = time.perf_counter() - start
+    err, _, peak = done.stderr.rpartition("\npeak ")
+    return Cost(done.returncode, err, int(peak), seconds)
