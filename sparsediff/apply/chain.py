@@ -17,10 +17,10 @@ from typing import Any
 
 from sparsediff.apply.rebuild import BaseFiles, is_copy, run, tasks
 from sparsediff.disk.inputs import OpenFiles
-from sparsediff.disk.outputs import clone, create, write_at
+from sparsediff.disk.outputs import check_room, clone, create, write_at
 from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import discard
-from sparsediff.errors import UsageError, WrongBaseError, os_errors
+from sparsediff.errors import CorruptError, UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import content
 from sparsediff.patch.container import Patch, PatchSource, open_patch
@@ -136,8 +136,12 @@ def rebuild_chain(
     Raises:
         WrongBaseError: ``base`` or a later patch does not continue the chain.
         CorruptError: a patch is damaged.
-        UnavailableError: the disk is full, or the base changed meanwhile.
+        UnavailableError: the disk is full, or has no room for the target, or the base changed
+            meanwhile.
     """
+    # A target on the way goes when the next one is there. What may become a clone takes nothing.
+    sizes = [0, *(_new_bytes(group) for group in runs)]
+    check_room(dest.parent, max(map(sum, pairwise(sizes))))
     root = base
     for i, group in enumerate(runs):
         place = dest if group is runs[-1] else between(i)
@@ -145,6 +149,29 @@ def rebuild_chain(
         if root is not base:
             discard(root)
         root = place
+
+
+def _new_bytes(group: Sequence[Patch]) -> int:
+    """Bytes of the files of a group's last target that patches change."""
+    files = group[-1].manifest.target_files
+    return sum(f.size for i, f in enumerate(files) if unchanged(group, i) is None)
+
+
+def check_declared(chain: Sequence[Patch], max_bytes: int | None) -> None:
+    """Refuse a chain one of whose targets is said to be larger than ``max_bytes``.
+
+    Raises:
+        CorruptError: one is; names the patch.
+    """
+    for patch in chain:
+        n_bytes = sum(f.size for f in patch.manifest.target_files)
+        if max_bytes is not None and n_bytes > max_bytes:
+            raise CorruptError(
+                "target is larger than `max_bytes`",
+                file=patch.name,
+                expected=f"at most {max_bytes} bytes",
+                found=f"{n_bytes} bytes",
+            )
 
 
 def narrow(chain: Sequence[Patch], chosen: Selection) -> None:

@@ -24,7 +24,7 @@ from sparsediff.apply.rebuild import BaseFiles, Task, run, tasks
 from sparsediff.disk.inputs import InputFile, OpenFiles, walk
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import temp_sibling
-from sparsediff.disk.outputs import staged_file, sync, write_all
+from sparsediff.disk.outputs import check_room, staged_file, sync, write_all
 from sparsediff.disk.temps import temp_file
 from sparsediff.errors import UnsupportedError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress, ordered_map
@@ -41,6 +41,7 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
             one file would destroy what another still needs.
         WrongBaseError: a file is in no state of the chain.
         LockedError: another run is updating ``base``.
+        UnavailableError: the disk has no room for a file beside what it replaces.
     """
     for patch in chain:
         _check_possible(patch)
@@ -49,6 +50,7 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
         for patch in chain:
             patch.check_payloads()
         runs = groups(chain)
+        _check_room(base, runs, states)
         total, done, written, before = rebuilt_bytes(runs), 0, 0, 0
         for group in runs:
             after = before + len(group)
@@ -71,6 +73,25 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
             _remove(base, [n for n in gone if states[n] < after or not _is_there(base, n)])
             before = after
     return written
+
+
+def _check_room(base: Path, runs: Sequence[Sequence[Patch]], states: dict[str, int]) -> None:
+    """Raise UnavailableError if the disk has no room for some file beside what it replaces."""
+    held = {name: _path(base, name).stat().st_size for name in states if _is_there(base, name)}
+    now, before = sum(held.values()), 0
+    first, most = now, now
+    for group in runs:
+        target = group[-1].manifest.target_files
+        for file, record in enumerate(target):
+            skip = max(states[record.name] - before, 0)
+            if skip < len(group) and unchanged(group[skip:], file) is None:
+                most = max(most, now + record.size)
+                now += record.size - held.get(record.name, 0)
+                held[record.name] = record.size
+        for name in held.keys() - {f.name for f in target}:
+            now -= held.pop(name)
+        before += len(group)
+    check_room(base if base.is_dir() else base.parent, most - first)
 
 
 def _states(base: Path, chain: list[Patch], jobs: int) -> dict[str, int]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsediff.apply.chain import (
+    check_declared,
     groups,
     hold_once,
     listed,
@@ -63,6 +64,7 @@ def apply_patch(
     jobs: int | None = None,
     force: bool = False,
     files: Sequence[str] = (),
+    max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> ApplyResult:
     """Rebuild the target of a patch, or of a chain of patches, from its base.
@@ -78,14 +80,16 @@ def apply_patch(
         force: replace an existing output.
         files: patterns of the target's files to rebuild, default all: see
             `disk.selection.Selection`. Only what these come from must be in ``base``.
+        max_bytes: most bytes that a target may have of what is to be rebuilt; default any.
         progress: told of bytes rebuilt.
 
     Raises:
         UsageError: a path is unusable, or the output exists, or no file matches.
         WrongBaseError: ``base`` or a later patch does not continue the chain.
-        CorruptError: a patch is damaged.
+        CorruptError: a patch is damaged, or leads to more than ``max_bytes``.
         UnsupportedError: ``in_place`` cannot do what the patch asks.
-        UnavailableError: the disk is full, or the base changed meanwhile.
+        UnavailableError: the disk is full, or has no room for the target, or the base changed
+            meanwhile.
         LockedError: another run writes the same output.
     """
     sources = listed(patches)
@@ -98,6 +102,7 @@ def apply_patch(
         if files:
             narrow(chain, Selection(tuple(files)))
             hold_once(chain)
+        check_declared(chain, max_bytes)
         if place is None:
             written = update_in_place(base, chain, jobs, progress)
         else:

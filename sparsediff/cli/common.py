@@ -203,6 +203,30 @@ class Duration(click.ParamType[float]):
         return n * {"": 1, "s": 1, "min": 60, "h": 3600, "d": 86400}[unit]
 
 
+class Size(click.ParamType[int]):
+    """Bytes, from 500MB, 40GB or 1.5TB, in powers of 1000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse a value from the command line."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?)B", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size like 500MB or 40GB", param, ctx)
+        return int(float(match[1]) * 1000 ** " KMGT".index((match[2] or " ").upper()))
+
+
+max_bytes_option = click.option(
+    "--max-bytes",
+    type=Size(),
+    metavar="SIZE",
+    help="Refuse what is to be rebuilt, before anything is written, if it is larger than"
+    " this, as 40GB. [default: any size]",
+)
+
+
 class PatchPath(click.Path):
     """Path of a patch, as `checked` makes it; of ``-`` on a terminal it says what is waited for."""
 

@@ -22,7 +22,7 @@ from sparsediff.disk.locks import locked
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.replace import check_output, check_replaceable
 from sparsediff.disk.temps import clear, remove, temp_directory, temp_file
-from sparsediff.errors import UsageError, os_errors
+from sparsediff.errors import UnavailableError, UsageError, os_errors
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -199,6 +199,31 @@ def clone(source: InputFile, path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def check_room(directory: Path, n_bytes: int) -> None:
+    """Refuse what a disk certainly has no room for, before anything is written.
+
+    Where the system tells nothing of its size, it is taken to be large enough; quotas are found
+    when they are reached.
+
+    Args:
+        directory: exists.
+        n_bytes: that are going to be written below it.
+
+    Raises:
+        UnavailableError: there is less room.
+    """
+    with os_errors(directory):
+        found = os.statvfs(directory)
+    free = found.f_bfree * found.f_frsize  # with what is kept for root: rather too much
+    if found.f_blocks and free < n_bytes:
+        raise UnavailableError(
+            "not enough free space on the disk",
+            file=directory,
+            expected=f"{n_bytes} bytes",
+            found=f"{free} bytes",
+        )
 
 
 def create(path: Path, size: int) -> None:

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sparsediff.apply.chain import (
+    check_declared,
     groups,
     hold_once,
     listed,
@@ -49,6 +50,7 @@ def apply(
     parts: int | None = None,
     force: bool = False,
     files: Sequence[str] = (),
+    max_bytes: int | None = None,
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> ApplyResult:
@@ -66,6 +68,7 @@ def apply(
         parts: how many tasks, at most; default as of `make`. Does not change the target.
         force: replace an existing output.
         files: patterns of the target's files to rebuild, as of `apply_patch`.
+        max_bytes: as of `apply_patch`.
         progress: told of bytes of the target in tasks that are done.
         note: told of tasks that were lost with their node and are made again.
 
@@ -90,6 +93,7 @@ def apply(
         known = [patch.identity for patch in chain]  # nodes take these, and need no keys
         names = names_of(chain)
         narrow(chain, Selection(tuple(files)))
+        check_declared(chain, max_bytes)
         sizes = {f.name: f.size for f in chain[-1].manifest.target_files}
         total, done, written = sum(sizes.values()), 0, 0
         held = stack.enter_context(ExitStack())

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sparsediff.checksum import digest
-from sparsediff.disk.outputs import create, sync, write_at
+from sparsediff.disk.outputs import check_room, create, sync, write_at
 from sparsediff.disk.temps import discard
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
 from sparsediff.parallel import Progress, ordered_map
@@ -80,6 +80,7 @@ def fetch(
             _check_sizes(store, patch, parts)
             incoming.append(_Incoming(directory, patch, parts))
     n_bytes = 0
+    check_room(directory, sum(i.n_missing for i in incoming))
     while incoming:
         n_bytes += _transfer(store, incoming, streams, progress)
         # What an earlier run left may not have reached the disk: once more, all of it.

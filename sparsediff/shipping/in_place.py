@@ -94,7 +94,14 @@ class InPlace(Place):
         with os_errors(room):
             room.mkdir(0o700)  # until it is as private as what it replaces
         new = room / self.dest.name
-        apply_patch(base, patches, new, jobs=self._jobs, progress=progress)
+        apply_patch(
+            base,
+            patches,
+            new,
+            jobs=self._jobs,
+            max_bytes=self._max_bytes,
+            progress=progress,
+        )
         with os_errors(self.dest):
             keep_tree_attributes(self.dest, new)
             publish(new, self.dest)
@@ -109,7 +116,14 @@ class InPlace(Place):
         updating = Updating(version.version, tuple(p.stem for p in patches))
         self.remember(replace(self.record, updating=updating))
         try:
-            apply_patch(self.dest, patches, in_place=True, jobs=self._jobs, progress=progress)
+            apply_patch(
+                self.dest,
+                patches,
+                in_place=True,
+                jobs=self._jobs,
+                max_bytes=self._max_bytes,
+                progress=progress,
+            )
         except UnsupportedError:
             self._is(before)
             return False

@@ -48,10 +48,16 @@ class Place(ABC):
         self.dest, self.home, self.files = dest, home, tuple(sorted(set(files)))
         self.record = Pulled()
         self._jobs: int | None = None
+        self._max_bytes: int | None = None
 
     @contextmanager
     def open(
-        self, catalog: Catalog, jobs: int | None, *, allow_rewind: bool = False
+        self,
+        catalog: Catalog,
+        jobs: int | None,
+        *,
+        allow_rewind: bool = False,
+        max_bytes: int | None = None,
     ) -> Iterator[None]:
         """Create the destination if need be, lock it, and complete what a killed run left.
 
@@ -59,6 +65,7 @@ class Place(ABC):
             catalog: of the store; tells versions of one history from those of another.
             jobs: threads to rebuild with.
             allow_rewind: follow a store that has gone back.
+            max_bytes: most bytes of what is rebuilt; default any.
 
         Raises:
             UntrustedError: the store has gone back; see `_admitted`.
@@ -73,7 +80,7 @@ class Place(ABC):
             self.home.parent.mkdir(parents=True, exist_ok=True)
         own_directory(self.home)  # before anything else: it says whose
         with locked(self.home / "lock", os.O_RDWR | os.O_CREAT):
-            self._jobs = jobs
+            self._jobs, self._max_bytes = jobs, max_bytes
             self.record = state.load_pulled(self.home, self._advice())
             for directory in self._directories():
                 own_directory(directory, 0o700 if directory == self.fetched else 0o777)
@@ -311,6 +318,7 @@ class Versions(Place):
             self._place(name),
             force=True,  # what is there is not in the record, so nobody answers for it
             jobs=self._jobs,
+            max_bytes=self._max_bytes,
             progress=progress,
         )
         names = self._names | {version.version: name}

@@ -77,6 +77,7 @@ def pull(
     keep_patches: bool = False,
     files: Sequence[str] = (),
     allow_rewind: bool = False,
+    max_bytes: int | None = None,
     streams: int = 4,
     jobs: int | None = None,
     after: Callable[[PullResult], None] | None = None,
@@ -99,6 +100,8 @@ def pull(
             every version.
         allow_rewind: follow a store that has gone back, to an older pointer or to another
             history, although its writer does not say that this is meant.
+        max_bytes: most bytes of a version, or with ``files`` of what is brought of it; default
+            any. What is larger by what store or patch say is refused before it is written.
         streams: requests to the store at once.
         jobs: threads to rebuild with.
         after: called after a switch; if it raises, the next run calls it again.
@@ -109,7 +112,7 @@ def pull(
     Raises:
         UsageError: no such version, or ``dest`` is something else's, such as a store.
         CorruptError: the store has no intact way to the version, or what is remembered of
-            ``dest`` is damaged.
+            ``dest`` is damaged, or the version is larger than ``max_bytes``.
         UntrustedError: nobody who is trusted signed what the store says, or it has gone back.
         UnavailableError: store or disk is full or out of reach, or nothing was shipped
             yet; try again.
@@ -117,9 +120,9 @@ def pull(
     """
     result = result if result is not None else PullResult()
     place, catalog = _opened(store, dest, in_place, keep, files)
-    with place.open(catalog, jobs, allow_rewind=allow_rewind):
+    with place.open(catalog, jobs, allow_rewind=allow_rewind, max_bytes=max_bytes):
         run = _Run(store, place, catalog, version, streams, keep_patches, note, progress, result)
-        run.bring()
+        run.bring(max_bytes)
         if place.record.store != store.name:
             place.remember(replace(place.record, store=store.name))
         if place.record.told != run.told:
@@ -267,7 +270,7 @@ class _Run:
             )
         return way
 
-    def bring(self) -> None:
+    def bring(self, max_bytes: int | None = None) -> None:
         """Find a way, fetch, rebuild, switch; if something on the way is damaged, another way."""
         place, result = self._place, self._result
         held = place.held()
@@ -276,6 +279,7 @@ class _Run:
             start, patches = self.choose(held, avoid)
             wanted = self.wanted
             if patches:
+                self._check_declared(wanted, max_bytes)
                 try:
                     self._build(start, patches, wanted)
                 except BadObjectError as e:
@@ -303,6 +307,16 @@ class _Run:
                 place.tidy_patches({p.sha256 for v in later for p in v.patches})
             result.path = place.path(wanted)
             return
+
+    def _check_declared(self, wanted: Version, max_bytes: int | None) -> None:
+        # Of a share it is known once its patches are here: `apply_patch` looks at it.
+        if max_bytes is not None and not self._place.files and wanted.n_bytes > max_bytes:
+            raise CorruptError(
+                f"version {wanted.name} is larger than `max_bytes`",
+                file=self._store.name,
+                expected=f"at most {max_bytes} bytes",
+                found=f"{wanted.n_bytes} bytes",
+            )
 
     def _around(self, error: SparsediffError) -> None:
         self._result.notes.append(str(error))

@@ -1,0 +1,140 @@
+"""What a patch says of the size of a target is compared before anything is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from sparsediff import apply_patch, make_patch, squash_patches
+from sparsediff.cli.common import Size
+from sparsediff.errors import UnavailableError
+from tests.conftest import Run
+from tests.patch.rewriting import Parts
+from tests.support.pairs import Stored, tree, write_safetensors
+from tests.support.refusals import EXIT, refused
+from tests.support.room import Room
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+TB = 10**12
+
+
+def weights(n: int, seed: int) -> Stored:
+    return "U8", (n,), np.random.default_rng(seed).bytes(n)
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> list[Path]:
+    """Three checkpoints of two files, of which the second never changes."""
+    found = []
+    for i in range(3):
+        directory = tmp_path / f"s{i}"
+        directory.mkdir()
+        write_safetensors(directory / "a.safetensors", {"w": weights(4000, i)})
+        write_safetensors(directory / "b.safetensors", {"w": weights(9000, 9)})
+        found.append(directory)
+    return found
+
+
+@pytest.fixture
+def chain(steps: list[Path], tmp_path: Path) -> list[Path]:
+    patches = [tmp_path / "0.sdiff", tmp_path / "1.sdiff"]
+    for i, patch in enumerate(patches):
+        make_patch(steps[i], steps[i + 1], patch)
+    return patches
+
+
+def test_a_size_that_nothing_stands_for_is_compared_with_the_limit(
+    cli: Run, tmp_path: Path
+) -> None:
+    """A skeleton is said to have 100 MiB more than it has."""
+    base = tmp_path / "base"
+    write_safetensors(base, {"w": weights(64, 0)})
+    target = write_safetensors(tmp_path / "target", {"w": weights(64, 1)})
+    make_patch(base, target, tmp_path / "p")
+    parts = Parts.of((tmp_path / "p").read_bytes())
+    parts.manifest["target"]["size"][0] += 100 << 20
+    (tmp_path / "p").write_bytes(parts.patch())
+    result = cli("apply", base, tmp_path / "p", "-o", tmp_path / "out", "--max-bytes", "1MB")
+    refused(result, EXIT["corrupt"], str(tmp_path / "p"), "--max-bytes", "at most 1000000 bytes")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_without_room_is_left_alone(
+    steps: list[Path], chain: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Run
+) -> None:
+    """What changes is 4000 bytes and a header; the file that stays may become a clone."""
+    n_bytes = (steps[0] / "a.safetensors").stat().st_size
+    before = tree(steps[0])
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes - 1))
+    words = ("not enough free space", f"expected {n_bytes} bytes", f"found {n_bytes - 1} bytes")
+    refused(cli("apply", steps[0], *chain, "-o", tmp_path / "o"), EXIT["unavailable"], *words)
+    refused(cli("apply", "--in-place", steps[0], *chain), EXIT["unavailable"], *words)
+    refused(cli("squash", steps[0], *chain, "-o", tmp_path / "o"), EXIT["unavailable"], *words)
+    assert tree(steps[0]) == before
+    assert not (tmp_path / "o").exists()
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes))
+    apply_patch(steps[0], chain, tmp_path / "o")
+    squash_patches(steps[0], chain, tmp_path / "squashed")
+    apply_patch(steps[0], chain, in_place=True)
+    assert tree(tmp_path / "o") == tree(steps[0]) == tree(steps[2])
+
+
+def test_files_that_grow_in_place_need_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, n in (("s", 1000), ("t", 3000)):
+        (tmp_path / name).mkdir()
+        for file in "abc":
+            write_safetensors(tmp_path / name / file, {"w": weights(n, ord(file))})
+    sizes = [(tmp_path / name / "a").stat().st_size for name in "st"]
+    make_patch(tmp_path / "s", tmp_path / "t", tmp_path / "p")
+    need = 2 * (sizes[1] - sizes[0]) + sizes[1]  # two have grown, the third is written
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(need - 1))
+    with pytest.raises(UnavailableError, match=f"expected {need} bytes"):
+        apply_patch(tmp_path / "s", tmp_path / "p", in_place=True)
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(need))
+    apply_patch(tmp_path / "s", tmp_path / "p", in_place=True)
+    assert tree(tmp_path / "s") == tree(tmp_path / "t")
+
+
+def test_a_disk_that_does_not_tell_its_size_is_tried(
+    steps: list[Path], chain: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Room, "f_blocks", 0)
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(0))
+    apply_patch(steps[0], chain, tmp_path / "o")
+    assert tree(tmp_path / "o") == tree(steps[2])
+
+
+def test_every_target_of_a_chain_is_compared_with_the_limit(
+    steps: list[Path], chain: list[Path], tmp_path: Path, cli: Run
+) -> None:
+    n_bytes = sum(p.stat().st_size for p in steps[0].iterdir())
+    limit = ("--max-bytes", f"{n_bytes - 1}B")
+    for how in (("-o", tmp_path / "o"), ("--in-place",)):
+        result = cli("apply", steps[0], *chain, *how, *limit)
+        refused(result, EXIT["corrupt"], "0.sdiff", f"found {n_bytes} bytes")
+    shutil.copytree(steps[0], tmp_path / "copy")
+    assert (
+        cli("apply", "--in-place", tmp_path / "copy", *chain, "--max-bytes", f"{n_bytes}B")[0] == 0
+    )
+    assert cli("apply", steps[0], *chain, "-o", tmp_path / "o", "--files", "a*", *limit)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("0B", 0), ("500MB", 5 * 10**8), ("1.5TB", 3 * TB // 2), ("40 GB", 4 * 10**10)],
+)
+def test_sizes(text: str, n_bytes: int) -> None:
+    assert Size().convert(text, None, None) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["7", "-1GB", "1GiB", "GB", "", "1e3B"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        Size().convert(text, None, None)

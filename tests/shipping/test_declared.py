@@ -1,0 +1,37 @@
+"""What a store says of the size of a version is compared before anything is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sparsediff.shipping.pull import pull
+from sparsediff.shipping.ship import ship
+from sparsediff.stores import open_store
+from tests.conftest import Run
+from tests.support.refusals import EXIT, refused
+from tests.support.room import Room
+from tests.support.runs import Trainer
+
+
+@pytest.mark.parametrize("how", [(), ("--in-place",)])
+def test_pull_takes_no_version_beyond_the_limit(
+    how: tuple[str, ...], tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tmp_path / "run")
+    trainer.save_steps(1, 2)
+    store = open_store(str(tmp_path / "store"), create=True)
+    catalog = ship(trainer.run, store).catalog
+    assert catalog is not None
+    version = catalog.latest
+    limit = ("--max-bytes", f"{version.n_bytes - 1}B")
+    result = cli("pull", tmp_path / "store", tmp_path / "dest", *how, *limit)
+    refused(result, EXIT["corrupt"], version.name, "--max-bytes", f"found {version.n_bytes} bytes")
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(0))
+    result = cli("pull", tmp_path / "store", tmp_path / "dest", *how)
+    refused(result, EXIT["unavailable"], "not enough free space", "found 0 bytes")
+    monkeypatch.undo()
+    assert not list((tmp_path / "dest").rglob("*.safetensors"))
+    pull(store, tmp_path / "dest", in_place=bool(how), max_bytes=version.n_bytes)
