@@ -219,7 +219,7 @@ def check_room(directory: Path, n_bytes: int) -> None:
     free = found.f_bfree * found.f_frsize  # with what is kept for root: rather too much
     if found.f_blocks and free < n_bytes:
         raise UnavailableError(
-            "not enough free space on the disk",
+            "no space left on device for what is to be written",
             file=directory,
             expected=f"{n_bytes} bytes",
             found=f"{free} bytes",

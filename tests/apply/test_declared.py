@@ -71,7 +71,7 @@ def test_a_disk_without_room_is_left_alone(
     n_bytes = (steps[0] / "a.safetensors").stat().st_size
     before = tree(steps[0])
     monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes - 1))
-    words = ("not enough free space", f"expected {n_bytes} bytes", f"found {n_bytes - 1} bytes")
+    words = ("no space left on device", f"expected {n_bytes} bytes", f"found {n_bytes - 1} bytes")
     refused(cli("apply", steps[0], *chain, "-o", tmp_path / "o"), EXIT["unavailable"], *words)
     refused(cli("apply", "--in-place", steps[0], *chain), EXIT["unavailable"], *words)
     refused(cli("squash", steps[0], *chain, "-o", tmp_path / "o"), EXIT["unavailable"], *words)

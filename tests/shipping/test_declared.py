@@ -31,7 +31,7 @@ def test_pull_takes_no_version_beyond_the_limit(
     refused(result, EXIT["corrupt"], version.name, "--max-bytes", f"found {version.n_bytes} bytes")
     monkeypatch.setattr(os, "statvfs", lambda _: Room(0))
     result = cli("pull", tmp_path / "store", tmp_path / "dest", *how)
-    refused(result, EXIT["unavailable"], "not enough free space", "found 0 bytes")
+    refused(result, EXIT["unavailable"], "no space left on device", "found 0 bytes")
     monkeypatch.undo()
     assert not list((tmp_path / "dest").rglob("*.safetensors"))
     pull(store, tmp_path / "dest", in_place=bool(how), max_bytes=version.n_bytes)
