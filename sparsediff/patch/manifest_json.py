@@ -39,7 +39,7 @@ from sparsediff.patch.manifest import (
 
 _SURROGATE = re.compile("[\ud800-\udfff]").search
 _MAX_VALUES = 1 << 20  # of a manifest, whatever its frame takes
-_VALUES_PER_BYTE = 128  # of the frame besides; proper manifests, the most regular, have 64
+_VALUES_PER_BYTE = 512  # of the frame besides: more than like tensors of 64 dimensions reach
 _COUNTED_AT_ONCE = 1 << 20  # bytes
 
 
