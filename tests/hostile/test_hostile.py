@@ -1,0 +1,181 @@
+"""Each hostile file gets the verdict that README.md states, from every verb, for little memory."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparsediff import SparsediffError, apply_patch, verify_patch
+from sparsediff.checkpoint.open import open_checkpoint
+from sparsediff.errors import CorruptError
+from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.parts import parts_of
+from sparsediff.signing import trust
+from sparsediff.stores import open_store
+from tests.conftest import Run
+from tests.hostile.write import FILES, everything, pointer, sealed
+from tests.support.pairs import tree
+
+ROOT = Path(__file__).parents[2]
+ROW = re.compile(r"\| `(\S+)` \| .+ \| (?:`(\w+)` )?(\d+)(?:, carried)? \|")
+VERDICTS = {
+    m[1]: (m[2], int(m[3]))
+    for line in (Path(__file__).parent / "README.md").read_text().splitlines()
+    if (m := ROW.fullmatch(line))
+}
+UNFOLDS = "patch-manifest-"  # to 32 MiB: each verb takes a second
+STATED = re.compile(rb"\npeak (\d+)\n")
+
+
+def kind_of(name: str) -> str:
+    kind = name.partition("-")[0]
+    return kind if kind in ("patch", "payload", "pointer", "signed", "parts") else "checkpoint"
+
+
+def prepared(name: str, room: Path) -> Path:
+    """Where a file lies, or the store that it is in."""
+    (room / "empty").mkdir(exist_ok=True)
+    kind, data = kind_of(name), (FILES / name).read_bytes()
+    if kind not in ("pointer", "signed", "parts"):
+        return FILES / name
+    store = room / "store"
+    (store / "versions").mkdir(parents=True)
+    if kind == "parts":
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = f"versions/anchor-{sha256[:16]}.parts.json"
+        (store / key).write_bytes(data)
+        document = pointer(key=key, sha256=sha256)
+        document["versions"][0]["patches"][0]["list_bytes"] = len(data)
+        data = sealed(document)
+    (store / "latest.json").write_bytes(data)
+    return store
+
+
+def commands(name: str, path: Path, room: Path) -> list[list[object]]:
+    """Every command that has to do with what is wrong with a file."""
+    empty, out = room / "empty", room / "out"
+    trusted = ["--trust", FILES / "trusted.pub"] if kind_of(name) == "signed" else []
+    found: dict[str, list[list[object]]] = {
+        "patch": [
+            ["verify", path],
+            ["show", path],
+            ["stats", path],
+            ["apply", empty, path, "-o", out],
+            ["squash", empty, path, path, "-o", out],
+            ["export", empty, path, "-o", out],
+        ],
+        "payload": [["verify", path, "--base", empty], ["apply", empty, path, "-o", out]],
+        "pointer": [["log", path], ["pull", path, out], ["check", path]],
+        "parts": [["pull", path, out], ["check", path]],
+        "checkpoint": [["make", path, path, "-o", out, "--quiet"]],
+    }
+    found["signed"] = [[*words, *trusted] for words in found["pointer"]]
+    return found[kind_of(name)]
+
+
+def read(name: str, path: Path, room: Path) -> None:
+    """Have the library read what a file is for."""
+    kind = kind_of(name)
+    if kind in ("patch", "payload"):
+        verify_patch(path, base=room / "empty" if kind == "payload" else None)
+    elif kind == "checkpoint":
+        open_checkpoint(path)
+    else:
+        trusted = trust([FILES / "trusted.pub"]) if kind == "signed" else None
+        store = open_store(str(path), trust=trusted)
+        found = read_catalog(store)
+        if kind == "parts" and found is not None:
+            (patch,) = found[0].latest.patches
+            parts_of(store, patch)
+            if "missing" in name:
+                raise CorruptError("told when they are fetched")
+
+
+def shown(room: Path) -> dict[str, bytes]:
+    """All files but what `pull` keeps for its next run."""
+    return {k: v for k, v in tree(room).items() if not k.startswith("out/.sparsediff/")}
+
+
+def test_the_files_are_those_that_are_described_and_those_that_the_script_writes() -> None:
+    made = everything()
+    assert tree(FILES) == made
+    assert VERDICTS.keys() == made.keys() - {"trusted.pub"}
+    assert sum(map(len, made.values())) < 300_000
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_verdict(name: str, tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    error, code = VERDICTS[name]
+    monkeypatch.chdir(tmp_path)  # where what a pickle runs would leave its file
+    path = prepared(name, tmp_path)
+    if error is None:
+        read(name, path, tmp_path)
+    else:
+        with pytest.raises(SparsediffError) as caught:
+            read(name, path, tmp_path)
+        assert (type(caught.value).__name__, caught.value.exit_code) == (error, code)
+    before = shown(tmp_path)
+    for words in commands(name, path, tmp_path)[: 1 if name.startswith(UNFOLDS) else None]:
+        found, _, err = cli(*words)
+        assert found == code, (words, err)
+        assert "Traceback" not in err
+        assert not re.search("[\0-\x09\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", err)
+        if code:
+            # Of parts, one line for each way that was tried, and one that there is no other.
+            assert err.count("\n") == (2 if kind_of(name) == "parts" else 1), err
+        else:
+            apply_patch(path, tmp_path / "out", tmp_path / "again")
+            assert (tmp_path / "again").read_bytes() == path.read_bytes()
+            (tmp_path / "again").unlink()
+            (tmp_path / "out").unlink()
+        assert shown(tmp_path) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in VERDICTS if name.startswith(UNFOLDS)])
+def test_verdict_of_all_verbs(name: str, tmp_path: Path, cli: Run) -> None:
+    path = prepared(name, tmp_path)
+    before = tree(tmp_path)
+    for words in commands(name, path, tmp_path):
+        found, _, err = cli(*words)
+        assert (found, err.count("\n")) == (VERDICTS[name][1], 1), (words, err)
+        assert tree(tmp_path) == before
+
+
+def test_none_takes_more_than_300_mib(tmp_path: Path) -> None:
+    lines = []
+    for name in VERDICTS:
+        room = tmp_path / name
+        room.mkdir()
+        words = commands(name, prepared(name, room), room)
+        lines += words[:1] if name.startswith(UNFOLDS) else words
+    done = subprocess.run(
+        [sys.executable, "-c", _ALL_IN_ONE],
+        input="\n".join("\t".join(map(str, words)) for words in lines).encode(),
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+    )
+    (peak,) = STATED.findall(done.stdout)
+    assert int(peak) < 300 << 20
+    shutil.rmtree(tmp_path)
+
+
+# VmHWM is the most that any of them took, start-up and what the others left included.
+_ALL_IN_ONE = """
+import sys
+from pathlib import Path
+from sparsediff.cli import run
+for line in sys.stdin.read().split("\\n"):
+    run(line.split("\\t"))
+status = Path("/proc/self/status").read_text()
+(line,) = [s for s in status.splitlines() if s.startswith("VmHWM")]
+print(f"\\npeak {int(line.split()[1]) * 1024}", flush=True)
+"""
