@@ -117,7 +117,7 @@ def parse(raw: bytes, stored_bytes: int) -> Manifest:
     """
     check_paid(raw, stored_bytes)
     try:
-        table = json.loads(raw)
+        table = json.loads(raw.decode("ascii"))  # bytes of UTF-16 would be read as other text
         if json.dumps(table, sort_keys=True, separators=(",", ":")).encode("ascii") != raw:
             raise CorruptError("manifest is not canonical JSON")
         manifest = _from_columns(table)

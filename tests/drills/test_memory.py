@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,24 +12,12 @@ import numpy as np
 import pytest
 
 from sparsediff.patch.words import SAMPLE_BYTES, SAMPLE_STRIDE
+from tests.support.costs import cost
 from tests.support.pairs import RNG, bf16, step_of_training
 
 LIMIT = 600 << 20  # bytes, with two jobs
 PIECE = 64 << 20  # bytes written at a time
 GIB = 1 << 30
-
-# VmHWM, not ru_maxrss: that one survives exec and would tell of the test's own memory.
-MEASURE = """
-import sys
-from pathlib import Path
-from sparsediff.cli import main
-try:
-    main()
-finally:
-    status = Path("/proc/self/status").read_text()
-    (line,) = [s for s in status.splitlines() if s.startswith("VmHWM")]
-    print(int(line.split()[1]) * 1024, file=sys.stderr)
-"""
 
 
 @pytest.fixture
@@ -58,13 +45,9 @@ def write(path: Path, dtype: str, word_bytes: int, piece: bytes, n_bytes: int) -
 
 def peak(*args: object) -> int:
     """Peak resident memory of a command, in bytes."""
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE, *map(str, args), "-q", "-j", "2"],
-        check=True,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    return int(run.stderr)
+    found = cost(*args, "-q", "-j", 2)
+    assert (found.code, found.err) == (0, "")
+    return found.peak_bytes
 
 
 def peaks(room: Path) -> tuple[int, int]:

@@ -46,6 +46,18 @@ def test_a_small_patch_takes_little_memory(kind: str, tmp_path: Path) -> None:
     assert found.peak_bytes < 300 << 20
 
 
+def test_text_is_not_counted_as_another_encoding_than_it_is_read_as(tmp_path: Path) -> None:
+    """In UTF-16 half of a letter is a quote, behind which nothing would be counted."""
+    text = '{"a":"\u0122","b":[%s0]}' % ("[]," * (SIZE // 6 - 20))
+    patch = tmp_path / "p.sdiff"
+    frame = zstandard.ZstdCompressor(19).compress(text.encode("utf-16-le"))
+    patch.write_bytes(container({"manifest": frame}))
+    found = cost("verify", patch)
+    assert (found.code, found.err.count("\n")) == (EXIT["corrupt"], 1), found.err
+    assert "malformed manifest" in found.err
+    assert found.peak_bytes < 300 << 20
+
+
 _values = st.recursive(
     st.integers(0, 999) | st.text('\\",[{a'),
     lambda inner: st.lists(inner) | st.dictionaries(st.text('\\",[{a'), inner),
