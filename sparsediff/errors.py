@@ -96,6 +96,10 @@ class UntrustedError(CorruptError):
     """Intact perhaps, but not signed by anybody who is trusted, or older than what was seen."""
 
 
+class TooLargeError(CorruptError):
+    """Declared to be larger than the caller allows."""
+
+
 class UnsupportedError(SparsediffError):
     """Well-formed, but not something this version can do."""
 

@@ -20,7 +20,7 @@ from sparsediff.disk.inputs import OpenFiles
 from sparsediff.disk.outputs import check_room, clone, create, write_at
 from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import discard
-from sparsediff.errors import CorruptError, UsageError, WrongBaseError, os_errors
+from sparsediff.errors import TooLargeError, UsageError, WrongBaseError, os_errors
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import content
 from sparsediff.patch.container import Patch, PatchSource, open_patch
@@ -161,12 +161,12 @@ def check_declared(chain: Sequence[Patch], max_bytes: int | None) -> None:
     """Refuse a chain one of whose targets is said to be larger than ``max_bytes``.
 
     Raises:
-        CorruptError: one is; names the patch.
+        TooLargeError: one is; names the patch.
     """
     for patch in chain:
         n_bytes = sum(f.size for f in patch.manifest.target_files)
         if max_bytes is not None and n_bytes > max_bytes:
-            raise CorruptError(
+            raise TooLargeError(
                 "target is larger than `max_bytes`",
                 file=patch.name,
                 expected=f"at most {max_bytes} bytes",

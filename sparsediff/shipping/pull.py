@@ -20,6 +20,7 @@ from sparsediff.disk.selection import Selection
 from sparsediff.errors import (
     CorruptError,
     SparsediffError,
+    TooLargeError,
     UnavailableError,
     UsageError,
     WrongBaseError,
@@ -282,6 +283,8 @@ class _Run:
                 self._check_declared(wanted, max_bytes)
                 try:
                     self._build(start, patches, wanted)
+                except TooLargeError:  # any other way leads to as much
+                    raise
                 except BadObjectError as e:
                     self._around(e)
                     avoid.add(e.key)
@@ -311,7 +314,7 @@ class _Run:
     def _check_declared(self, wanted: Version, max_bytes: int | None) -> None:
         # Of a share it is known once its patches are here: `apply_patch` looks at it.
         if max_bytes is not None and not self._place.files and wanted.n_bytes > max_bytes:
-            raise CorruptError(
+            raise TooLargeError(
                 f"version {wanted.name} is larger than `max_bytes`",
                 file=self._store.name,
                 expected=f"at most {max_bytes} bytes",

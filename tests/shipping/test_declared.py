@@ -35,3 +35,19 @@ def test_pull_takes_no_version_beyond_the_limit(
     monkeypatch.undo()
     assert not list((tmp_path / "dest").rglob("*.safetensors"))
     pull(store, tmp_path / "dest", in_place=bool(how), max_bytes=version.n_bytes)
+
+
+@pytest.mark.parametrize("how", [(), ("--in-place",)])
+def test_a_share_beyond_the_limit_is_not_looked_for_on_other_ways(
+    how: tuple[str, ...], tmp_path: Path, cli: Run
+) -> None:
+    trainer = Trainer(tmp_path / "run")
+    trainer.save_steps(1)
+    ship(trainer.run, open_store(str(tmp_path / "store"), create=True))
+    words = ("pull", tmp_path / "store", tmp_path / "dest", "--files", "*00001-of*", *how)
+    for _ in range(2):
+        found = cli(*words, "--max-bytes", "100B")
+        refused(found, EXIT["corrupt"], "target is larger than --max-bytes", "at most 100 bytes")
+    assert not list((tmp_path / "dest").rglob("*.safetensors"))
+    assert cli(*words)[0] == 0
+    assert list((tmp_path / "dest").rglob("*.safetensors"))
