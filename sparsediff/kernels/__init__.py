@@ -1,6 +1,6 @@
 """Kernels: the loops over every word and every symbol, free of files and formats.
 
-What the rest of the package calls is listed here. `reference`, `rans` and
+What the rest of the package calls is listed here. `steps`, `reference`, `rans` and
 `numbers` are NumPy and are the specification; `compiled` takes their place
 where the C extension was built, and gives the same results bit for bit.
 
@@ -18,16 +18,13 @@ from sparsediff.errors import UsageError
 if TYPE_CHECKING:
     from sparsediff.kernels.rans import decode as rans_decode
     from sparsediff.kernels.rans import encode as rans_encode
-    from sparsediff.kernels.reference import (
-        Differ,
-        Patcher,
+    from sparsediff.kernels.reference import Differ, Patcher, TierCode, remark
+    from sparsediff.kernels.steps import (
         Survey,
-        TierCode,
         Words,
         count_parts,
         count_steps,
         histogram,
-        remark,
         survey,
     )
 
@@ -53,6 +50,7 @@ _COMPILED = (
     "survey",
 )
 _OF_RANS = {"rans_decode": "decode", "rans_encode": "encode"}
+_OF_TIERS = ("Differ", "Patcher", "TierCode", "remark")
 
 
 def __getattr__(name: str) -> Any:
@@ -64,7 +62,8 @@ def __getattr__(name: str) -> Any:
     elif name in _OF_RANS:
         found = getattr(import_module("sparsediff.kernels.rans"), _OF_RANS[name])
     else:
-        found = getattr(import_module("sparsediff.kernels.reference"), name)
+        module = "reference" if name in _OF_TIERS else "steps"
+        found = getattr(import_module(f"sparsediff.kernels.{module}"), name)
     globals()[name] = found
     return found
 

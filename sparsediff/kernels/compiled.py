@@ -16,7 +16,8 @@ from sparsediff.errors import CorruptError
 from sparsediff.kernels import _native
 from sparsediff.kernels.numbers import Int64s
 from sparsediff.kernels.rans import Tables
-from sparsediff.kernels.reference import N_SYMBOLS, Survey, TierCode, Words
+from sparsediff.kernels.reference import TierCode
+from sparsediff.kernels.steps import N_SYMBOLS, Survey, Words
 
 _KINDS = ("float", "signed", "unsigned")
 
@@ -36,7 +37,7 @@ def _layout(dtype: DType) -> tuple[int, int, int]:
 
 
 def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -> Survey:
-    """See `reference.survey`."""
+    """See `steps.survey`."""
     word_bits, kind, shift = _layout(dtype)
     members = np.zeros(dtype.n_classes if by_class else 1, np.int64)
     steps = np.zeros((members.size, N_SYMBOLS), np.int64)
@@ -47,7 +48,7 @@ def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -
 
 
 def count_steps(base: Words, target: Words, dtype: DType, counts: Int64s) -> int:
-    """See `reference.count_steps`."""
+    """See `steps.count_steps`."""
     word_bits, kind, _ = _layout(dtype)
     return _native.survey(
         word_bits, kind, word_bits - 1, base, target, np.zeros(1, np.int64), counts
@@ -92,7 +93,7 @@ class Patcher:
 
 
 def histogram(symbols: bytes) -> Int64s:
-    """See `reference.histogram`."""
+    """See `steps.histogram`."""
     counts = np.zeros(N_SYMBOLS, np.int64)
     _native.histogram(symbols, counts)
     return counts

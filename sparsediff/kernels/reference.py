@@ -2,7 +2,7 @@
 
 Enters: two equally long arrays of unsigned words and a `DType`. Leaves: per
 tier, the gaps between marked members and the steps of the changed ones, each
-as one-byte symbols and packed extra bits (`TierCode`). These functions are the
+as one-byte symbols and packed extra bits (`TierCode`). With `steps`, the
 specification a compiled kernel must meet bit for bit; the clauses they follow
 are in ``docs/format.md``. They never look at a value as a float, never read or
 write outside the arrays they are given, and know nothing of files.
@@ -10,9 +10,7 @@ write outside the arrays they are given, and know nothing of files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,146 +24,17 @@ from sparsediff.kernels.numbers import (
     BitWriter,
     Bytes,
     Int64s,
-    UInt64s,
     number_classes,
     read_numbers,
 )
-
-Words = npt.NDArray[Any]  # uint8, uint16, uint32 or uint64; little-endian
-
-N_SYMBOLS = 256
-
-
-def keys(words: Words, dtype: DType) -> Words:
-    """Map words to keys whose unsigned order is the order of the values.
-
-    A bijection for every bit pattern (format.md, "Keys").
-    """
-    sign = words.dtype.type(1 << (dtype.word_bits - 1))
-    if dtype.kind == "float":
-        # Arithmetic shift of the sign over the word: all ones where negative.
-        negative = (words >> words.dtype.type(dtype.word_bits - 1)) * words.dtype.type(
-            (1 << (dtype.word_bits - 1)) - 1
-        )
-        return np.asarray(words ^ (negative | sign))
-    return words ^ sign if dtype.kind == "signed" else words
-
-
-def words_of_keys(key: Words, dtype: DType) -> Words:
-    """Inverse of `keys`."""
-    sign = key.dtype.type(1 << (dtype.word_bits - 1))
-    if dtype.kind == "float":
-        positive = key >> key.dtype.type(dtype.word_bits - 1)
-        inverted = (key.dtype.type(1) - positive) * key.dtype.type((1 << (dtype.word_bits - 1)) - 1)
-        return np.asarray(key ^ (inverted | sign))
-    return key ^ sign if dtype.kind == "signed" else key
-
-
-def classes(words: Words, dtype: DType) -> Words:
-    """Class of each word's magnitude, in ``range(dtype.n_classes)``."""
-    magnitude = words & words.dtype.type((1 << (dtype.word_bits - 1)) - 1)
-    return np.asarray(magnitude >> words.dtype.type(dtype.class_shift))
-
-
-def step_symbols(base: Words, target: Words, dtype: DType) -> tuple[Bytes, UInt64s]:
-    """Symbol and value of the step of each pair of differing words.
-
-    Returns:
-        symbols: uint8, shape (n_changed,): twice the class of |step| - 1,
-            plus one where the step is negative.
-        values: uint64, shape (n_changed,): |step| - 1, in ULP.
-    """
-    step = keys(target, dtype) - keys(base, dtype)  # modulo 2^word_bits
-    negative = step >> step.dtype.type(dtype.word_bits - 1)
-    one = step.dtype.type(1)
-    values = (np.where(negative, ~step + one, step) - one).astype(np.uint64)
-    return (2 * number_classes(values) + negative.astype(np.int64)).astype(np.uint8), values
-
-
-def histogram(symbols: bytes) -> Int64s:
-    """Number of each symbol, int64, (256,)."""
-    return np.bincount(np.frombuffer(symbols, np.uint8), minlength=N_SYMBOLS)
-
-
-@dataclass(slots=True)
-class Survey:
-    """What one pass over a pair of word arrays counts.
-
-    Attributes:
-        members: int64, (n_classes,): words per class of the base.
-        changed: int64, (n_classes,): changed words per class.
-        steps: int64, (n_classes, 256): step symbols per class.
-        largest: largest |step| in ULP; 0 if nothing changed.
-    """
-
-    members: Int64s
-    changed: Int64s
-    steps: Int64s
-    largest: int
-
-
-def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -> Survey:
-    """Count members, changes and step symbols, per magnitude class or all in one."""
-    n = dtype.n_classes if by_class else 1
-    members = np.zeros(n, np.int64)
-    steps = np.zeros(n * N_SYMBOLS, np.int64)
-    largest = 0
-    for i in range(0, base.size, CHUNK):
-        b, t = base[i : i + CHUNK], target[i : i + CHUNK]
-        members += (
-            np.bincount(classes(b, dtype), minlength=n) if n > 1 else np.array([b.size], np.int64)
-        )
-        at = np.flatnonzero(b != t)
-        if at.size == 0:
-            continue
-        b, t = b[at], t[at]
-        symbols, values = step_symbols(b, t, dtype)
-        largest = max(largest, int(values.max()) + 1)
-        cell = symbols.astype(np.int64)
-        if n > 1:
-            cell += classes(b, dtype).astype(np.int64) * N_SYMBOLS
-        if at.size * 8 < steps.size:
-            where, count = np.unique(cell, return_counts=True)
-            steps[where] += count
-        else:
-            steps += np.bincount(cell, minlength=steps.size)
-    table = steps.reshape(n, N_SYMBOLS)
-    return Survey(members, table.sum(axis=1), table, largest)
-
-
-def count_steps(base: Words, target: Words, dtype: DType, counts: Int64s) -> int:
-    """Add the number of each step symbol to ``counts``, (256,); the largest |step| in ULP."""
-    found = survey(base, target, dtype, by_class=False)
-    counts += found.steps[0]
-    return found.largest
-
-
-def count_parts(
-    base: Words, target: Words, dtype: DType, ends: Sequence[int]
-) -> tuple[Int64s, list[int]]:
-    """Count the steps of several parts, of which the words hold one after the other.
-
-    Args:
-        base: (n_words,).
-        target: (n_words,).
-        dtype: element type.
-        ends: where each part ends, increasing; the last is n_words.
-
-    Returns:
-        by_class: int64, (n_parts, n_classes): how many, by class of |step| - 1. As many classes
-            as are needed, at least one.
-        largest: the largest |step| of each part in ULP; 0 where nothing changed.
-    """
-    at = np.flatnonzero(base != target)
-    symbols, values = step_symbols(base[at], target[at], dtype)
-    part = np.searchsorted(ends, at, side="right")
-    n_classes = int(symbols.max()) // 2 + 1 if at.size else 1
-    cells = np.bincount(part * n_classes + (symbols >> 1), minlength=len(ends) * n_classes)
-    largest = np.zeros(len(ends), np.uint64)
-    if at.size:
-        first = np.flatnonzero(np.diff(part, prepend=-1))
-        largest[part[first]] = np.maximum.reduceat(values, first) + np.uint64(1)
-    return cells.reshape(len(ends), n_classes), largest.tolist()
+from sparsediff.kernels.steps import (
+    N_SYMBOLS,
+    Words,
+    classes,
+    keys,
+    step_symbols,
+    words_of_keys,
+)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from sparsediff.dtypes import DType
 from sparsediff.kernels.numbers import CHUNK
-from sparsediff.kernels.reference import Words, keys
+from sparsediff.kernels.steps import Words, keys
 from sparsediff.patch.counts import n_entropy
 
 MAX_DISTINCT = 1 << 21  # (class, step) pairs kept; past that what is there is closed off

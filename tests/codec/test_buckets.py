@@ -15,18 +15,18 @@ from sparsediff.codec import bucket
 from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError
-from sparsediff.kernels import reference
+from sparsediff.kernels import steps
 from sparsediff.kernels.numbers import CHUNK
 from sparsediff.stats.bound import Bound
 from tests.support.pairs import Array, bf16, step_of_training
 
 
 def encode(base: Array, target: Array, dtype: DType) -> bytes:
-    return bucket.encode(base, target, dtype, reference.survey(base, target, dtype))
+    return bucket.encode(base, target, dtype, steps.survey(base, target, dtype))
 
 
 def encode_tiers(base: Array, target: Array, dtype: DType) -> bytes:
-    choice = bucket.choose(reference.survey(base, target, dtype), base.size)
+    choice = bucket.choose(steps.survey(base, target, dtype), base.size)
     differ = choice.differ(dtype)
     differ.feed(base, target, np.zeros(256, np.int64))
     return choice.payload(differ)
@@ -87,8 +87,8 @@ def test_payload_round_trip_any_bits(pair: tuple[Array, Array, DType]) -> None:
 def test_keys_are_an_order_preserving_bijection(dtype: DType, data: st.DataObject) -> None:
     top = (1 << dtype.word_bits) - 1
     words = np.array(data.draw(st.lists(st.integers(0, top), min_size=1)), dtype.numpy)
-    keys = reference.keys(words, dtype)
-    assert np.array_equal(reference.words_of_keys(keys, dtype), words)
+    keys = steps.keys(words, dtype)
+    assert np.array_equal(steps.words_of_keys(keys, dtype), words)
     if dtype.kind == "float" and dtype.name in ("F16", "F32", "F64"):
         with np.errstate(invalid="ignore"):
             values = words.view(np.dtype(f"f{dtype.word_bytes}"))

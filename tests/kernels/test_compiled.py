@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sparsediff.codec import bucket, tables
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError
-from sparsediff.kernels import NAME, TierCode, rans, reference
+from sparsediff.kernels import NAME, TierCode, rans, reference, steps
 from tests.codec.test_buckets import word_pairs
 from tests.support.pairs import Array, bf16, step_of_training, words, write_safetensors
 
@@ -41,7 +41,7 @@ def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def choice_of(base: Array, target: Array, dtype: DType) -> bucket.Choice:
-    return bucket.choose(reference.survey(base, target, dtype), base.size)
+    return bucket.choose(steps.survey(base, target, dtype), base.size)
 
 
 def diff(kernels: Any, choice: bucket.Choice, pair: tuple[Array, Array, DType], cut: int) -> Any:
@@ -74,14 +74,14 @@ def test_diff_and_patch_agree_for_any_bits(
 ) -> None:
     base, target, dtype = pair
     for by_class in (True, False):
-        a, b = (k.survey(base, target, dtype, by_class=by_class) for k in (reference, compiled))
+        a, b = (k.survey(base, target, dtype, by_class=by_class) for k in (steps, compiled))
         assert a.largest == b.largest
         for name in ("members", "changed", "steps"):
             assert np.array_equal(getattr(a, name), getattr(b, name))
     found = [np.ones(256, np.int64) for _ in range(2)]
     largest = [
         k.count_steps(base, target, dtype, counts)
-        for k, counts in zip((reference, compiled), found, strict=True)
+        for k, counts in zip((steps, compiled), found, strict=True)
     ]
     assert largest[0] == largest[1]
     assert np.array_equal(found[0], found[1])

@@ -14,7 +14,7 @@ from sparsediff.apply import apply_patch
 from sparsediff.checkpoint import open_checkpoint
 from sparsediff.checksum import PartChecksums, checksum
 from sparsediff.errors import CorruptError
-from sparsediff.kernels import reference
+from sparsediff.kernels import steps
 from sparsediff.make import make_patch
 from sparsediff.make.plan import plan
 from sparsediff.patch import words
@@ -28,11 +28,11 @@ SIZES = st.lists(st.integers(1, 400), min_size=1, max_size=12)
 def test_steps_of_parts_are_those_counted_part_by_part(pair, cuts) -> None:  # type: ignore[no-untyped-def]
     base, target, dtype = pair
     ends = sorted({*(1 + c % base.size for c in cuts), base.size})
-    by_class, largest = reference.count_parts(base, target, dtype, ends)
+    by_class, largest = steps.count_parts(base, target, dtype, ends)
     start = 0
     for i, end in enumerate(ends):
         counts = np.zeros(256, np.int64)
-        found = reference.count_steps(base[start:end], target[start:end], dtype, counts)
+        found = steps.count_steps(base[start:end], target[start:end], dtype, counts)
         both = counts.reshape(128, 2).sum(axis=1)
         assert largest[i] == found
         assert by_class[i].tolist() == both[: by_class.shape[1]].tolist()

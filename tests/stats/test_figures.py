@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sparsediff import checkpoint_stats, patch_stats, series_stats
 from sparsediff.dtypes import DTYPES
-from sparsediff.kernels.reference import keys
+from sparsediff.kernels.steps import keys
 from sparsediff.patch import counts, measures
 from sparsediff.stats.bound import Bound
 from tests.conftest import Run

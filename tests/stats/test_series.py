@@ -16,7 +16,7 @@ from sparsediff import SeriesStats, UsageError, checkpoint_stats, series_stats
 from sparsediff.checkpoint import open_checkpoint
 from sparsediff.disk.inputs import OpenFiles, Readable
 from sparsediff.dtypes import DTYPES
-from sparsediff.kernels.reference import keys
+from sparsediff.kernels.steps import keys
 from sparsediff.stats import SeriesReader, names, pieces, spread
 from tests.conftest import Run
 from tests.support.pairs import (
