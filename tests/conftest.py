@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from hypothesis import HealthCheck, settings
 from sparsediff import make_patch
 from sparsediff.cli import run
 from tests.support.pairs import model_directory
+from tests.support.places import MEMORY, memory_has_room
 from tests.support.seaweed import seaweed as seaweed
+
+# Thousands of files that live for a moment: a disk takes longer to forget them than the
+# tests take. Who wants one, CI among them, sets the variable.
+if memory_has_room(4 << 30):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 settings.register_profile(
     "default",
@@ -52,6 +59,14 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Run:
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    """A directory with room for gigabytes, in memory where there is enough of it."""
+    place = MEMORY if memory_has_room(16 << 30) else None
+    with tempfile.TemporaryDirectory(dir=place) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

@@ -676,16 +676,16 @@ def test_surrogates_in_names_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_patch_of_more_than_four_gigabytes(tmp_path: Path) -> None:
+def test_patch_of_more_than_four_gigabytes(room: Path) -> None:
     n = (1 << 32) + 64
     stored = {"w": ("Byte", (n,), "0", n), "v": ("Float", (1,), "1", 1)}
     for name, data in (("a.pt", b"abcd"), ("b.pt", b"abce")):
         items = [Item("m/data.pkl", old_pickle(stored)), Item("m/data/0", b"", hole=n)]
-        write_archive(tmp_path / name, [*items, Item("m/data/1", data)], zip64=True)
-    result = make_patch(tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "p")
+        write_archive(room / name, [*items, Item("m/data/1", data)], zip64=True)
+    result = make_patch(room / "a.pt", room / "b.pt", room / "p")
     assert result.patch_bytes < 4000 + 200 * len(result.manifest.buckets)
-    apply_patch(tmp_path / "a.pt", tmp_path / "p", tmp_path / "out")
-    subprocess.run(["cmp", tmp_path / "out", tmp_path / "b.pt"], check=True)
+    apply_patch(room / "a.pt", room / "p", room / "out")
+    subprocess.run(["cmp", room / "out", room / "b.pt"], check=True)
 
 
 PUBLISHED = {  # distribution and file: written by many versions of torch since 1.0

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +15,6 @@ from tests.support.pairs import RNG, bf16, step_of_training
 LIMIT = 600 << 20  # bytes, with two jobs
 PIECE = 64 << 20  # bytes written at a time
 GIB = 1 << 30
-
-
-@pytest.fixture
-def room() -> Iterator[Path]:
-    """A directory with room for gigabytes, in memory where there is enough of it."""
-    shm = Path("/dev/shm")
-    in_memory = shm.is_dir() and shutil.disk_usage(shm).free > 16 * GIB
-    with tempfile.TemporaryDirectory(dir=shm if in_memory else None) as directory:
-        yield Path(directory)
 
 
 def write(path: Path, dtype: str, word_bytes: int, piece: bytes, n_bytes: int) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from sparsediff.disk import inputs, outputs, temps
 from sparsediff.shipping import snapshot as module
 from sparsediff.shipping.snapshot import check_kept, identity, keep, states
 from tests.support.pairs import model_directory, training_pair, tree, write_safetensors
+from tests.support.places import MEMORY
 
 EVERY_WAY = ["reflink", "link", "copy"]
 
@@ -67,10 +69,10 @@ def no_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def other_device(tmp_path: Path) -> Path:
-    shm = Path("/dev/shm")
-    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("no second file system here")
-    return shm
+    for place in (MEMORY, Path(tempfile.gettempdir())):
+        if place.is_dir() and place.stat().st_dev != tmp_path.stat().st_dev:
+            return place
+    pytest.skip("no second file system here")
 
 
 # Ways
