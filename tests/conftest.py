@@ -16,6 +16,10 @@ from tests.support.pairs import model_directory
 from tests.support.places import MEMORY, memory_has_room
 from tests.support.seaweed import seaweed as seaweed
 
+# The workers share the processors: threads of PyTorch's would only wait for each other, and
+# do so busily, for four times the processor time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Thousands of files that live for a moment: a disk takes longer to forget them than the
 # tests take. Who wants one, CI among them, sets the variable.
 if memory_has_room(4 << 30):
