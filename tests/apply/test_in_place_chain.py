@@ -136,7 +136,7 @@ def test_kill_at_any_point_is_finished_by_another_run(
     def prepare() -> None:
         write(live, states[0])
 
-    for point in killed_at_each_point(prepare, lambda: run(arguments), tmp_path / "log"):
+    for point in killed_at_each_point(prepare, lambda: run(arguments), tmp_path / "log", tmp_path):
         points += 1
         seen = {n: b for n, b in tree(live).items() if not os.path.basename(n).startswith(".")}
         assert possible.issuperset(seen.values()), point

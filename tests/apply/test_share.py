@@ -188,7 +188,7 @@ def test_share_in_place_that_is_killed_is_finished_by_the_next_run(
         apply_patch(base, patches, in_place=True, files=["model-[12]*"], jobs=1)
 
     points = 0
-    for point in killed_at_each_point(prepare, act, tmp_path / "log"):
+    for point in killed_at_each_point(prepare, act, tmp_path / "log", tmp_path):
         act()
         assert tree(base) == wanted, point
         assert not [n for n in os.listdir(base) if "sparsediff" in n], point

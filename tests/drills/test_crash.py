@@ -75,10 +75,10 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_kill_leaves_old_or_new(verb: str, room: Room, tmp_path: Path) -> None:
-    arguments = [str(a) for a in room.command(verb)]
+    arguments = [*map(str, room.command(verb)), "-j", "1"]  # the same points each time
     points = []
     for point in killed_at_each_point(
-        room.preparing(verb), lambda: run(arguments), tmp_path / "log"
+        room.preparing(verb), lambda: run(arguments), tmp_path / "log", room.live
     ):
         points.append(point)
         assert room.seen() in room.states(verb), point
@@ -105,10 +105,10 @@ def test_interrupt_cleans_up(verb: str, sig: int, room: Room, tmp_path: Path) ->
 
 def test_kill_in_place_is_finished_by_another_run(room: Room, tmp_path: Path) -> None:
     old, new = tree(room.base), tree(room.target)
-    arguments = ["apply", "--in-place", str(room.out), str(room.patch), "-q"]
+    arguments = ["apply", "--in-place", str(room.out), str(room.patch), "-q", "-j", "1"]
     points = []
     for point in killed_at_each_point(
-        room.preparing("replace"), lambda: run(arguments), tmp_path / "log"
+        room.preparing("replace"), lambda: run(arguments), tmp_path / "log", room.live
     ):
         points.append(point)
         for name, content in tree(room.out).items():

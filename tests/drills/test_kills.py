@@ -20,7 +20,7 @@ from tests.support.runs import assert_sound, catalog_of
 def test_kill_ship_leaves_a_sound_store_and_the_next_run_completes_it(tmp_path: Path) -> None:
     drill = Drill(tmp_path)
     points = []
-    for point in killed_at_each_point(drill.restore, drill.ship, tmp_path / "log"):
+    for point in killed_at_each_point(drill.restore, drill.ship, tmp_path / "log", drill.live):
         points.append(point)
         store = open_store(drill.store)
         assert_sound(store, drill.originals, drill.scratch())
@@ -55,7 +55,10 @@ def test_kill_pull_shows_readers_one_version_or_the_other(start: str, tmp_path: 
     originals = drill.originals
     points = []
     for point in killed_at_each_point(
-        drill.restore, lambda: pull(store, dest, jobs=1, streams=1, keep=1), tmp_path / "log"
+        drill.restore,
+        lambda: pull(store, dest, jobs=1, streams=1, keep=1),
+        tmp_path / "log",
+        drill.live,
     ):
         points.append(point)
         assert tree(dest / "current") in (before, originals["step_000300"])
@@ -85,7 +88,7 @@ def test_kill_pull_in_place_is_completed(start: str, tmp_path: Path) -> None:
     def act() -> None:
         pull(store, dest, version=wanted, in_place=True, jobs=1, streams=1)
 
-    for point in killed_at_each_point(drill.restore, act, tmp_path / "log"):
+    for point in killed_at_each_point(drill.restore, act, tmp_path / "log", drill.live):
         assert dest.exists(), point
         act()
         assert tree(dest) == originals[wanted], point

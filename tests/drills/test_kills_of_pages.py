@@ -88,7 +88,7 @@ def test_ship(place: Place, tmp_path: Path) -> None:
     place.save()
     before = names_of(place)
     points = []
-    for point in killed_at_each_point(place.restore, place.ship, tmp_path / "log"):
+    for point in killed_at_each_point(place.restore, place.ship, tmp_path / "log", place.live):
         points.append(point)
         assert names_of(place) in (before, [*before, "step_000010"])
         assert list(catalog_of(place.store).versions)
@@ -102,7 +102,7 @@ def test_prune(place: Place, tmp_path: Path) -> None:
         prune(place.store, now=time.time() + 100, keep=3, grace=0.0, streams=1)
 
     points = []
-    for point in killed_at_each_point(place.restore, act, tmp_path / "log"):
+    for point in killed_at_each_point(place.restore, act, tmp_path / "log", place.live):
         points.append(point)
         assert check(place.store, now=time.time()).broken == {}
         act()
@@ -125,7 +125,7 @@ def test_publishing_in_parts(place: Place, tmp_path: Path) -> None:
     def act() -> None:
         publish_in_parts(place.store, [place.paths[-1]], path, place.scratch(), n_parts=1)
 
-    for point in killed_at_each_point(place.restore, act, tmp_path / "log"):
+    for point in killed_at_each_point(place.restore, act, tmp_path / "log", place.live):
         if names_of(place) == before:
             act()
         place.assert_clean([*before, path.name])

@@ -118,7 +118,7 @@ def test_part_and_merge_that_are_killed_are_made_again(tmp_path: Path) -> None:
 
     make_patch(base, target, tmp_path / "whole")
     points = []
-    for point in killed_at_each_point(prepare, act, tmp_path / "log"):
+    for point in killed_at_each_point(prepare, act, tmp_path / "log", made):
         points.append(point)
         assert not patch.exists() or patch.read_bytes() == (tmp_path / "whole").read_bytes()
         act()

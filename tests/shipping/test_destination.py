@@ -293,6 +293,6 @@ def test_first_pull_in_place_that_is_killed_is_completed(
     def act() -> None:
         pull(store, dest, in_place=True, jobs=1, streams=1)
 
-    for point in killed_at_each_point(prepare, act, tmp_path / "log"):
+    for point in killed_at_each_point(prepare, act, tmp_path / "log", tmp_path):
         act()
         assert tree(dest) == tree(trainer.run / "step_000003"), point

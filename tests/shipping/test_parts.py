@@ -173,7 +173,7 @@ def test_a_pull_that_is_killed_is_completed(
         pull(local, dest, in_place=in_place, jobs=1, streams=1)
 
     n = 0
-    for point in killed_at_each_point(prepare, act, tmp_path / "log"):
+    for point in killed_at_each_point(prepare, act, tmp_path / "log", tmp_path):
         act()
         assert tree(dest if in_place else dest / "current") == tree(saved[1]), point
         n += 1

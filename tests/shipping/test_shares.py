@@ -173,7 +173,7 @@ def test_a_pull_that_is_killed_is_completed(
         pull(store, dest, in_place=in_place, files=PATTERNS, jobs=1, streams=1)
 
     n = 0
-    for point in killed_at_each_point(prepare, act, tmp_path / "log"):
+    for point in killed_at_each_point(prepare, act, tmp_path / "log", live):
         if not in_place:
             name = os.readlink(dest / "current").rpartition("/")[2]
             assert tree(dest / "current") == share_of(run / name), point

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import signal
+import stat
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,69 +48,84 @@ TOUCHES: list[tuple[Any, str]] = [
 
 
 def killed_at_each_point(
-    prepare: Callable[[], None], act: Callable[[], object], log: Path
+    prepare: Callable[[], None], act: Callable[[], object], log: Path, place: Path
 ) -> Iterator[str]:
-    """Call ``act`` in child processes that kill themselves, each a point later than the last.
+    """Call ``act`` in child processes that kill themselves, each a state of the disk later.
+
+    A first child gets to the end and says what ``place`` looks like at each point. Points in a
+    row that see the same leave the same when they are killed, so one of them is.
 
     Args:
         prepare: called before each child, in this process.
         act: what to kill; must do the same whenever it is called. If it returns an integer,
             that is an exit code.
         log: file for the names of the points.
+        place: directory that has all that ``act`` changes.
 
     Yields:
-        Name of the point at which the child was killed, such as "before replace
-        current"; the caller looks at what is left. Ends when a child got to its end.
+        Names of the points with the state that the child left, such as "after link step_1,
+        before replace current"; the caller looks at what is left.
     """
-    for point, code in _signalled(prepare, act, log, signal.SIGKILL):
-        assert code == -signal.SIGKILL, point
-        yield point
+    assert _child(prepare, act, log, lambda: _watch(_noting(log, place))) == 0
+    seen = [line.split("\t") for line in log.read_text().splitlines()]
+    points = [what for what, _ in seen]
+    assert len({state for _, state in seen}) > 1, f"nothing happens in {place}"
+    for _, group in itertools.groupby(range(len(seen)), lambda i: seen[i][1]):
+        same = list(group)
+        names = ", ".join(points[i] for i in same)
+        code = _child(prepare, act, log, lambda n=same[0]: arm(n + 1, log))  # type: ignore[misc]
+        assert code == -signal.SIGKILL, names
+        assert log.read_text().split()[:2] == points[same[0]].split()[:2], "not the same again"
+        yield names
 
 
 def interrupted_at_each_point(
     prepare: Callable[[], None], act: Callable[[], object], log: Path, signum: int
 ) -> Iterator[tuple[str, int]]:
-    """Like `killed_at_each_point`, with a signal that ``act`` can answer.
+    """Call ``act`` in child processes that signal themselves, each a point later than the last.
+
+    Args:
+        prepare: called before each child, in this process.
+        act: see `killed_at_each_point`; it can answer the signal.
+        log: file for the name of the point.
+        signum: of the signal.
 
     Yields:
-        Name of the point, and the exit code that ``act`` returned.
+        Name of the point, such as "before replace current", and the exit code that ``act``
+        returned. Ends when a child got to its end.
     """
-    yield from _signalled(prepare, act, log, signum)
-
-
-def _signalled(
-    prepare: Callable[[], None], act: Callable[[], object], log: Path, signum: int
-) -> Iterator[tuple[str, int]]:
-    """Points at which children signalled themselves, and how they ended.
-
-    A child that gets to its end without a signal must have done what it was to do.
-    """
-    failure = log.with_name(f"{log.name}.failure")
-    n = 0
-    while True:
-        n += 1
-        prepare()
-        for file in (log, failure):
-            file.write_text("")
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                signal.signal(signal.SIGTERM, _interrupt)
-                arm(n, log, signum)
-                result = act()
-                code = result if isinstance(result, int) else 0
-            except BaseException:
-                failure.write_text(traceback.format_exc())
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(child, 0)
-        code = os.waitstatus_to_exitcode(status)
+    for n in itertools.count(1):
+        code = _child(prepare, act, log, lambda n=n: arm(n, log, signum))  # type: ignore[misc]
         if not log.read_text():
-            assert code == 0, failure.read_text()
             return
         yield log.read_text(), code
+
+
+def _child(
+    prepare: Callable[[], None], act: Callable[[], object], log: Path, arm: Callable[[], None]
+) -> int:
+    """How a child ended that called ``arm`` and ``act``; one without a point must have done it."""
+    failure = log.with_name(f"{log.name}.failure")
+    prepare()
+    for file in (log, failure):
+        file.write_text("")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, _interrupt)
+            arm()
+            result = act()
+            code = result if isinstance(result, int) else 0
+        except BaseException:
+            failure.write_text(traceback.format_exc())
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code == 0 or log.read_text(), failure.read_text()
+    return code
 
 
 def command_killed_at_each_point(
@@ -130,7 +149,7 @@ def command_killed_at_each_point(
 
 
 def arm(n: int, log: Path, signum: int = signal.SIGKILL) -> None:
-    """Replace everything in `TOUCHES` by what counts, and signals at the ``n``-th point."""
+    """Have this process signal itself at the ``n``-th point, whose name goes into ``log``."""
     count = 0
 
     def point(what: str) -> None:
@@ -140,6 +159,12 @@ def arm(n: int, log: Path, signum: int = signal.SIGKILL) -> None:
             with open(log, "w") as f:
                 f.write(what)
             os.kill(os.getpid(), signum)
+
+    _watch(point)
+
+
+def _watch(point: Callable[[str], None]) -> None:
+    """Replace everything in `TOUCHES` by what calls ``point`` before and after it."""
 
     def wrap(owner: Any, name: str) -> Callable[..., Any]:
         function = getattr(owner, name)
@@ -156,6 +181,37 @@ def arm(n: int, log: Path, signum: int = signal.SIGKILL) -> None:
 
     for owner, name in TOUCHES:
         setattr(owner, name, wrap(owner, name))
+
+
+def _noting(log: Path, place: Path) -> Callable[[str], None]:
+    """What writes each point and the state of ``place`` into ``log``."""
+
+    def point(what: str) -> None:
+        with open(log, "a") as f:
+            f.write(f"{what}\t{_state(place, log)}\n")
+
+    return point
+
+
+def _state(place: Path, log: Path) -> str:
+    """Digest of all that a kill leaves in a directory."""
+    found: list[tuple[object, ...]] = []
+    recent = time.time() - 1
+    for directory, names, files in os.walk(place):
+        for name in [*names, *files]:
+            path = os.path.join(directory, name)
+            if name.startswith(log.name) and directory == str(log.parent):
+                continue
+            about = os.lstat(path)
+            content = b""
+            if stat.S_ISLNK(about.st_mode):
+                content = os.readlink(path).encode()
+            elif stat.S_ISREG(about.st_mode) and about.st_mtime > recent:  # clocks are coarse
+                content = Path(path).read_bytes()
+            found.append((path, about.st_ino, about.st_mode, about.st_nlink, content))
+            if not stat.S_ISDIR(about.st_mode):
+                found.append((path, about.st_size, about.st_mtime_ns))
+    return hashlib.sha256(repr(sorted(found, key=repr)).encode()).hexdigest()
 
 
 if __name__ == "__main__":
