@@ -11,6 +11,7 @@ from sparsediff.disk.selection import Selection
 from tests.conftest import Run
 from tests.support.pairs import tree
 from tests.support.refusals import refused
+from tests.support.runs import settle
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,8 @@ def test_a_version_says_what_of_it_was_not_shipped(
     _with_optimizer(base, target)
     run, store, dest = tmp_path / "run", tmp_path / "store", tmp_path / "dest"
     run.mkdir()
+    for place in (base, target):
+        settle(place)
     base.rename(run / "step_000001")
     assert cli("ship", run, store, "-q")[0] == 0
     assert "left_out" not in (store / "latest.json").read_text()

@@ -440,7 +440,7 @@ def test_disk_full_at_the_store(trainer: Trainer, small_disk: Path, cli: Run) ->
     filler = small_disk / "filler"
     (path,) = trainer.save_steps(2)
     filler.write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096))
-    code, _, err = cli("ship", trainer.run, disk)
+    code, _, err = cli("ship", trainer.run, disk, "--retries", 0)
     assert (code, err.count("\n")) == (13, 1), err
     store = open_store(str(disk))
     assert len(catalog_of(store).versions) == 1

@@ -21,7 +21,7 @@ from tests.support.kills import killed_at_each_point
 from tests.support.pairs import training_pair, tree, write_safetensors
 from tests.support.parted import publish_in_parts
 from tests.support.refusals import EXIT, refused
-from tests.support.runs import catalog_of
+from tests.support.runs import catalog_of, settle
 
 PATTERNS = ["model-[12]*", "*.json"]
 NAMES = {"model-1.safetensors", "model-2.safetensors", "config.json"}
@@ -38,6 +38,7 @@ def save(run: Path, step: int, *, moved: bool = False) -> Path:
             tensors["moved"] = training_pair(3000, seed=9)[step % 2]
         write_safetensors(place / f"model-{shard}.safetensors", tensors)
     (place / "config.json").write_text(json.dumps({"step": step}))
+    settle(place)
     return place
 
 

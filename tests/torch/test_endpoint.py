@@ -24,6 +24,7 @@ from sparsediff.vllm.settings import Settings, parse
 from sparsediff.vllm.worker import call
 from tests.support.engine import Engine, checkpoint, fresh, same, save, step
 from tests.support.keys import new_key
+from tests.support.runs import settle
 
 
 class Rank:
@@ -88,7 +89,7 @@ class Scene:
 
     def ship(self, tensors: dict[str, torch.Tensor]) -> None:
         n = len(list((self.root / "run").glob("*"))) + 1
-        save(tensors, self.root / f"run/step_{n}/model.safetensors")
+        settle(save(tensors, self.root / f"run/step_{n}/model.safetensors").parent)
         ship(self.root / "run", self.store, Policy(rule=Rule(quiet=0.0)))
 
     def step(self) -> None:
