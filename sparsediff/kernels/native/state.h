@@ -56,8 +56,8 @@ typedef struct {
     size_t size, capacity;
 } Bytes;
 
-static inline int reserve(Bytes *b, size_t more) {
-    if (b->capacity - b->size >= more) return 1;
+static inline int reserve(Bytes *b, size_t more) { /* and a place for them, even if 0 */
+    if (b->capacity - b->size > more) return 1;
     size_t capacity = 2 * b->capacity + more + 256;
     uint8_t *data = realloc(b->data, capacity);
     if (!data) return 0;
