@@ -36,6 +36,8 @@ static const Loops *some_loops(void) {
 #if defined(__x86_64__)
     if (draw(2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
         return &loops_avx2;
+#elif defined(__aarch64__)
+    if (draw(2)) return &loops_neon;
 #endif
     return &loops_baseline;
 }

@@ -28,6 +28,32 @@ static inline uint64_t select_bit(uint64_t mask, unsigned index) {
     return _pdep_u64((uint64_t)1 << index, mask);
 }
 
+#elif defined(LOOPS_NEON)
+#include <arm_neon.h>
+
+/* Each byte keeps the bit of its place among 8; sums of neighbours, thrice, gather them. */
+static inline uint64_t mask_between(const uint8_t *byte, uint8_t first, uint8_t last) {
+    static const uint8_t place[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const uint8x16_t low = vdupq_n_u8(first), span = vdupq_n_u8((uint8_t)(last - first));
+    uint8x16_t bits[4];
+    for (int q = 0; q < 4; q++)
+        bits[q] = vandq_u8(vcleq_u8(vsubq_u8(vld1q_u8(byte + 16 * q), low), span), vld1q_u8(place));
+    const uint8x16_t sums = vpaddq_u8(vpaddq_u8(bits[0], bits[1]), vpaddq_u8(bits[2], bits[3]));
+    return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(sums, sums)), 0);
+}
+
+/* There is no deposit of bits: counts of bits, up to each byte in one word, say which byte. */
+static inline uint64_t select_bit(uint64_t mask, unsigned index) {
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
+    const uint64_t counts = vget_lane_u64(vreinterpret_u64_u8(vcnt_u8(vcreate_u8(mask))), 0);
+    const uint64_t up_to = counts * ones; /* by byte, its bits and those below; at most 64 */
+    const uint64_t passed = (((index * ones) | tops) - up_to) & tops; /* where that is <= index */
+    const unsigned at = 8 * (unsigned)__builtin_popcountll(passed);
+    uint64_t byte = mask >> at & 255;
+    for (unsigned left = index - (unsigned)((up_to << 8) >> at & 255); left; left--) byte &= byte - 1;
+    return (byte & (0 - byte)) << at;
+}
+
 #else
 
 static inline uint64_t mask_between(const uint8_t *byte, uint8_t first, uint8_t last) {

@@ -224,6 +224,8 @@ static int is_supported(const Loops *candidate) {
         __builtin_cpu_init();
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
     }
+#elif defined(__aarch64__)
+    if (candidate == &loops_neon) return 1;
 #endif
     return candidate == &loops_baseline;
 }
@@ -231,6 +233,8 @@ static int is_supported(const Loops *candidate) {
 static const Loops *const all_loops[] = {
 #if defined(__x86_64__)
     &loops_avx2,
+#elif defined(__aarch64__)
+    &loops_neon,
 #endif
     &loops_baseline,
 };

@@ -174,6 +174,8 @@ typedef struct {
 extern const Loops loops_baseline;
 #if defined(__x86_64__)
 extern const Loops loops_avx2;
+#elif defined(__aarch64__)
+extern const Loops loops_neon;
 #endif
 
 /* Take a tier whose pointers, counts and sizes of extra bits are given; 0 if the counts and
