@@ -30,7 +30,7 @@ def print_table(
     """
     # A tensor name is data: no control characters, and never any markup.
     table = [[name, *_printable(cells)] for name, cells in _transposed(columns, rows)]
-    widths = [max(map(_cells, column)) for column in table]
+    widths = [max(_cells(column)) for column in table]
     terminal = sys.stdout is not None and sys.stdout.isatty()
     room = shutil.get_terminal_size().columns if terminal else 1 << 16
     left_out = []
@@ -42,7 +42,7 @@ def print_table(
     first = max(room - sum(widths[1:]) - 2 * len(widths), 12)
     if widths[0] > first:
         table[0] = [_end_of(cell, first) for cell in table[0]]
-        widths[0] = max(map(_cells, table[0]))
+        widths[0] = max(_cells(table[0]))
     lines = [
         "  ".join(row).rstrip()
         for row in zip(*map(_padded, table, widths, range(len(table))), strict=True)
@@ -56,20 +56,20 @@ def print_table(
         say(f"sparsediff: note: {width}; a wider terminal or --json shows all", err=True)
 
 
-def _cells(text: str) -> int:
-    """Columns of a terminal that a text takes."""
-    if text.isascii():
-        return len(text)
+def _cells(column: Sequence[str]) -> list[int]:
+    """Columns of a terminal that each text takes."""
+    if "".join(column).isascii():
+        return [*map(len, column)]
     from rich.cells import cell_len
 
-    return cell_len(text)
+    return [len(text) if text.isascii() else cell_len(text) for text in column]
 
 
 def _end_of(text: str, room: int) -> str:
     """A text, or as much of its end as there is room for."""
-    if _cells(text) <= room:
+    if _cells([text])[0] <= room:
         return text
-    while _cells(text) >= room:
+    while _cells([text])[0] >= room:
         text = text[1:]
     return "…" + text
 
@@ -92,5 +92,5 @@ def _padded(column: list[str], width: int, at: int) -> list[str]:
     """Cells of the column ``at`` as wide as the widest, the first to the left, others right."""
     if "".join(column).isascii():
         return [cell.rjust(width) if at else cell.ljust(width) for cell in column]
-    gaps = [" " * (width - _cells(cell)) for cell in column]
+    gaps = [" " * (width - n) for n in _cells(column)]
     return [gap + cell if at else cell + gap for gap, cell in zip(gaps, column, strict=True)]

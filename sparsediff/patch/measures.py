@@ -24,14 +24,15 @@ def bits_per_changed(patch_bytes: float, n_changed: int) -> float | None:
 
 def weighted_median(values: list[int], weights: list[int]) -> int:
     """The value below and above which half of the weight lies; 0 without weight."""
-    if not sum(weights):
+    weight_of: dict[int, int] = {}  # there may be very many values, but few that differ
+    for value, weight in zip(values, weights, strict=True):
+        weight_of[value] = weight_of.get(value, 0) + weight
+    total, below = sum(weights), 0
+    if not total:
         return 0
-    if len(values) == 1:
-        return values[0]
-    middle, below = (sum(weights) + 1) // 2, 0
-    for value, weight in sorted(zip(values, weights, strict=True)):
-        below += weight
-        if below >= middle:
+    for value in sorted(weight_of):
+        below += weight_of[value]
+        if 2 * below >= total:
             return value
     raise AssertionError("no weight is below the middle")
 

@@ -7,15 +7,19 @@ and throws the payloads away, so both ways print the same figures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from sparsediff.make import MakeResult, make_patch
 from sparsediff.parallel import Progress
 from sparsediff.patch import measures
 from sparsediff.patch.container import Patch, PatchSource, open_patch
-from sparsediff.patch.manifest import Manifest, Tensor
+from sparsediff.patch.manifest import Manifest
 from sparsediff.stats import names
 from sparsediff.stats.bound import Bound
 
@@ -61,11 +65,15 @@ class TensorStats:
     @property
     def label(self) -> str:
         """Name to show."""
-        return f"<{self.file or 'file'}>" if self.opaque else self.name or '""'
+        return self.name or _label(self.opaque, self.file)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+def _label(opaque: bool, file: str) -> str:
+    """What to show for a name that is empty."""
+    return f"<{file or 'file'}>" if opaque else '""'
+
+
+class Group(NamedTuple):
     """Figures of one tensor, or of several added up.
 
     The median of a group is the median of its tensors' medians weighted by
@@ -109,37 +117,72 @@ class Group:
         return measures.share(self.n_ones, self.n_changed - self.n_new)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CheckpointStats:
     """What `checkpoint_stats` found.
 
     Attributes:
-        tensors: per tensor, in the target's order.
-        target_bytes: bytes of all target files.
+        manifest: of the patch, which has the figures of each tensor.
+        payload_bytes: per tensor of the manifest, its part of the bucket payloads.
         patch_bytes: bytes of the whole patch.
-        bound_bits: entropy bound of the changes, if it was asked for.
         coded_bytes: payload bytes of the buckets that the bound speaks of.
+        bound_bits: entropy bound of the changes, if it was asked for.
     """
 
-    tensors: list[TensorStats]
-    target_bytes: int
+    manifest: Manifest
+    payload_bytes: list[float]
     patch_bytes: int
     coded_bytes: int
     bound_bits: float | None = None
+
+    @cached_property
+    def tensors(self) -> list[TensorStats]:
+        """Per tensor, in the target's order."""
+        return [
+            TensorStats(
+                name=t.name,
+                opaque=name is None,
+                file=file,
+                dtype=t.dtype.name,
+                shape=t.shape,
+                n_elements=t.n_words,
+                n_changed=t.n_changed,
+                n_new=t.n_words - t.n_based,
+                n_ones=t.n_ones,
+                median=t.median,
+                largest=t.largest,
+                raw_bytes=t.n_bytes,
+                changed_bytes=t.n_changed * t.dtype.word_bytes,
+                patch_bytes=n_bytes,
+            )
+            for t, name, file, n_bytes in zip(
+                self.manifest.tensors,
+                self.manifest.names,
+                self._file_names(),
+                self.payload_bytes,
+                strict=True,
+            )
+        ]
+
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of all target files."""
+        return sum(f.size for f in self.manifest.target_files)
 
     @property
     def ratio(self) -> float | None:
         """Target bytes per patch byte."""
         return measures.share(self.target_bytes, self.patch_bytes)
 
-    @property
+    @cached_property
     def total(self) -> Group:
         """All tensors; the bytes of files of no known format left out.
 
         Its ``patch_bytes`` are those of the whole patch.
         """
-        known = [t for t in self.tensors if not t.opaque]
-        return _group("total", known or self.tensors, self.patch_bytes)
+        every = range(len(self.manifest.tensors))
+        known = [i for i in every if self.manifest.names[i] is not None]
+        return self._group("total", known or every)._replace(patch_bytes=self.patch_bytes)
 
     @property
     def raw_pairs_bytes(self) -> int:
@@ -153,61 +196,83 @@ class CheckpointStats:
         What they are: see `SeriesStats.grouped`.
         """
         if by == "tensor":  # two files may hold tensors of one name, which stay apart
-            return [_alone(t) for t in self.tensors]
-        depth = names.depths([t.name for t in self.tensors]) if by == "depth" else []
-        key: Callable[[int, TensorStats], str] = {
-            "layer": lambda _, t: names.layer(t.name),
-            "kind": lambda _, t: names.kind(t.name) or t.label,
-            "depth": lambda i, _: depth[i],
-            "part": lambda _, t: names.part(t.name),
-            "dtype": lambda _, t: t.dtype,
-            "file": lambda _, t: t.file or "(single file)",
-        }[by]
-        members: dict[str, list[TensorStats]] = {}
-        for i, tensor in enumerate(self.tensors):
-            members.setdefault(key(i, tensor), []).append(tensor)
+            return self._alone()
+        members: dict[str, list[int]] = {}
+        for i, key in enumerate(self._keys(by)):
+            members.setdefault(key, []).append(i)
+        return [self._group(key, rows) for key, rows in members.items()]
+
+    def _keys(self, by: str) -> list[str]:
+        """The group of each tensor."""
+        tensors = self.manifest.tensors
+        match by:
+            case "layer":
+                return [names.layer(t.name) for t in tensors]
+            case "kind":
+                labels = self._labels()
+                return [names.kind(t.name) or n for t, n in zip(tensors, labels, strict=True)]
+            case "depth":
+                return list(names.depths([t.name for t in tensors]))
+            case "part":
+                return [names.part(t.name) for t in tensors]
+            case "dtype":
+                return [t.dtype.name for t in tensors]
+            case _:
+                return [file or "(single file)" for file in self._file_names()]
+
+    def _file_names(self) -> Iterator[str]:
+        """Of each tensor, the name of its file."""
+        return (f.name for f in self.manifest.target_files for _ in range(f.n_tensors))
+
+    def _labels(self) -> list[str]:
         return [
-            _group(name, group, sum(t.patch_bytes for t in group))
-            for name, group in members.items()
+            name or _label(name is None, file)
+            for name, file in zip(self.manifest.names, self._file_names(), strict=True)
         ]
 
+    def _alone(self) -> list[Group]:
+        """A group of each tensor, of which there may be very many."""
+        return [
+            Group(
+                label,
+                1,
+                int((changed := t.n_changed) == 0),
+                t.n_words,
+                changed,
+                t.n_words - t.n_based,
+                t.n_ones,
+                t.median if t.n_stepped else 0,
+                t.largest,
+                t.n_bytes,
+                changed * t.dtype.word_bytes,
+                n_bytes,
+                n_bytes,
+            )
+            for t, label, n_bytes in zip(
+                self.manifest.tensors, self._labels(), self.payload_bytes, strict=True
+            )
+        ]
 
-def _alone(t: TensorStats) -> Group:
-    """The figures of one tensor, of which there may be very many."""
-    return Group(
-        key=t.label,
-        n_tensors=1,
-        n_untouched=int(t.n_changed == 0),
-        n_elements=t.n_elements,
-        n_changed=t.n_changed,
-        n_new=t.n_new,
-        n_ones=t.n_ones,
-        median=t.median if t.n_changed > t.n_new else 0,
-        largest=t.largest,
-        raw_bytes=t.raw_bytes,
-        changed_bytes=t.changed_bytes,
-        patch_bytes=t.patch_bytes,
-        payload_bytes=t.patch_bytes,
-    )
-
-
-def _group(key: str, tensors: list[TensorStats], patch_bytes: float) -> Group:
-    stepped = [t.n_changed - t.n_new for t in tensors]
-    return Group(
-        key=key,
-        n_tensors=len(tensors),
-        n_untouched=sum(t.n_changed == 0 for t in tensors),
-        n_elements=sum(t.n_elements for t in tensors),
-        n_changed=sum(t.n_changed for t in tensors),
-        n_new=sum(t.n_new for t in tensors),
-        n_ones=sum(t.n_ones for t in tensors),
-        median=measures.weighted_median([t.median for t in tensors], stepped),
-        largest=max((t.largest for t in tensors), default=0),
-        raw_bytes=sum(t.raw_bytes for t in tensors),
-        changed_bytes=sum(t.changed_bytes for t in tensors),
-        patch_bytes=patch_bytes,
-        payload_bytes=sum(t.patch_bytes for t in tensors),
-    )
+    def _group(self, key: str, rows: Sequence[int]) -> Group:
+        tensors = [self.manifest.tensors[i] for i in rows]
+        changed = [t.n_changed for t in tensors]
+        stepped = [t.n_stepped for t in tensors]
+        n_bytes = sum(self.payload_bytes[i] for i in rows)
+        return Group(
+            key=key,
+            n_tensors=len(tensors),
+            n_untouched=changed.count(0),
+            n_elements=sum(t.n_words for t in tensors),
+            n_changed=sum(changed),
+            n_new=sum(changed) - sum(stepped),
+            n_ones=sum(t.n_ones for t in tensors),
+            median=measures.weighted_median([t.median for t in tensors], stepped),
+            largest=max((t.largest for t in tensors), default=0),
+            raw_bytes=sum(t.n_bytes for t in tensors),
+            changed_bytes=sum(t.n_changed * t.dtype.word_bytes for t in tensors),
+            patch_bytes=n_bytes,
+            payload_bytes=n_bytes,
+        )
 
 
 def checkpoint_stats(
@@ -262,52 +327,22 @@ def patch_stats(patch: PatchSource | Patch) -> CheckpointStats:
 def _stats(
     manifest: Manifest, sizes: dict[str, int], patch_bytes: int, bound_bits: float | None
 ) -> CheckpointStats:
-    attributed = _attribute(manifest, sizes)
-    tensors = []
-    for file, indices in zip(manifest.target_files, manifest.file_tensors, strict=True):
-        for i in indices:
-            t = manifest.tensors[i]
-            tensors.append(
-                TensorStats(
-                    name=t.name,
-                    opaque=manifest.names[i] is None,
-                    file=file.name,
-                    dtype=t.dtype.name,
-                    shape=t.shape,
-                    n_elements=t.n_words,
-                    n_changed=t.n_changed,
-                    n_new=t.n_words - t.n_based,
-                    n_ones=t.n_ones,
-                    median=t.median,
-                    largest=t.largest,
-                    raw_bytes=t.n_bytes,
-                    changed_bytes=t.n_changed * t.dtype.word_bytes,
-                    patch_bytes=attributed[i],
-                )
-            )
     coded = sum(
         sizes.get(f"bucket.{i}", 0) for i, b in enumerate(manifest.buckets) if b.base is not None
     )
-    target_bytes = sum(f.size for f in manifest.target_files)
-    return CheckpointStats(tensors, target_bytes, patch_bytes, coded, bound_bits)
+    return CheckpointStats(manifest, _attribute(manifest, sizes), patch_bytes, coded, bound_bits)
 
 
 def _attribute(manifest: Manifest, sizes: dict[str, int]) -> list[float]:
     """Payload bytes per tensor; a bucket's are split by changed words, else by words."""
-
-    def density(tensor: Tensor) -> float:
-        return tensor.n_stepped / tensor.n_based if tensor.n_based else 0.0
-
-    bytes_of = [0.0] * len(manifest.tensors)
+    bytes_of = np.zeros(len(manifest.tensors))
     for i, (bucket, parts) in enumerate(zip(manifest.buckets, manifest.parts, strict=True)):
-        size = sizes.get(f"bucket.{i}", 0)
-        weights = [float(p.n_words) for p in parts]
+        rows, _, n_words = map(list, zip(*parts, strict=True))
+        weights = np.array(n_words, np.float64)
         if bucket.base is not None:
-            changed = [
-                w * density(manifest.tensors[p.tensor]) for w, p in zip(weights, parts, strict=True)
-            ]
-            weights = changed if sum(changed) else weights
-        total = sum(weights)
-        for part, weight in zip(parts, weights, strict=True):
-            bytes_of[part.tensor] += size * weight / total
-    return bytes_of
+            tensors = [manifest.tensors[row] for row in rows]
+            stepped = np.array([t.n_stepped for t in tensors], np.float64)
+            if stepped.any():
+                weights *= stepped / np.array([t.n_based for t in tensors])
+        bytes_of[rows] += sizes.get(f"bucket.{i}", 0) * weights / weights.sum()
+    return bytes_of.tolist()
