@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from operator import itemgetter
+from operator import itemgetter, sub
 from typing import Any
 
 from sparsediff.checkpoint.formats.span import MalformedError, Span
@@ -27,6 +27,7 @@ MAX_HEADER = 100_000_000  # bytes, the limit of the format's own library
 _NAMED = re.compile(rb'"[ \t\r\n]*:')
 _SURROGATE = re.compile("[\ud800-\udfff]").search
 _MAX_SIDE = 1 << 53
+_FIELDS = itemgetter("dtype", "shape", "data_offsets")
 _METADATA = "__metadata__"  # the entry of the header that is no tensor
 
 # The format's library stores the most aligned first, then by name.
@@ -201,8 +202,8 @@ def _holds_all(header: Any, raw: bytes) -> bool:
     """
     if not isinstance(header, dict):
         return True
-    tables = [header, *(v for v in header.values() if isinstance(v, dict))]
-    return len(_NAMED.findall(raw)) == sum(map(len, tables))
+    n_names = len(header) + sum(len(v) for v in header.values() if isinstance(v, dict))
+    return raw.count(b":") == n_names or len(_NAMED.findall(raw)) == n_names
 
 
 def _plain_spans(header: dict[str, Any], data: int, size: int) -> list[Span] | None:
@@ -210,29 +211,25 @@ def _plain_spans(header: dict[str, Any], data: int, size: int) -> list[Span] | N
 
     There may be very many. What is wrong with one, or merely unusual, is for `_span` to say.
     """
-    entries = header.values()
+    if not header:
+        return []
     try:
-        dtypes = [entry["dtype"] for entry in entries]
-        shapes = [entry["shape"] for entry in entries]
-        offsets = [entry["data_offsets"] for entry in entries]
-        if {*map(type, shapes), *map(type, offsets)} - {list} or {*map(len, offsets)} - {2}:
+        dtypes, shapes, offsets = zip(*map(_FIELDS, header.values()), strict=True)
+        begins, ends = zip(*offsets, strict=True)
+        if {*map(type, shapes), *map(type, offsets)} - {list}:
             return None
-        if {*map(type, chain(chain.from_iterable(shapes), chain.from_iterable(offsets)))} - {int}:
+        if {*map(type, chain(begins, ends, chain.from_iterable(shapes)))} - {int}:
             return None
         kinds = [*zip(dtypes, map(tuple, shapes), strict=True)]
-        known = {(d, shape): (DTYPES[d], DTYPES[d].n_bytes(shape)) for d, shape in {*kinds}}
-    except (KeyError, TypeError):
+        known = {(d, shape): (DTYPES[d], shape, DTYPES[d].n_bytes(shape)) for d, shape in {*kinds}}
+    except (KeyError, TypeError, ValueError):
         return None
     if not all(0 <= side <= _MAX_SIDE for _, shape in known for side in shape):
         return None
-    if not all(0 <= begin <= end <= size - data for begin, end in offsets):
+    found, shapes, sizes = zip(*map(known.__getitem__, kinds), strict=True)
+    if sizes != tuple(map(sub, ends, begins)) or min(begins) < 0 or max(ends) > size - data:
         return None
-    if [known[kind][1] for kind in kinds] != [end - begin for begin, end in offsets]:
-        return None
-    spans = [
-        Span(name, known[kind][0], kind[1], data + begin, end - begin)
-        for name, kind, (begin, end) in zip(header, kinds, offsets, strict=True)
-    ]
+    spans = [*map(Span, header, found, shapes, map(data.__add__, begins), sizes)]
     return spans if _is_text("".join(header)) else None
 
 
