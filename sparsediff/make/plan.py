@@ -10,6 +10,7 @@ and shape.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from functools import cache
 
 from sparsediff.checkpoint import Checkpoint, CheckpointFile
 from sparsediff.checkpoint.formats import Span
@@ -69,7 +70,9 @@ def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = MAX_BUCKET_WO
                 file.source.size,
                 len(file.spans),
                 skeleton=32 * _NOT_YET,
-                dictionary=namesake.get(file.name, _likeliest(manifest.tensors[first:], only)),
+                dictionary=namesake[file.name]
+                if file.name in namesake
+                else _likeliest(manifest.tensors[first:], only),
                 skeleton_digest=64 * _NOT_YET,
             )
         )
@@ -89,14 +92,18 @@ def _likeliest(tensors: list[Tensor], default: int | None) -> int | None:
 
 def _match(base: Checkpoint, target: Checkpoint) -> Matches:
     """Base span for each target tensor that has one."""
-    in_file: dict[str, dict[str, Match]] = {}
-    by_name: dict[str, Match] = {}
-    for i, file in enumerate(base.files):
-        matches = in_file[file.name] = {}
-        for span in file.spans:
-            match = matches[span.name] = (i, span)
-            if not span.is_all_of(file.source.size):
-                by_name.setdefault(span.name, match)
+    in_file = {f.name: {s.name: (i, s) for s in f.spans} for i, f in enumerate(base.files)}
+
+    @cache
+    def by_name() -> dict[str, Match]:
+        """In whichever file; asked for only where the namesake lacks a tensor."""
+        found: dict[str, Match] = {}
+        for i, file in enumerate(base.files):
+            for span in file.spans:
+                if not span.is_all_of(file.source.size):
+                    found.setdefault(span.name, (i, span))
+        return found
+
     # An array is named after its file; between two files of one each, names say nothing.
     only = None
     if all(not c.is_directory and len(c.files[0].spans) == 1 for c in (base, target)):
@@ -108,7 +115,7 @@ def _match(base: Checkpoint, target: Checkpoint) -> Matches:
         for span in file.spans:
             near = namesakes.get(span.name)
             if near is None and not span.is_all_of(file.source.size):
-                near = by_name.get(span.name)
+                near = by_name().get(span.name)
             near = near or only
             if near is not None and _comparable(span, near[1]):
                 matched[span.name] = near
