@@ -272,25 +272,24 @@ def _sort_value(group: Group, sort: str) -> Any:
 
 def _print(stats: CheckpointStats, groups: list[Group], by: str, hidden: int) -> None:
     total = stats.total
-    head = [by, "elements", "changed", "density", "sparsity", "±1", "median", "largest"]
-    head += ["bytes", "in patch", "bits/chg"]
-    rows = [
-        [
-            g.key,
-            count(g.n_elements),
-            count(g.n_changed),
-            percent(g.density),
-            percent(g.sparsity),
-            percent(g.ones_share),
-            str(g.median or "-"),
-            str(g.largest or "-"),
-            size(g.raw_bytes),
-            size(g.patch_bytes),
-            number(g.bits_per_changed),
-        ]
-        for g in [*groups, total]
-    ]
-    print_table(head, rows, last_is_total=True, expendable=("sparsity", "median", "largest", "±1"))
+    shown = [*groups, total]
+    columns = {
+        by: [g.key for g in shown],
+        "elements": [count(g.n_elements) for g in shown],
+        "changed": [count(g.n_changed) for g in shown],
+        "density": [percent(g.density) for g in shown],
+        "sparsity": [percent(g.sparsity) for g in shown],
+        "±1": [percent(g.ones_share) for g in shown],
+        "median": [str(g.median or "-") for g in shown],
+        "largest": [str(g.largest or "-") for g in shown],
+        "bytes": [size(g.raw_bytes) for g in shown],
+        "in patch": [size(g.patch_bytes) for g in shown],
+        "bits/chg": [number(g.bits_per_changed) for g in shown],
+    }
+    rows = [*zip(*columns.values(), strict=True)]
+    print_table(
+        [*columns], rows, last_is_total=True, expendable=("sparsity", "median", "largest", "±1")
+    )
     if hidden:
         say(f"({hidden:,} rows not shown)")
     click.echo()

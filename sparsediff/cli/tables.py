@@ -15,6 +15,8 @@ import click
 from sparsediff.cli.common import say
 from sparsediff.errors import printable
 
+_BLOCK = 1 << 12  # lines: what is printed at once stays in the cache
+
 
 def print_table(
     columns: Sequence[str],
@@ -43,14 +45,16 @@ def print_table(
     if widths[0] > first:
         table[0] = [_end_of(cell, first) for cell in table[0]]
         widths[0] = max(_cells(table[0]))
-    lines = [
-        "  ".join(row).rstrip()
-        for row in zip(*map(_padded, table, widths, range(len(table))), strict=True)
-    ]
-    if last_is_total and len(rows) > 1:
-        lines.insert(-1, "")
-    lines.insert(1, "─" * (sum(widths) + 2 * len(widths) - 2))
-    click.echo("\n".join(lines))
+    n_lines = len(table[0])
+    for start in range(0, n_lines, _BLOCK):
+        block = [column[start : start + _BLOCK] for column in table]
+        cells = map(_padded, block, widths, range(len(table)))
+        lines = ["  ".join(row).rstrip() for row in zip(*cells, strict=True)]
+        if last_is_total and len(rows) > 1 and start + _BLOCK >= n_lines:
+            lines.insert(-1, "")
+        if start == 0:
+            lines.insert(1, "─" * (sum(widths) + 2 * len(widths) - 2))
+        click.echo("\n".join(lines))
     if left_out:
         width = f"{room} columns have no room for {', '.join(left_out)}"
         say(f"sparsediff: note: {width}; a wider terminal or --json shows all", err=True)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sparsediff.cli import tables
 from sparsediff.cli.tables import print_table
 from sparsediff.errors import printable
 
@@ -38,13 +40,14 @@ def by_rich(columns: list[str], rows: list[list[str]], *, last_is_total: bool) -
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
-@given(st.data(), st.integers(1, 4), st.integers(0, 5), st.booleans())
+@given(st.data(), st.integers(1, 4), st.integers(0, 5), st.booleans(), st.integers(1, 7))
 def test_as_rich_prints_it(
-    data: st.DataObject, n_columns: int, n_rows: int, last_is_total: bool
+    data: st.DataObject, n_columns: int, n_rows: int, last_is_total: bool, block: int
 ) -> None:
     columns = [data.draw(head) for _ in range(n_columns)]
     rows = [[data.draw(cell) for _ in range(n_columns)] for _ in range(n_rows)]
-    with contextlib.redirect_stdout(io.StringIO()) as out:
+    at_once = mock.patch.object(tables, "_BLOCK", block)
+    with at_once, contextlib.redirect_stdout(io.StringIO()) as out:
         print_table(columns, rows, last_is_total=last_is_total)
     assert out.getvalue() == by_rich(columns, rows, last_is_total=last_is_total)
 
