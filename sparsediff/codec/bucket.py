@@ -157,14 +157,15 @@ class Decoder:
             CorruptError: the payload is not one that an encoder could have made.
         """
         self._patcher: kernels.Patcher | None = None
-        self._planes: Words | None = None
+        self._planes = np.empty((0, 0), np.uint8)
+        self._at = 0
         reader = Reader(payload)
         mode = self._mode = reader.byte()
         if not has_base and mode != MODE_PLANES:
             raise CorruptError("bucket without a base has a mode that needs one", found=mode)
         if mode in (MODE_PLANES, MODE_XOR_PLANES):
-            self._planes = np.empty(n_words, dtype.numpy)
-            _decode_planes(reader.rest(), self._planes)
+            planes = decompress(reader.rest(), n_words * dtype.word_bytes)
+            self._planes = np.frombuffer(planes, np.uint8).reshape(dtype.word_bytes, n_words)
         elif mode == MODE_TIERS:
             self._patcher = _decode_tiers(reader, n_words, dtype)
         else:
@@ -179,12 +180,13 @@ class Decoder:
         if self._patcher is not None:
             self._patcher.feed(words)
             return
-        assert self._planes is not None
-        planes, self._planes = self._planes[: words.size], self._planes[words.size :]
+        end = self._at + words.size
+        by_byte = words.view(np.uint8).reshape(-1, words.itemsize).T
         if self._mode == MODE_XOR_PLANES:
-            words ^= planes
+            by_byte ^= self._planes[:, self._at : end]
         else:
-            words[:] = planes
+            by_byte[:] = self._planes[:, self._at : end]
+        self._at = end
 
     def finish(self) -> None:
         """Check that nothing is left.
@@ -204,13 +206,6 @@ def _encode_planes(target: Words, base: Words | None) -> bytes:
             plane ^= base.view(np.uint8)[i :: base.itemsize]
     mode = MODE_PLANES if base is None else MODE_XOR_PLANES
     return compress(planes.reshape(-1).data, level=3, prefix=bytes([mode]))
-
-
-def _decode_planes(frame: bytes, out: Words) -> None:
-    planes = decompress(frame, out.nbytes)
-    out.view(np.uint8).reshape(-1, out.itemsize)[:] = (
-        np.frombuffer(planes, np.uint8).reshape(out.itemsize, -1).T
-    )
 
 
 def _lanes_log2(n_symbols: int) -> int:
