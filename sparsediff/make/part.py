@@ -19,7 +19,13 @@ import numpy as np
 from sparsediff.checksum import checksum, digest
 from sparsediff.codec.zstd import compress, decompress, stated_size
 from sparsediff.disk.inputs import InputFile, Readable, Window
-from sparsediff.errors import CorruptError, SparsediffError, UnsupportedError, os_errors
+from sparsediff.errors import (
+    CorruptError,
+    SparsediffError,
+    UnsupportedError,
+    UsageError,
+    os_errors,
+)
 from sparsediff.make.results import N_CLASSES, NO_STEPS, Result, Steps
 from sparsediff.make.shares import Share, Task
 from sparsediff.patch import manifest_json
@@ -250,7 +256,7 @@ def _parse(raw: bytes, sizes: dict[str, int]) -> Findings:
             for target, sha256, base, locators, largest, by_class in zip(*columns, strict=True)
         ]
         return Findings(Share(index, count), read, results, sizes)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
         raise CorruptError("results of the part are malformed") from None
 
 

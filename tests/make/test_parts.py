@@ -14,6 +14,7 @@ from sparsediff import Share, make_part, make_patch, merge_parts
 from sparsediff.errors import CorruptError, UnavailableError, UsageError
 from sparsediff.make.shares import cut
 from tests.conftest import Run
+from tests.fuzz.targets import part_with, results
 from tests.support.pairs import (
     RNG,
     Stored,
@@ -190,6 +191,15 @@ def test_damage_anywhere_is_found(base: Path, target: Path, tmp_path: Path) -> N
     with pytest.raises(CorruptError):
         merge_parts(paths, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("share", [b"[0,2]", b"[3,2]", b"[1,0]", b"[1,4294967296]"])
+def test_a_part_that_there_is_not_is_damage_of_the_file(share: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.part").write_bytes(
+        part_with(results()[0].replace(b'[1,2],"read"', share + b',"read"'))
+    )
+    with pytest.raises(CorruptError, match="results of the part are malformed"):
+        merge_parts([tmp_path / "a.part"], tmp_path / "out")
 
 
 def test_part_is_no_patch_and_a_patch_no_part(
