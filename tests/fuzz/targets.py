@@ -591,7 +591,11 @@ def _onnx() -> list[bytes]:
 
 
 def _file(name: str) -> Callable[[bytes], None]:
-    return partial(_spans, name)
+    def read(data: bytes) -> None:
+        _spans(name, data)
+        _references(name, data)
+
+    return read
 
 
 def _all(seeds: Iterable[bytes]) -> list[bytes]:
@@ -615,6 +619,7 @@ TARGETS: dict[str, Target] = {
     "safetensors": Target("checkpoints", _file("x.safetensors"), _safetensors),
     "torch": Target("checkpoints", _file("x.pt"), lambda: _torch(False)),
     "torch-legacy": Target("checkpoints", _file("x.bin"), lambda: _torch(True)),
+    "rank": Target("checkpoints", _file("mp_rank_00_model_states.pt"), lambda: _torch(False)),
     "pickle": Target("checkpoints", _pickle, _pickles),
     "gguf": Target("checkpoints", _file("x.gguf"), _gguf),
     "npy": Target("checkpoints", _file("x.npy"), _npy),
