@@ -31,7 +31,7 @@ from sparsediff.codec.zstd import compress, decompress, stated_size
 from sparsediff.disk.inputs import InputFile
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError, SparsediffError, UnsupportedError, UsageError
-from sparsediff.kernels import reference
+from sparsediff.kernels import steps
 from sparsediff.make.part import Part
 from sparsediff.patch import manifest_json
 from sparsediff.patch.entries import compose_header
@@ -237,7 +237,7 @@ def _buckets() -> list[bytes]:
             if (target == base).all():
                 continue
             head = bytes([i, (n - 1) & 255, (n - 1) >> 8])
-            survey = reference.survey(base, target, dtype)
+            survey = steps.survey(base, target, dtype)
             differ = bucket.choose(survey, n).differ(dtype)
             differ.feed(base, target, np.zeros(256, np.int64))
             found.append(head + bucket.choose(survey, n).payload(differ))

@@ -31,7 +31,7 @@ from sparsediff.checkpoint.memory import MemoryTensor, memory_checkpoint
 from sparsediff.checksum import Verified
 from sparsediff.codec import bucket
 from sparsediff.dtypes import DTYPES
-from sparsediff.kernels import reference
+from sparsediff.kernels import steps
 from tests import oracle
 from tests.soak.content import (
     Files,
@@ -72,7 +72,7 @@ def _bucket(rng: Random, _: Path) -> None:
     if (base == target).all():
         target[rng.integers(n)] ^= 1
     has_base = rng.random() < 0.9
-    survey = reference.survey(base, target, dtype) if has_base else None
+    survey = steps.survey(base, target, dtype) if has_base else None
     with using(_path(rng)):
         if survey is not None and rng.random() < 0.5:
             choice = bucket.choose(survey, n)

@@ -6,9 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sparsediff import kernels
-from sparsediff.kernels import rans, reference
+from sparsediff.kernels import rans, reference, steps
 
-_NAMES = ("Differ", "Patcher", "count_steps", "histogram", "survey")
+_REFERENCE = {
+    "Differ": reference.Differ,
+    "Patcher": reference.Patcher,
+    "count_steps": steps.count_steps,
+    "histogram": steps.histogram,
+    "rans_decode": rans.decode,
+    "rans_encode": rans.encode,
+    "survey": steps.survey,
+}
 
 
 def paths() -> list[str]:
@@ -19,12 +27,10 @@ def paths() -> list[str]:
 @contextmanager
 def using(path: str) -> Iterator[None]:
     """Let everything that calls kernels call those of ``path``."""
-    names = (*_NAMES, "rans_encode", "rans_decode")
-    before = {name: getattr(kernels, name) for name in names}
+    before = {name: getattr(kernels, name) for name in _REFERENCE}
     if path == "reference":
-        for name in _NAMES:
-            setattr(kernels, name, getattr(reference, name))
-        kernels.rans_encode, kernels.rans_decode = rans.encode, rans.decode
+        for name, value in _REFERENCE.items():
+            setattr(kernels, name, value)
     try:
         yield
     finally:
