@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -38,6 +39,32 @@ def check_wanted() -> None:
 def default_jobs() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Budget:
+    """Memory that calls on several threads hold at a time, together."""
+
+    def __init__(self, total: int) -> None:
+        """Have ``total`` bytes, all of them free."""
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, n_bytes: int) -> Iterator[None]:
+        """Wait until so many bytes are free, and hold them; more than there are: all of them.
+
+        A thread that holds some asks for no more, or two might wait for each other.
+        """
+        taken = min(n_bytes, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= taken)
+            self._free -= taken
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += taken
+                self._changed.notify_all()
 
 
 def ordered_map(function: Callable[[A], R], arguments: Iterable[A], jobs: int) -> Iterator[R]:

@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from sparsediff import checksum
-from sparsediff.checksum import PartChecksums
+from sparsediff.checksum import PartChecksums, Verified
 from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import decompress
 from sparsediff.disk.inputs import InputFile, OpenFiles
 from sparsediff.errors import CorruptError, SparsediffError, UsageError, WrongBaseError, os_errors
+from sparsediff.parallel import Budget
 from sparsediff.patch import words
 from sparsediff.patch.container import Patch, StoredPayload
 from sparsediff.patch.manifest import Manifest
 from sparsediff.patch.words import Piece, Writer
+
+PAID_BYTES = 32  # that a byte of payload may unfold to without waiting
+_unfolded = Budget(192 << 20)  # what else payloads may unfold to, on all threads together
 
 
 def check_kind(root: Path, is_directory: bool, error: SparsediffError) -> None:
@@ -143,6 +147,14 @@ class Task:
     bucket: int | None
     payloads: list[StoredPayload | None]
 
+    def verified(self) -> list[Verified | None]:
+        """What `payloads` hold.
+
+        Raises:
+            CorruptError: one does not have its SHA-256.
+        """
+        return [None if stored is None else stored.verified() for stored in self.payloads]
+
 
 def tasks(group: Sequence[Patch]) -> Iterator[Task]:
     """Everything there is to rebuild, in stored order; reads the patches as it goes.
@@ -189,14 +201,19 @@ def run(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
         return _run_skeleton(group, base, task, write)
     manifest = group[-1].manifest
     has_base = group[0].manifest.buckets[task.bucket].base is not None
+    size = words.n_bytes(manifest, task.bucket)
     try:
-        with OpenFiles() as files:
+        payloads = task.verified()
+        needed = size if any(codec.is_dense(p) for p in payloads if p is not None) else 0
+        if len(group) > 1 and not has_base:
+            needed += size  # of what is held between the patches
+        with _room_for(needed, payloads), OpenFiles() as files:
             source = base.source(files) if has_base else words.NOTHING
             room = words.room(manifest, task.bucket, 1) if len(group) > 1 else None
             pieces = words.pieces(manifest, task.bucket, [source], into=room)
             if has_base:
                 pieces = _checked(group[0], base, task.bucket, pieces)
-            for patch, payload in zip(group, task.payloads, strict=True):
+            for patch, payload in zip(group, payloads, strict=True):
                 if payload is not None:
                     pieces = _patched(patch, task.bucket, payload, pieces)
                 if patch is not group[-1]:
@@ -207,7 +224,13 @@ def run(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
         if has_base:  # whose fault is it?
             base.check(task.bucket)
         raise
-    return words.n_bytes(manifest, task.bucket)
+    return size
+
+
+def _room_for(n_bytes: int, payloads: Sequence[Verified | None]) -> AbstractContextManager[None]:
+    """Hold memory for ``n_bytes``, less those that the payloads pay for."""
+    paid = PAID_BYTES * sum(len(p) for p in payloads if p is not None)
+    return _unfolded.hold(max(n_bytes - paid, 0))
 
 
 @contextmanager
@@ -231,7 +254,7 @@ def _checked(patch: Patch, base: Base, bucket: int, pieces: Iterator[Piece]) -> 
 
 
 def _patched(
-    patch: Patch, bucket: int, payload: StoredPayload, pieces: Iterator[Piece]
+    patch: Patch, bucket: int, payload: Verified, pieces: Iterator[Piece]
 ) -> Iterator[Piece]:
     """Words of a bucket turned, in place, into those of the patch's target, as they pass by.
 
@@ -242,8 +265,7 @@ def _patched(
     dtype = words.bucket_dtype(manifest, bucket)
     sums = PartChecksums()
     with _named(patch, f"bucket.{bucket}"):
-        verified = payload.verified()
-        decoder = codec.Decoder(verified, record.n_words, dtype, has_base=record.base is not None)
+        decoder = codec.Decoder(payload, record.n_words, dtype, has_base=record.base is not None)
         for piece in pieces:
             (new,) = piece.words
             decoder.feed(new)
@@ -274,19 +296,21 @@ def check_words(manifest: Manifest, bucket: int, sums: list[str], path: object) 
 
 def _run_skeleton(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
     first = group[0].manifest.target_files[task.file].dictionary
-    data = b"" if first is None else base.skeleton(first)
-    for patch, payload in zip(group, task.payloads, strict=True):
-        manifest = patch.manifest
-        with _named(patch, "skeleton"):
-            if payload is not None:
-                has_dictionary = manifest.target_files[task.file].dictionary is not None
-                size = manifest.skeleton_size(task.file)
-                data = decompress(payload.verified(), size, data if has_dictionary else b"")
-            _check_skeleton(manifest, task.file, data, None)
-    at = 0
-    for begin, end in group[-1].manifest.skeleton_ranges(task.file):
-        write(task.file, begin, data[at : at + end - begin])
-        at += end - begin
+    data = b"" if first is None else base.skeleton(first)  # a wrong base is told before damage
+    payloads = task.verified()
+    sizes = [patch.manifest.skeleton_size(task.file) for patch in group]
+    unfolded = [n for n, payload in zip(sizes, payloads, strict=True) if payload is not None]
+    with _room_for(max(unfolded, default=0), payloads):
+        for patch, payload, size in zip(group, payloads, sizes, strict=True):
+            with _named(patch, "skeleton"):
+                if payload is not None:
+                    has_dictionary = patch.manifest.target_files[task.file].dictionary is not None
+                    data = decompress(payload, size, data if has_dictionary else b"")
+                _check_skeleton(patch.manifest, task.file, data, None)
+        at = 0
+        for begin, end in group[-1].manifest.skeleton_ranges(task.file):
+            write(task.file, begin, memoryview(data)[at : at + end - begin])
+            at += end - begin
     return at
 
 

@@ -141,6 +141,15 @@ def _encode_tiers(tiers: list[TierCode], bounds: list[int]) -> bytes:
     return b"".join(head)
 
 
+def is_dense(payload: Verified) -> bool:
+    """Whether a `Decoder` of this payload holds as many bytes as the words have.
+
+    zstd makes megabytes of a kilobyte of byte planes; tiers take two bytes at most for each
+    base word, of which there must be as many.
+    """
+    return payload[:1] != bytes([MODE_TIERS])
+
+
 class Decoder:
     """Rebuilds the words of a bucket from its payload, piece by piece."""
 

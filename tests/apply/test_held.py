@@ -1,0 +1,69 @@
+"""What payloads unfold to is held by all threads together, however many there are."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+
+from sparsediff.parallel import Budget, ordered_map
+from tests.hostile.write import anchor, frame, zeros
+from tests.patch.rewriting import container, dumped
+from tests.support.costs import cost
+
+
+def test_no_more_is_held_than_there_is_and_what_is_larger_is_held_alone() -> None:
+    budget, lock, held, most = Budget(10), threading.Lock(), [], []
+
+    def call(n: int) -> None:
+        with budget.hold(n):
+            with lock:
+                held.append(n)
+                most.append((sum(held), len(held)))
+            threading.Event().wait(0.002)
+            with lock:
+                held.remove(n)
+
+    for _ in ordered_map(call, [3, 30, 4, 4, 10, 0, 7, 11] * 5, 8):
+        pass
+    assert all(total <= 10 or (n == 1 or total in (11, 30)) for total, n in most)
+    assert max(n for _, n in most) > 1
+
+
+def test_what_is_held_is_free_after_an_error() -> None:
+    budget = Budget(10)
+
+    def call(_: int) -> None:
+        with budget.hold(10):
+            raise ValueError("first")
+
+    with pytest.raises(ValueError, match="first"):
+        list(ordered_map(call, range(9), 3))
+    with budget.hold(10):
+        pass
+
+
+def dense(n: int) -> bytes:
+    """A patch from nothing to n buckets of zeros, each as large as a bucket may be."""
+    size = 1 << 26
+    payload, manifest = zeros(size), anchor(n=size)
+    manifest["target"] |= {"size": [n * size], "tensors": [n]}
+    manifest["tensors"] |= {"dtype": ["F32"], "shape": [[size // 4]], "new": [size // 4]}
+    manifest["buckets"] |= {"words": [size // 4], "sha256": [hashlib.sha256(payload).hexdigest()]}
+    for table in ("tensors", "buckets"):
+        manifest[table] = {name: column * n for name, column in manifest[table].items()}
+    manifest["tensors"]["name"] = [str(i) for i in range(n)]
+    manifest["buckets"]["tensors"] = [[i, 1] for i in range(n)]
+    buckets = {f"bucket.{i}": payload for i in range(n)}
+    return container({"manifest": frame(dumped(manifest)), "skeleton.0": frame()} | buckets)
+
+
+def test_many_jobs_take_no_more_memory(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "p").write_bytes(dense(8))
+    assert (tmp_path / "p").stat().st_size < 25_000
+    found = cost("verify", tmp_path / "p", "--base", tmp_path / "empty", "--jobs", 16)
+    assert found.code == 0, found.err
+    assert found.peak_bytes < 300 << 20
