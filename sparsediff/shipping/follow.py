@@ -85,6 +85,7 @@ class Follower:
         files: patterns of the files to bring, as with `pull`; then the patches of arrivals are
             those from share to share.
         allow_rewind: follow a store that has gone back, whatever its writer says; see `pull`.
+        max_bytes: most bytes of a version, as with `pull`; a larger one is not brought.
 
     An arrival is acknowledged when the next one is asked for: until then the caller may be
     putting it to use.
@@ -107,6 +108,7 @@ class Follower:
         ack: str | None = None,
         files: Sequence[str] = (),
         allow_rewind: bool = False,
+        max_bytes: int | None = None,
     ) -> None:
         """See the class.
 
@@ -114,7 +116,7 @@ class Follower:
             UsageError: ``ack`` is no name for a machine.
         """
         self._machine = None if ack is None else Acknowledger(ack)
-        self._allow_rewind = allow_rewind
+        self._allow_rewind, self._max_bytes = allow_rewind, max_bytes
         self._store, self._directory = store, Path(os.path.abspath(directory))
         self._holding: Version | str | None = holding
         self._history: str | None = None  # that the version held belongs to
@@ -163,6 +165,7 @@ class Follower:
                 keep_patches=True,
                 files=self._files,
                 allow_rewind=self._allow_rewind,
+                max_bytes=self._max_bytes,
                 jobs=self._jobs,
             )
         assert result.version is not None

@@ -216,6 +216,7 @@ class Following:
             every=settings.every,
             keep=settings.keep,
             ack=settings.ack,
+            max_bytes=settings.max_bytes,
         )
         self._state = "following"
         async for arrival in follower:

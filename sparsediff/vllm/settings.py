@@ -34,6 +34,7 @@ class Settings:
         ack: name under which the store is told what is served; None: it is not told.
         trust: keys of which one must have signed the store, as `signing.public_key` takes them;
             None: it need not be signed.
+        max_bytes: most bytes of a version, as for ``pull``; None: any.
     """
 
     store: str
@@ -44,6 +45,7 @@ class Settings:
     fallback: str = "reload"
     ack: str | None = None
     trust: tuple[str, ...] | None = None
+    max_bytes: int | None = None
 
 
 def parse(additional: object) -> Settings | None:
@@ -84,6 +86,9 @@ def _settings(found: Any) -> Settings:
     if not isinstance(values["store"], str) or not isinstance(values["directory"], str):
         raise UsageError("`store` and `directory` must be text", found=found)
     values["trust"] = trusted_keys(values.get("trust"))
+    most = values.get("max_bytes")
+    if most is not None and (type(most) is not int or most < 1):
+        raise UsageError("`max_bytes` must be a number of bytes", found=most)
     if values["every"] <= 0 or values["keep"] < 2:
         raise UsageError("`every` must be above 0 and `keep` above 1", found=found)
     return Settings(**values | {"directory": Path(values["directory"]).absolute()})

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sparsediff.errors import CorruptError
+from sparsediff.shipping.follow import Follower
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship
 from sparsediff.stores import open_store
@@ -34,6 +36,8 @@ def test_pull_takes_no_version_beyond_the_limit(
     refused(result, EXIT["unavailable"], "no space left on device", "found 0 bytes")
     monkeypatch.undo()
     assert not list((tmp_path / "dest").rglob("*.safetensors"))
+    with pytest.raises(CorruptError, match="is larger than `max_bytes`"):
+        Follower(store, tmp_path / "dest", max_bytes=version.n_bytes - 1).poll()
     pull(store, tmp_path / "dest", in_place=bool(how), max_bytes=version.n_bytes)
 
 

@@ -260,6 +260,16 @@ def test_nothing_unsigned_is_served_once_a_key_is_trusted(tmp_path: Path) -> Non
     assert scene.holds(scene.tensors[-1])
 
 
+def test_a_version_beyond_the_limit_is_not_served(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+
+    def refused(following: Following) -> bool:
+        return "is larger than `max_bytes`" in (following.status()["store"] or "")
+
+    scene.play(then(scene.step), refused, at("step_1"), max_bytes=100)
+    assert scene.holds(scene.tensors[0])
+
+
 def test_settings() -> None:
     assert parse(None) is None
     assert parse({"other": 1}) is None
@@ -278,6 +288,8 @@ def test_settings() -> None:
         given | {"store": 1},
         given | {"trust": "key.pub"},
         given | {"trust": []},
+        given | {"max_bytes": "80GB"},
+        given | {"max_bytes": 0},
     ):
         with pytest.raises(UsageError):
             parse({"sparsediff": bad})
