@@ -23,6 +23,7 @@ from tests.fuzz.watch import FindingError, accepts
 
 _STATS = re.compile(r"stat::number_of_executed_units: (\d+)")
 _COVERED = re.compile(r" cov: (\d+) ft: (\d+) corp: (\d+)")
+_ROOM = "/dev/shm" if Path("/dev/shm").is_dir() else None  # in memory, where there is that
 _MAX_BYTES = 1 << 14  # of an input
 
 
@@ -72,7 +73,8 @@ def _blind(name: str, options: argparse.Namespace) -> tuple[int, str, str, str]:
 
 
 def _guided(name: str, options: argparse.Namespace) -> tuple[int, str, str, str]:
-    with tempfile.TemporaryDirectory() as room:
+    # libFuzzer ends the process without cleaning up: what it leaves goes with this directory.
+    with tempfile.TemporaryDirectory(dir=_ROOM) as room:
         given = Path(room) / "seeds"
         given.mkdir()
         for i, data in enumerate(seeds(name)):
@@ -85,7 +87,7 @@ def _guided(name: str, options: argparse.Namespace) -> tuple[int, str, str, str]
              f"-max_len={_MAX_BYTES}", "-timeout=60", "-rss_limit_mb=2048",
              "-print_final_stats=1", f"-artifact_prefix={room}/"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            env=os.environ | {"PYTHONHASHSEED": "0"}, check=False,
+            env=os.environ | {"PYTHONHASHSEED": "0", "TMPDIR": room}, check=False,
         )  # fmt: skip
         counted, covered = _STATS.findall(done.stdout), _COVERED.findall(done.stdout)
         edges, _, n_kept = covered[-1] if covered else ("", "", "")

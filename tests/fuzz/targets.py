@@ -55,7 +55,6 @@ from tests.support.kernel_paths import paths, using
 from tests.support.pairs import RNG, safetensors_bytes, tree
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-ROOM = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
 _WORDS = 300  # of a bucket, at most; the independent reader takes 10 µs for each
 
 
@@ -273,7 +272,7 @@ def _on_disk(read: Callable[[Path], object], name: str, data: bytes) -> None:
 
 @cache
 def _room() -> Path:
-    room = tempfile.TemporaryDirectory(dir=ROOM)
+    room = tempfile.TemporaryDirectory()
     _KEPT.append(room)
     return Path(room.name)
 
