@@ -31,7 +31,9 @@ MODE_TIERS, MODE_PLANES, MODE_XOR_PLANES = 1, 2, 3
 GAPS_GEOMETRIC, GAPS_TABLE = 0, 1
 STEPS_TABLE, STEPS_SYMMETRIC, STEPS_AS_BEFORE = 0, 1, 2
 
-SMALL_BYTES = 1 << 20  # up to here byte planes are always tried
+SMALL_BYTES = 1 << 20  # up to here more is tried to see whether byte planes win,
+_TINY_BYTES = 1 << 16  # and up to here, or where tiers take no more than this, it is tried out
+_FEW_BYTES = 2000
 _NO_TABLE = np.zeros(256, np.uint32)
 _PLANES_SAMPLE = 1 << 18  # bytes
 
@@ -77,14 +79,21 @@ def planes_may_win(base: Words, target: Words, choice: Choice, n_bytes: int) -> 
     """Whether byte planes are worth a try for a bucket of ``n_bytes``, from a sample of it.
 
     They are if it is dense; otherwise if a test says so: a regular pattern of
-    changes, which gaps cannot see, shows in any part of it.
+    changes, which gaps cannot see, shows in any part of it. A small bucket, which has less to
+    show, is tried in a closer race as well, and where the target's words are alike by themselves.
     """
+    small = n_bytes <= SMALL_BYTES
     if choice.estimate > n_bytes / 8:
         return True
-    size = min(base.size, _PLANES_SAMPLE // base.itemsize) // 4
-    starts = (i * (base.size - size) // 3 for i in range(4))
-    part = np.concatenate([target[i : i + size] ^ base[i : i + size] for i in starts])
-    return len(_encode_planes(part, None)) < 0.7 * choice.estimate * part.nbytes / n_bytes
+    if small and (n_bytes <= _TINY_BYTES or choice.estimate <= _FEW_BYTES):
+        return True
+    size = min(base.nbytes // 4 if small else base.nbytes, _PLANES_SAMPLE) // base.itemsize // 4
+    runs = [slice(at, at + size) for at in (i * (base.size - size) // 3 for i in range(4))]
+    parts = [np.concatenate([target[run] ^ base[run] for run in runs])]
+    if small:
+        parts.append(np.concatenate([target[run] for run in runs]))
+    found = min(len(_encode_planes(part, None)) for part in parts)
+    return found < (1.1 if small else 0.7) * choice.estimate * parts[0].nbytes / n_bytes
 
 
 def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | None) -> bytes:
@@ -100,7 +109,7 @@ def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | Non
         return _encode_planes(target, None)
     choice = choose(survey, target.size)
     planes = b""
-    if target.nbytes <= SMALL_BYTES or planes_may_win(base, target, choice, target.nbytes):
+    if planes_may_win(base, target, choice, target.nbytes):
         planes = min((_encode_planes(target, b) for b in (None, base)), key=len)
     if 0.8 * choice.estimate < len(planes) < 1.01 * choice.estimate:
         return planes  # no structure for tiers to find, and no memory for both
