@@ -33,6 +33,11 @@ static void *exactly(const void *data, size_t size) {
 }
 
 static const Loops *some_loops(void) {
+#if defined(WITH_AVX512)
+    if (draw(2) && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vpopcntdq"))
+        return &loops_avx512;
+#endif
 #if defined(__x86_64__)
     if (draw(2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
         return &loops_avx2;

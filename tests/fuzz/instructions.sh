@@ -9,7 +9,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 native=sparsediff/kernels/native
 "$arch-linux-gnu-gcc" -std=gnu11 -static -O3 -I "$native" tests/fuzz/one_pass.c \
-    "$native"/{bucket,loops_avx2,loops_baseline,loops_neon}.c -o "$work/one_pass"
+    "$native"/{bucket,loops_avx2,loops_avx512,loops_baseline,loops_neon}.c -o "$work/one_pass"
 
 # With one instruction a block and no links between blocks, each makes a line.
 count() {

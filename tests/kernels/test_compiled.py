@@ -26,7 +26,7 @@ compiled = pytest.importorskip("sparsediff.kernels.compiled", reason="built with
 
 
 def instruction_sets() -> Iterator[str]:
-    for name in ("baseline", "avx2", "neon"):
+    for name in ("baseline", "avx2", "avx512", "neon"):
         try:
             yield compiled.use(name)
         except LookupError:

@@ -4,7 +4,9 @@
 
 #include "state.h"
 
+#if !defined(BLOCK)
 #define BLOCK 128 /* words gone through at a time, in groups of 64, one for each bit of a mask */
+#endif
 #define GROUPS (BLOCK / 64)
 
 #if defined(LOOPS_AVX2)

@@ -219,6 +219,15 @@ static PyObject *py_histogram(PyObject *module, PyObject *args) {
 
 /* Names of the instruction sets this processor can run, best first; use(name) picks one. */
 static int is_supported(const Loops *candidate) {
+#if defined(WITH_AVX512)
+    if (candidate == &loops_avx512) { /* where the system keeps its registers, too */
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vpopcntdq") &&
+               is_supported(&loops_avx2);
+    }
+#endif
 #if defined(__x86_64__)
     if (candidate == &loops_avx2) {
         __builtin_cpu_init();
@@ -231,6 +240,9 @@ static int is_supported(const Loops *candidate) {
 }
 
 static const Loops *const all_loops[] = {
+#if defined(WITH_AVX512)
+    &loops_avx512,
+#endif
 #if defined(__x86_64__)
     &loops_avx2,
 #elif defined(__aarch64__)

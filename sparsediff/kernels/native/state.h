@@ -174,6 +174,10 @@ typedef struct {
 extern const Loops loops_baseline;
 #if defined(__x86_64__)
 extern const Loops loops_avx2;
+#if defined(__clang__) ? __clang_major__ >= 7 : __GNUC__ >= 9
+#define WITH_AVX512
+extern const Loops loops_avx512;
+#endif
 #elif defined(__aarch64__)
 extern const Loops loops_neon;
 #endif

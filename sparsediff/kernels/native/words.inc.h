@@ -58,9 +58,22 @@ static inline const WORD *NAME(block)(const uint8_t *words, size_t n, WORD *memo
 }
 
 static inline void NAME(changed)(const WORD *base, const WORD *target, uint64_t *changed) {
+#if defined(LOOPS_AVX512)
+    const unsigned lanes = 64 / sizeof(WORD);
+    memset(changed, 0, GROUPS * sizeof *changed);
+    for (unsigned i = 0; i < BLOCK; i += lanes) {
+        const __m512i b = _mm512_loadu_si512(base + i), t = _mm512_loadu_si512(target + i);
+        const uint64_t differ = sizeof(WORD) == 1   ? _mm512_cmpneq_epi8_mask(b, t)
+                                : sizeof(WORD) == 2 ? _mm512_cmpneq_epi16_mask(b, t)
+                                : sizeof(WORD) == 4 ? _mm512_cmpneq_epi32_mask(b, t)
+                                                    : _mm512_cmpneq_epi64_mask(b, t);
+        changed[i / 64] |= differ << i % 64;
+    }
+#else
     uint8_t differs[BLOCK];
     for (int i = 0; i < BLOCK; i++) differs[i] = base[i] != target[i];
     for (int g = 0; g < GROUPS; g++) changed[g] = mask_between(differs + 64 * g, 1, 1);
+#endif
 }
 
 /* Which words of group g there are, in a block of n. */
@@ -98,6 +111,10 @@ static int NAME(put_steps)(OutTier *t, int64_t *counts, uint64_t *largest) {
     *largest = widest;
     return 1;
 }
+
+#if defined(LOOPS_AVX512)
+#include "words_avx512.inc.h"
+#else
 
 static enum status NAME(diff)(Diff *d, const uint8_t *base, const uint8_t *target, size_t n_words,
                               int64_t *steps, uint64_t *largest) {
@@ -191,6 +208,8 @@ static enum status NAME(patch)(Patch *p, uint8_t *words, size_t n_words) {
     }
     return OK;
 }
+
+#endif
 
 static void NAME(survey)(const Layout *l, const uint8_t *base, const uint8_t *target,
                          size_t n_words, int64_t *members, int64_t *steps, uint64_t *largest) {
