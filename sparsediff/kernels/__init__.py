@@ -5,8 +5,8 @@ What the rest of the package calls is listed here. `steps`, `reference`, `rans` 
 where the C extension was built, and gives the same results bit for bit.
 
 The environment variable ``SPARSEDIFF_KERNELS`` forces a choice: ``reference``,
-or an instruction set of the compiled ones (``avx512``, ``avx2``, ``neon``, ``baseline``). It is read
-here, once, because a function cannot be replaced after it was imported.
+or an instruction set of the compiled ones (``avx512``, ``avx2``, ``neon``, ``baseline``). It
+is read here, once, because a function cannot be replaced after it was imported.
 """
 
 import os

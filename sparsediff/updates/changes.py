@@ -5,12 +5,12 @@ memory. Leaves: per tensor the flat positions that change, their new words and o
 their old ones, a bucket's worth at a time. Of a bucket
 nothing leaves before its base words, its payload and its result were verified; that
 all the others are right is known at the end only. Never writes, and never holds
-more than a few buckets.
+more than a few buckets, and what changes in tensors that grow.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +66,9 @@ def changes(
 ) -> Iterator[Change]:
     """Everything that changes in tensors, bucket by bucket, each verified.
 
+    The changes of a tensor follow each other in increasing order. One that grows has its new
+    words in buckets of their own, before the others or after them, and waits for the last.
+
     Args:
         group: a patch, or several as `apply.chain.groups` puts them together; opened, nothing
             of them read yet.
@@ -82,7 +85,13 @@ def changes(
     """
     manifest = group[-1].manifest
 
-    def job(task: Task) -> list[Change]:
+    growing = _growing(manifest)
+    waiting: dict[int, list[Change]] = {row: [] for rows in growing.values() for row in rows}
+
+    def job(task: Task) -> tuple[int | None, list[Change]]:
+        return task.bucket, changes_of(task)
+
+    def changes_of(task: Task) -> list[Change]:
         stored = [payload for payload in task.payloads if payload is not None]
         named = task.bucket is not None and _is_named(manifest, task.bucket)
         try:
@@ -99,8 +108,30 @@ def changes(
             raise
         return []
 
-    for found in ordered_map(job, tasks(group), jobs):
-        yield from found
+    for bucket, found in ordered_map(job, tasks(group), jobs):
+        for change in found:
+            if change.tensor in waiting:
+                waiting[change.tensor].append(change)
+            else:
+                yield change
+        for row in growing.get(bucket, ()):
+            yield from sorted(waiting.pop(row), key=_first)
+
+
+def _growing(manifest: Manifest) -> dict[int | None, list[int]]:
+    """Tensors with words in buckets with a base and in buckets without, by their last bucket."""
+    last: tuple[dict[int, int], dict[int, int]] = {}, {}
+    for i, bucket in enumerate(manifest.buckets):
+        last[bucket.base is None].update(dict.fromkeys(bucket.tensors, i))
+    found: defaultdict[int | None, list[int]] = defaultdict(list)
+    for row in sorted(last[0].keys() & last[1].keys()):
+        found[max(last[0][row], last[1][row])].append(row)
+    return found
+
+
+def _first(change: Change) -> int:
+    """Where a change begins in its tensor."""
+    return change.start + (0 if change.positions is None else int(change.positions[0]))
 
 
 def _is_named(manifest: Manifest, bucket: int) -> bool:
