@@ -131,6 +131,7 @@ def publish(temp: Path, path: Path) -> None:
             # Not while it is updated in place; and until it is removed nobody else shall do that.
             stack.enter_context(locked(path, os.O_RDONLY | os.O_DIRECTORY))
         _exchange(temp, path)
+        sync(path.parent)  # else the power may fail when the old one still has its name, but gaps
         remove(temp)
 
 

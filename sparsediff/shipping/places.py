@@ -371,4 +371,6 @@ class Versions(Place):
                 remove(going)
             if os.path.lexists(path) and name != self._shown():
                 os.rename(path, going)  # at once: who reads it finds all of it, or nothing
+                sync(path.parent)  # even if the power fails
                 remove(going)
+            sync(path.parent)  # before the record forgets it

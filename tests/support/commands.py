@@ -1,0 +1,284 @@
+"""Commands that change a disk, each with what must hold whenever it ended."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from sparsediff import export_patch, make_patch
+from sparsediff.disk.names import is_temp
+from sparsediff.make.shares import Share
+from sparsediff.make.write import make_part
+from sparsediff.shipping.check import check
+from sparsediff.shipping.pull import pull
+from sparsediff.shipping.ship import ship
+from sparsediff.stores import open_store
+from tests.support.drill import Drill
+from tests.support.keys import new_key
+from tests.support.pairs import model_directory, tree
+from tests.support.runs import Trainer, assert_sound, catalog_of
+
+LOCK = ".lock.sparsediff-tmp"
+
+
+class Case(NamedTuple):
+    """A command, to be tried on a disk that fails, or is cut off.
+
+    Attributes:
+        prepare: puts the directory ``live`` back to what it was before.
+        words: of the command line.
+        sound: asserts what must hold whenever the command ended.
+        done: asserts what must hold once it ended with 0.
+        clean: has another command remove what this one leaves to it, if anything.
+    """
+
+    prepare: Callable[[], None]
+    words: tuple[object, ...]
+    sound: Callable[[], None]
+    done: Callable[[], None]
+    clean: Callable[[], object] = lambda: None
+
+
+def files_in(live: Path) -> dict[str, bytes]:
+    """All files, without those that have temporary names."""
+    return {
+        name: content
+        for name, content in tree(live).items()
+        if not any(is_temp(part) for part in Path(name).parts)
+    }
+
+
+def left_over(live: Path) -> list[str]:
+    """Files and directories with temporary names; the lock of a store stays."""
+    return [str(p) for p in live.rglob("*") if is_temp(p.name) and p.name != LOCK]
+
+
+def one_output(room: Path, words: tuple[object, ...], after: dict[str, bytes]) -> Case:
+    """A command that writes ``live/out``, where nothing was before, or what it wrote then."""
+    live = room / "live"
+
+    def prepare() -> None:
+        shutil.rmtree(live, ignore_errors=True)
+        live.mkdir()
+
+    def sound() -> None:
+        assert files_in(live) in ({}, after)
+
+    def done() -> None:
+        assert files_in(live) == after
+
+    return Case(prepare, (*words, "--force"), sound, done)
+
+
+def pair(room: Path) -> tuple[Path, Path, Path]:
+    base, target = model_directory(room / "base"), model_directory(room / "target", lr=1e-6)
+    make_patch(base, target, room / "p")
+    return base, target, room / "p"
+
+
+def a_make(room: Path) -> Case:
+    base, target, patch = pair(room)
+    words = ("make", base, target, "-o", room / "live/out", "-j", 1)
+    return one_output(room, words, {"out": patch.read_bytes()})
+
+
+def a_signed_make(room: Path) -> Case:
+    base, target, patch = pair(room)
+    key = new_key(room / "key")
+    words = ("make", base, target, "-o", room / "live/out", "-j", 1, "--sign", key.key)
+    case = one_output(room, words, {})
+
+    def sound() -> None:
+        found = files_in(room / "live")
+        assert found.get("out", patch.read_bytes()) == patch.read_bytes()
+        assert found.keys() <= {"out", "out.sig"}
+
+    def done() -> None:
+        assert (room / "live/out").read_bytes() == patch.read_bytes()
+        assert (room / "live/out.sig").exists()
+
+    return case._replace(sound=sound, done=done)
+
+
+def an_apply(room: Path) -> Case:
+    base, target, patch = pair(room)
+    words = ("apply", base, patch, "-o", room / "live/out", "-j", 1)
+    after = {f"out/{name}": content for name, content in tree(target).items()}
+    return one_output(room, words, after)
+
+
+def an_apply_over_the_base(room: Path) -> Case:
+    base, target, patch = pair(room)
+    live = room / "live"
+    before, after = (
+        {f"out/{name}": content for name, content in tree(of).items()} for of in (base, target)
+    )
+
+    def prepare() -> None:
+        shutil.rmtree(live, ignore_errors=True)
+        shutil.copytree(base, live / "out")
+
+    def sound() -> None:
+        assert files_in(live) in (before, after)
+
+    def done() -> None:
+        assert files_in(live) == after
+
+    return Case(prepare, ("apply", base, patch, "-o", live / "out", "-j", 1, "-f"), sound, done)
+
+
+def an_apply_in_place(room: Path) -> Case:
+    base, target, patch = pair(room)
+    old, new, live = tree(base), tree(target), room / "live"
+
+    def prepare() -> None:
+        shutil.rmtree(live, ignore_errors=True)
+        shutil.copytree(base, live)
+
+    def sound() -> None:
+        for name, content in files_in(live).items():
+            if not Path(name).name.startswith("."):  # what an update notes of itself
+                assert content in (old.get(name), new.get(name)), name
+
+    def done() -> None:
+        assert tree(live) == new
+
+    return Case(prepare, ("apply", "--in-place", live, patch, "-j", 1), sound, done)
+
+
+def a_squash(room: Path) -> Case:
+    base, target, patch = pair(room)
+    further = model_directory(room / "further", lr=2e-6)
+    make_patch(target, further, room / "q")
+    make_patch(base, further, room / "whole")
+    words = ("squash", base, patch, room / "q", "-o", room / "live/out", "-j", 1)
+    return one_output(room, words, {"out": (room / "whole").read_bytes()})
+
+
+def an_export(room: Path) -> Case:
+    base, _, patch = pair(room)
+    export_patch(patch, base, room / "exported")
+    words = ("export", base, patch, "-o", room / "live/out")
+    return one_output(room, words, {"out": (room / "exported").read_bytes()})
+
+
+def a_merge(room: Path) -> Case:
+    base, target, patch = pair(room)
+    parts = [room / f"{i}.part" for i in (1, 2)]
+    for i, path in enumerate(parts, 1):
+        make_part(base, target, Share(i, 2), path)
+    words = ("merge", *parts, "-o", room / "live/out")
+    return one_output(room, words, {"out": patch.read_bytes()})
+
+
+def a_signature(room: Path) -> Case:
+    _, _, patch = pair(room)
+    key, live = new_key(room / "key"), room / "live"
+
+    def prepare() -> None:
+        shutil.rmtree(live, ignore_errors=True)
+        live.mkdir()
+        shutil.copy(patch, live / "p")
+
+    def sound() -> None:
+        found = files_in(live)
+        assert found["p"] == patch.read_bytes()
+        assert found.keys() <= {"p", "p.sig"}
+
+    def done() -> None:
+        assert (live / "p.sig").exists()
+
+    return Case(prepare, ("sign", live / "p", "--sign", key.key), sound, done)
+
+
+def cleaning(drill: Drill) -> Callable[[], object]:
+    """Of the store: objects of no version, and what puts of killed runs left, are old by then."""
+    return lambda: check(open_store(drill.store), now=time.time() + 10, grace=1.0, repair=True)
+
+
+def a_ship(room: Path) -> Case:
+    drill = Drill(room)
+    originals = drill.originals
+
+    def sound() -> None:
+        assert_sound(open_store(drill.store), originals, drill.scratch())
+
+    def done() -> None:
+        sound()
+        assert catalog_of(open_store(drill.store)).latest.name == "step_000300"
+
+    words = ("ship", drill.run, drill.store, "--retries", 0, "-j", 1)
+    return Case(drill.restore, words, sound, done, cleaning(drill))
+
+
+def pulled(room: Path, *options: object, shown: str) -> Case:
+    """Of the second version, where the first is; ``shown`` is where readers see it."""
+    live, trainer = room / "live", Trainer(room / "run", n=500)
+    in_place = "--in-place" in options
+    trainer.save_steps(1)
+    store = open_store(str(room / "store"), create=True)
+    ship(room / "run", store, state_directory=room / "state")
+    pull(store, room / "first/dest", in_place=in_place)
+    trainer.save_steps(2)
+    ship(room / "run", store, state_directory=room / "state")
+    versions = [tree(room / f"run/step_00000{i}") for i in (1, 2)]
+
+    def prepare() -> None:
+        shutil.rmtree(live, ignore_errors=True)
+        shutil.copytree(room / "first", live, symlinks=True)
+
+    def sound() -> None:
+        if in_place:
+            for name, content in files_in(live / "dest").items():
+                assert content in [version[name] for version in versions], name
+            return
+        assert tree(live / shown) in versions
+        for version in (live / "dest/versions").glob("step_*"):  # all of it or nothing
+            assert tree(version) in versions, version
+
+    def done() -> None:
+        assert tree(live / shown) == versions[1]
+
+    words = ("pull", room / "store", live / "dest", "--retries", 0, "-j", 1, *options)
+    return Case(prepare, words, sound, done)
+
+
+def a_pull(room: Path) -> Case:
+    return pulled(room, "--keep", 1, shown="dest/current")
+
+
+def a_pull_in_place(room: Path) -> Case:
+    return pulled(room, "--in-place", shown="dest")
+
+
+def a_prune(room: Path) -> Case:
+    drill = Drill(room)
+    drill.ship()
+    drill.save()
+    originals = drill.originals
+
+    def sound() -> None:
+        assert_sound(open_store(drill.store), originals, drill.scratch())
+
+    words = ("prune", drill.store, "--keep", 1, "--grace", "0s")
+    return Case(drill.restore, words, sound, sound, cleaning(drill))
+
+
+CASES = {
+    "make": a_make,
+    "make signed": a_signed_make,
+    "apply": an_apply,
+    "apply over the base": an_apply_over_the_base,
+    "apply in place": an_apply_in_place,
+    "squash": a_squash,
+    "export": an_export,
+    "merge": a_merge,
+    "sign": a_signature,
+    "ship": a_ship,
+    "pull": a_pull,
+    "pull in place": a_pull_in_place,
+    "prune": a_prune,
+}
