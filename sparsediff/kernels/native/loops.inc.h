@@ -96,6 +96,15 @@ static inline uint64_t members(const uint8_t *level, const Layout *l, int g, int
     return mask_between(level + 64 * g, l->first_level[k], end);
 }
 
+/* Note that a member is marked; 0 without memory. */
+static inline int note_mark(OutTier *t, uint64_t number) {
+    const uint32_t mark = (uint32_t)number;
+    if (!reserve(&t->marks, sizeof mark)) return 0;
+    memcpy(t->marks.data + t->marks.size, &mark, sizeof mark);
+    t->marks.size += sizeof mark;
+    return 1;
+}
+
 /* Turn the marks noted into symbols and extra bits of the gaps between them. */
 static int put_marks(OutTier *t) {
     const size_t n = t->marks.size / sizeof(uint32_t);

@@ -82,6 +82,15 @@ static inline uint64_t NAME(valid)(size_t n, int g) {
     return n >= before + 64 ? UINT64_MAX : n <= before ? 0 : ((uint64_t)1 << (n - before)) - 1;
 }
 
+/* Note how far a changed word moves; 0 without memory. */
+static inline int NAME(note_step)(OutTier *t, WORD base, WORD target, enum kind kind) {
+    const WORD step = (WORD)(NAME(key)(target, kind) - NAME(key)(base, kind));
+    if (!reserve(&t->steps, sizeof step)) return 0;
+    memcpy(t->steps.data + t->steps.size, &step, sizeof step);
+    t->steps.size += sizeof step;
+    return 1;
+}
+
 /* Turn the steps noted into symbols and extra bits. */
 static int NAME(put_steps)(OutTier *t, int64_t *counts, uint64_t *largest) {
     const size_t n = t->steps.size / sizeof(WORD);
@@ -140,19 +149,12 @@ static enum status NAME(diff)(Diff *d, const uint8_t *base, const uint8_t *targe
                 uint64_t number = d->reached[k] - d->reached[k + 1];
                 for (int e = 0; e < g; e++) number += popcount(members(level, l, e, k, k));
                 number += popcount(members(level, l, g, k, k) & below);
-                Bytes *marks = &d->tiers[k].marks;
-                const uint32_t mark = (uint32_t)number;
-                if (!reserve(marks, sizeof mark)) return NO_MEMORY;
-                memcpy(marks->data + marks->size, &mark, sizeof mark);
-                marks->size += sizeof mark;
+                if (!note_mark(&d->tiers[k], number)) return NO_MEMORY;
             }
             for (uint64_t left = changed[g]; left; left &= left - 1) {
                 const int i = 64 * g + __builtin_ctzll(left);
-                Bytes *noted = &d->tiers[l->tier_of_level[level[i]]].steps;
-                const WORD step = (WORD)(NAME(key)(t[i], l->kind) - NAME(key)(b[i], l->kind));
-                if (!reserve(noted, sizeof step)) return NO_MEMORY;
-                memcpy(noted->data + noted->size, &step, sizeof step);
-                noted->size += sizeof step;
+                OutTier *tier = &d->tiers[l->tier_of_level[level[i]]];
+                if (!NAME(note_step)(tier, b[i], t[i], l->kind)) return NO_MEMORY;
             }
         }
         d->reached[0] += n;

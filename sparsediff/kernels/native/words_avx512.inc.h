@@ -1,14 +1,5 @@
 /* The loops for one width of words with AVX-512; words.inc.h includes them in place of its own. */
 
-static enum status NAME(note_step)(OutTier *tier, WORD base, WORD target, enum kind kind) {
-    const WORD step = (WORD)(NAME(key)(target, kind) - NAME(key)(base, kind));
-    Bytes *steps = &tier->steps;
-    if (!reserve(steps, sizeof step)) return NO_MEMORY;
-    memcpy(steps->data + steps->size, &step, sizeof step);
-    steps->size += sizeof step;
-    return OK;
-}
-
 static enum status NAME(diff)(Diff *d, const uint8_t *base, const uint8_t *target, size_t n_words,
                               int64_t *steps, uint64_t *largest) {
     const Layout *l = &d->layout;
@@ -34,16 +25,13 @@ static enum status NAME(diff)(Diff *d, const uint8_t *base, const uint8_t *targe
             for (; marked; marked &= marked - 1) {
                 const unsigned i = 64 * (unsigned)g + (unsigned)__builtin_ctzll(marked);
                 const int k = l->tier_of_level[level[i]];
-                const uint32_t mark = (uint32_t)(before[k] + bits_before(in[k], i));
-                Bytes *marks = &d->tiers[k].marks;
-                if (!reserve(marks, sizeof mark)) return NO_MEMORY;
-                memcpy(marks->data + marks->size, &mark, sizeof mark);
-                marks->size += sizeof mark;
+                const uint64_t number = before[k] + bits_before(in[k], i);
+                if (!note_mark(&d->tiers[k], number)) return NO_MEMORY;
             }
             for (uint64_t left = changed[g]; left; left &= left - 1) {
                 const int i = 64 * g + __builtin_ctzll(left);
                 OutTier *tier = &d->tiers[l->tier_of_level[level[i]]];
-                if (NAME(note_step)(tier, b[i], t[i], l->kind) != OK) return NO_MEMORY;
+                if (!NAME(note_step)(tier, b[i], t[i], l->kind)) return NO_MEMORY;
             }
         }
     }
