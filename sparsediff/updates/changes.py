@@ -109,13 +109,12 @@ def changes(
         return []
 
     for bucket, found in ordered_map(job, tasks(group), jobs):
+        ready: list[Change] = []
         for change in found:
-            if change.tensor in waiting:
-                waiting[change.tensor].append(change)
-            else:
-                yield change
+            waiting.get(change.tensor, ready).append(change)
         for row in growing.get(bucket, ()):
-            yield from sorted(waiting.pop(row), key=_first)
+            ready += waiting.pop(row)
+        yield from sorted(ready, key=_place)
 
 
 def _growing(manifest: Manifest) -> dict[int | None, list[int]]:
@@ -129,9 +128,10 @@ def _growing(manifest: Manifest) -> dict[int | None, list[int]]:
     return found
 
 
-def _first(change: Change) -> int:
-    """Where a change begins in its tensor."""
-    return change.start + (0 if change.positions is None else int(change.positions[0]))
+def _place(change: Change) -> tuple[int, int]:
+    """The tensor, and where in it a change begins."""
+    skip = 0 if change.positions is None else int(change.positions[0])
+    return change.tensor, change.start + skip
 
 
 def _is_named(manifest: Manifest, bucket: int) -> bool:

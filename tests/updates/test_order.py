@@ -31,7 +31,7 @@ def steps(n_steps: int, more: int) -> list[dict[str, Array]]:
     return found
 
 
-@pytest.mark.parametrize("bucket_words", [7, 120, 1 << 20])
+@pytest.mark.parametrize("bucket_words", [7, 90, 120, 260, 1 << 20])
 @pytest.mark.parametrize("first", ["new", "b"])
 @pytest.mark.parametrize("n_steps", [2, 3])
 def test_updates_of_a_tensor_follow_each_other_in_increasing_order(
