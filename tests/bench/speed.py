@@ -45,6 +45,13 @@ def _jobs(verb: str, *args: object) -> dict[str, list[str]]:
     }
 
 
+def _account(repeats: int, *args: object) -> dict[str, float]:
+    """Least of a few accounts of where one thread's time goes (tests.bench.account)."""
+    argv = [*PYTHON, "tests.bench.account", *map(str, args)]
+    found = [json.loads(subprocess.check_output(argv)) for _ in range(repeats)]
+    return min(found, key=lambda account: account["total"])
+
+
 def _one(mib: int, density: str, work: Path, repeats: int, say: Say) -> dict[str, Any]:
     base, target, copy, out = (work / name for name in ("base", "target", "copy", "out"))
     patch = work / "patch"
@@ -66,6 +73,7 @@ def _one(mib: int, density: str, work: Path, repeats: int, say: Say) -> dict[str
     make("target", target)
     _rounds({"sha256sum": ["sha256sum", str(base), str(target)]}, 1, out, runs, say)
     _rounds(_jobs("make", base, target, "-o", patch) | comparing, repeats, out, runs, say)
+    account = {"make": _account(repeats, "make", base, target, patch)}
     copy.unlink(missing_ok=True)
     digest = _sha256(target)
     target.unlink()
@@ -76,6 +84,7 @@ def _one(mib: int, density: str, work: Path, repeats: int, say: Say) -> dict[str
         run(argv)
         exact &= _sha256(out) == digest
     _rounds(apply | {"cp": ["cp", str(base), str(out)]}, repeats, out, runs, say)
+    account["apply"] = _account(repeats, "apply", base, patch, out)
     total = json.loads(output([*PYTHON, "sparsediff", "stats", str(patch), "--json", "-q"]))
     row = {
         "mib": mib,
@@ -85,6 +94,7 @@ def _one(mib: int, density: str, work: Path, repeats: int, say: Say) -> dict[str
         "exact": exact,
         "interleaved": together,
         "limits": limits,
+        "account": account,
         "runs": {name: [u.to_json() for u in used] for name, used in runs.items()},
     }
     for path in (base, out, patch):

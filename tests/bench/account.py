@@ -1,0 +1,112 @@
+"""Where the processor time of `make` and `apply` goes: an account, as JSON.
+
+    python -m tests.bench.account make BASE TARGET PATCH
+    python -m tests.bench.account apply BASE PATCH OUTPUT
+
+One thread, so that the parts add up. Calls of C that release the interpreter lock are
+timed one by one; what is left is Python, which only one thread runs at a time, so that share
+bounds how many threads are of use. The figures are those of the second run in a process: the
+start, which threads do not share either, is told apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from time import thread_time as clock
+from types import SimpleNamespace
+from typing import Any
+
+UNLOCKED_HASH_BYTES = 1 << 16  # xxhash keeps the lock for less
+
+
+class Account:
+    """CPU seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def timed(self, call: Callable[..., Any], key: str) -> Callable[..., Any]:
+        """``call``, whose time is added to that of ``key``."""
+
+        def timed(*args: Any) -> Any:
+            start = clock()
+            try:
+                return call(*args)
+            finally:
+                self.seconds[key] = self.seconds.get(key, 0.0) + clock() - start
+
+        return timed
+
+    def timed_hash(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same of a call on bytes that releases the lock if they are many."""
+        timed = self.timed(call, "hash")
+        return lambda data: (
+            timed(data) if memoryview(data).nbytes > UNLOCKED_HASH_BYTES else call(data)
+        )
+
+
+def _watch(account: Account) -> None:
+    """Have the calls that release the lock timed."""
+    import xxhash
+
+    from sparsediff.kernels import _native
+
+    os.preadv = account.timed(os.preadv, "read")
+    os.pwrite = account.timed(os.pwrite, "write")
+
+    class Hash:
+        def __init__(self, data: Any) -> None:
+            hashed = xxhash.xxh3_128()
+            self.update = account.timed_hash(hashed.update)
+            self.hexdigest = hashed.hexdigest
+            self.update(data)
+
+    one = account.timed_hash(xxhash.xxh3_128_hexdigest)
+    _replace("sparsediff.checksum", "xxhash", xxh3_128=Hash, xxh3_128_hexdigest=one)
+
+    def stepwise(made: Callable[..., Any]) -> Callable[..., Any]:
+        def make(*args: Any) -> Any:
+            coder = made(*args)
+            steps = {name: getattr(coder, name) for name in ("feed", "finish")}
+            return SimpleNamespace(**{k: account.timed(v, "kernels") for k, v in steps.items()})
+
+        return make
+
+    functions = ("survey", "histogram", "rans_encode", "rans_decode")
+    _replace(
+        "sparsediff.kernels.compiled",
+        "_native",
+        Diff=stepwise(_native.Diff),
+        Patch=stepwise(_native.Patch),
+        **{name: account.timed(getattr(_native, name), "kernels") for name in functions},
+    )
+
+
+def _replace(module: str, name: str, **members: Any) -> None:
+    """Have a module of ours use other members of something that it imported."""
+    setattr(import_module(module), name, SimpleNamespace(**members))
+
+
+def measure(verb: str, paths: list[str]) -> dict[str, float]:
+    """CPU seconds of the second run: ``total``, and of that each kind of call and ``rest``."""
+    import sparsediff
+    from sparsediff.cli import _return_large_blocks
+
+    _return_large_blocks()
+    call = sparsediff.make_patch if verb == "make" else sparsediff.apply_patch
+    account = Account()
+    for run in range(2):
+        if run:
+            _watch(account)
+        start = clock()
+        call(*paths, jobs=1, force=True)
+        total = clock() - start
+    return {"total": total, **account.seconds, "rest": total - sum(account.seconds.values())}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], sys.argv[2:])))
