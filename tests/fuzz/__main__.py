@@ -18,7 +18,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.fuzz.targets import TARGETS, mutants_of, seeds
+from tests.fuzz.targets import GROUP_OF, TARGETS, mutants_of, seeds
 from tests.fuzz.watch import FindingError, accepts
 
 _STATS = re.compile(r"stat::number_of_executed_units: (\d+)")
@@ -46,7 +46,7 @@ def main() -> int:
     for name in options.targets or TARGETS:
         n, edges, corpus, trouble = (_guided if guided else _blind)(name, options)
         total += n
-        row = f"{TARGETS[name].group:12} {name:14} {n:11,} {edges:>7} {corpus:>7}"
+        row = f"{GROUP_OF[name]:12} {name:14} {n:11,} {edges:>7} {corpus:>7}"
         print(row + (f"  FOUND {trouble}" if trouble else ""), flush=True)
         found += bool(trouble)
     print(f"{total:,} executions, {found or 'nothing'} found")

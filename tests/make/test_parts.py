@@ -14,7 +14,7 @@ from sparsediff import Share, make_part, make_patch, merge_parts
 from sparsediff.errors import CorruptError, UnavailableError, UsageError
 from sparsediff.make.shares import cut
 from tests.conftest import Run
-from tests.fuzz.targets import part_with, results
+from tests.fuzz.of_patches import part_with, results
 from tests.support.pairs import (
     RNG,
     Stored,
