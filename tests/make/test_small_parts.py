@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,9 @@ from sparsediff.make import make_patch
 from sparsediff.make.plan import plan
 from sparsediff.patch import words
 from tests.codec.test_buckets import word_pairs
-from tests.support.pairs import write_safetensors
+from tests.support.costs import cost
+from tests.support.pairs import bf16, step_of_training, write_safetensors
+from tests.support.pairs import words as stored
 
 SIZES = st.lists(st.integers(1, 400), min_size=1, max_size=12)
 
@@ -112,6 +116,23 @@ def test_patch_of_many_small_tensors_gives_the_target(
     assert (tmp_path / "out.safetensors").read_bytes() == sides[1].read_bytes()
     assert sum(t.n_stepped for t in made.manifest.tensors) > 10_000
     assert all(t.median == 1 for t in made.manifest.tensors if t.n_stepped)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks for what glibc can do")
+def test_small_buckets_take_their_memory_one_after_the_other(tmp_path: Path) -> None:
+    before, after = (stored("BF16", bf16(a)) for a in step_of_training(400_000, 3e-6))
+
+    def faults(n_files: int) -> int:
+        paths = [tmp_path / f"{side}{n_files}" for side in ("base", "target")]
+        for path, tensor in zip(paths, (before, after), strict=True):
+            for i in range(n_files):
+                write_safetensors(path / f"{i}.safetensors", {"w": tensor})
+        made = cost("make", *paths, "-o", tmp_path / f"{n_files}.sdiff", "--jobs", 1)
+        assert made.code == 0
+        return made.n_faults
+
+    words_alone = 2 * 800_000 // mmap.PAGESIZE
+    assert (faults(32) - faults(12)) / 20 < words_alone / 2
 
 
 HEADERS = {

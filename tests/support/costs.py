@@ -1,4 +1,4 @@
-"""What a command costs in a process of its own: its peak of memory."""
+"""What a command costs in a process of its own: its peak of memory, and how often it took some."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _ROOT = Path(__file__).parents[2]
 
 # VmHWM, not ru_maxrss: that one survives exec and would tell of the test's own memory.
 _MEASURED = """
+import resource
 import sys
 from pathlib import Path
 from sparsediff.cli import main
@@ -21,7 +22,8 @@ finally:
     status = Path("/proc/self/status").read_text()
     (line,) = [s for s in status.splitlines() if s.startswith("VmHWM")]
     sys.stdout.flush()
-    print("\\npeak", int(line.split()[1]) * 1024, file=sys.stderr)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    print("\\npeak", int(line.split()[1]) * 1024, faults, file=sys.stderr)
 """
 
 
@@ -33,11 +35,13 @@ class Cost:
         code: it ended with.
         err: its standard error.
         peak_bytes: most memory it held, start-up included.
+        n_faults: pages that the system had to clear or map for it.
     """
 
     code: int
     err: str
     peak_bytes: int
+    n_faults: int
 
 
 def cost(*args: object) -> Cost:
@@ -49,5 +53,5 @@ def cost(*args: object) -> Cost:
         text=True,
         check=False,
     )
-    err, _, peak = done.stderr.rpartition("\npeak ")
-    return Cost(done.returncode, err, int(peak))
+    err, _, counted = done.stderr.rpartition("\npeak ")
+    return Cost(done.returncode, err, *map(int, counted.split()))
