@@ -89,11 +89,18 @@ def planes_may_win(base: Words, target: Words, choice: Choice, n_bytes: int) -> 
         return True
     size = min(base.nbytes // 4 if small else base.nbytes, _PLANES_SAMPLE) // base.itemsize // 4
     runs = [slice(at, at + size) for at in (i * (base.size - size) // 3 for i in range(4))]
-    parts = [np.concatenate([target[run] ^ base[run] for run in runs])]
-    if small:
-        parts.append(np.concatenate([target[run] for run in runs]))
-    found = min(len(_encode_planes(part, None)) for part in parts)
-    return found < (1.1 if small else 0.7) * choice.estimate * parts[0].nbytes / n_bytes
+    changes = np.concatenate([target[run] ^ base[run] for run in runs])
+    limit = (1.1 if small else 0.7) * choice.estimate * changes.nbytes / n_bytes
+    if len(_encode_planes(changes, None)) < limit:
+        return True
+    if not small:
+        return False
+    sample = np.concatenate([target[run] for run in runs])
+    # The first plane of weights is noise, as a rule, and its start alone passes the limit.
+    start = sample[: int(9 * limit)].view(np.uint8)[:: base.itemsize]
+    return kernels.literals(start.tobytes()) < 8 * limit and (
+        len(_encode_planes(sample, None)) < limit
+    )
 
 
 def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | None) -> bytes:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         count_parts,
         count_steps,
         histogram,
+        literals,
         survey,
     )
 
@@ -43,8 +44,10 @@ if not TYPE_CHECKING and _wanted != NAME:
 _COMPILED = (
     "Differ",
     "Patcher",
+    "count_parts",
     "count_steps",
     "histogram",
+    "literals",
     "rans_decode",
     "rans_encode",
     "survey",
@@ -78,6 +81,7 @@ __all__ = [
     "count_parts",
     "count_steps",
     "histogram",
+    "literals",
     "rans_decode",
     "rans_encode",
     "remark",

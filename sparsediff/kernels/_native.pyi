@@ -35,6 +35,17 @@ def survey(
     steps: Buffer,
     /,
 ) -> int: ...
+def count_parts(
+    word_bits: int,
+    kind: int,
+    base: Buffer,
+    target: Buffer,
+    ends: Buffer,
+    by_class: Buffer,
+    largest: Buffer,
+    /,
+) -> None: ...
+def literals(data: Buffer, /) -> int: ...
 def histogram(data: Buffer, counts: Buffer, /) -> None: ...
 def rans_encode(symbols: Buffer, sizes: Sequence[int], tables: Buffer, lanes: int, /) -> bytes: ...
 def rans_decode(

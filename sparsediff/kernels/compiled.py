@@ -14,14 +14,17 @@ import numpy as np
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
 from sparsediff.kernels import _native
-from sparsediff.kernels.numbers import Int64s
+from sparsediff.kernels.numbers import Int64s, class_of
 from sparsediff.kernels.rans import Tables
 from sparsediff.kernels.reference import TierCode
 from sparsediff.kernels.steps import N_SYMBOLS, Survey, Words
 
 _KINDS = ("float", "signed", "unsigned")
 
+_FEW_CLASSES = 16  # of steps, which are small as a rule
+
 use = _native.use
+literals = _native.literals
 
 
 @contextmanager
@@ -53,6 +56,21 @@ def count_steps(base: Words, target: Words, dtype: DType, counts: Int64s) -> int
     return _native.survey(
         word_bits, kind, word_bits - 1, base, target, np.zeros(1, np.int64), counts
     )
+
+
+def count_parts(
+    base: Words, target: Words, dtype: DType, ends: Sequence[int]
+) -> tuple[Int64s, list[int]]:
+    """See `steps.count_parts`."""
+    word_bits, kind, _ = _layout(dtype)
+    at, largest = np.array(ends, np.int64), np.zeros(len(ends), np.uint64)
+    needed = _FEW_CLASSES
+    while True:
+        by_class = np.zeros((len(ends), needed), np.int64)
+        _native.count_parts(word_bits, kind, base, target, at, by_class, largest)
+        needed = class_of(max(int(largest.max()), 1) - 1) + 1
+        if needed <= by_class.shape[1]:
+            return by_class[:, :needed], largest.tolist()
 
 
 class Differ:

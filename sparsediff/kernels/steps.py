@@ -74,6 +74,24 @@ def histogram(symbols: bytes) -> Int64s:
     return np.bincount(np.frombuffer(symbols, np.uint8), minlength=N_SYMBOLS)
 
 
+def literals(data: bytes) -> int:
+    """How many bytes cost at least a bit each, whatever finds runs of four and more again.
+
+    Those that lie in no run of four that was there before, nor may do so if more bytes follow,
+    and differ from the byte before, of which the same is true: so they are not all alike.
+    """
+    found = np.frombuffer(data, np.uint8)
+    if found.size < 4:
+        return 0
+    runs = np.ndarray(found.size - 3, "<u4", found, strides=(1,))
+    is_again = np.ones(runs.size, np.bool_)
+    is_again[np.unique(runs, return_index=True)[1]] = False
+    is_literal = ~is_again
+    for k in range(1, 4):
+        is_literal[k:] &= ~is_again[:-k]
+    return int(np.count_nonzero(is_literal[1:] & is_literal[:-1] & (np.diff(found[:-3]) != 0)))
+
+
 @dataclass(slots=True)
 class Survey:
     """What one pass over a pair of word arrays counts.

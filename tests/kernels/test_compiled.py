@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsediff.codec import bucket, tables
+from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError
 from sparsediff.kernels import NAME, TierCode, rans, reference, steps
@@ -23,6 +24,7 @@ from tests.codec.test_buckets import word_pairs
 from tests.support.pairs import Array, bf16, step_of_training, words, write_safetensors
 
 compiled = pytest.importorskip("sparsediff.kernels.compiled", reason="built without a C compiler")
+_native = pytest.importorskip("sparsediff.kernels._native")
 
 
 def instruction_sets() -> Iterator[str]:
@@ -97,6 +99,39 @@ def test_diff_and_patch_agree_for_any_bits(
     ]
     for kernels in (reference, compiled):
         assert np.array_equal(patch(kernels, choice, tiers, base, dtype, cut), target)
+
+
+@given(word_pairs(), st.lists(st.integers(0, 1 << 20), max_size=8))
+def test_steps_of_parts_agree(pair: tuple[Array, Array, DType], cuts: list[int]) -> None:
+    base, target, dtype = pair
+    ends = [*sorted(c % (base.size + 1) for c in cuts), base.size]
+    found, largest = compiled.count_parts(base, target, dtype, ends)
+    expected, expected_largest = steps.count_parts(base, target, dtype, ends)
+    assert np.array_equal(found, expected)
+    assert largest == expected_largest
+
+
+@pytest.mark.parametrize("ends", [[], [3], [5], [3, 2, 4], [-1, 4]])
+def test_parts_that_do_not_fit_are_not_counted(ends: list[int]) -> None:
+    with pytest.raises(AssertionError):
+        _native.count_parts(
+            16,
+            0,
+            *(np.zeros(4, np.uint16) for _ in range(2)),
+            np.array(ends, np.int64),
+            np.zeros((len(ends), 4), np.int64),
+            np.zeros(len(ends), np.uint64),
+        )
+
+
+@given(st.lists(st.binary(max_size=12) | st.integers(0, 40), max_size=30))
+def test_literals_agree_and_zstd_pays_for_them(pieces: list[bytes | int]) -> None:
+    data = b""
+    for piece in pieces:  # new bytes, or some from before
+        data += piece if isinstance(piece, bytes) else data[piece : 2 * piece + 5]
+    found = steps.literals(data)
+    assert compiled.literals(data) == found
+    assert 8 * len(compress(data, level=3)) >= found
 
 
 @given(word_pairs(), st.data())

@@ -67,6 +67,37 @@ void histogram(const uint8_t *data, size_t size, int64_t *counts) {
         counts[s] += (int64_t)(partial[0][s] + partial[1][s] + partial[2][s] + partial[3][s]);
 }
 
+/* Runs are looked up by a hash of theirs, in twice the room that they need. */
+int count_literals(const uint8_t *data, size_t size, size_t *n_literals) {
+    *n_literals = 0;
+    if (size < 4) return 1;
+    int bits = 8;
+    while ((size_t)1 << bits < 2 * size) bits++;
+    const size_t mask = ((size_t)1 << bits) - 1;
+    uint32_t *first = calloc(mask + 1, sizeof *first); /* where a run begins, plus one */
+    if (!first) return 0;
+    size_t covered = 0; /* by runs that were there before, up to here */
+    int was_literal = 0;
+    for (size_t i = 0; i + 4 <= size; i++) {
+        uint32_t run, other = 0;
+        memcpy(&run, data + i, 4);
+        size_t slot = (run * 2654435761u) >> (32 - bits);
+        for (; first[slot]; slot = (slot + 1) & mask) {
+            memcpy(&other, data + first[slot] - 1, 4);
+            if (other == run) break;
+        }
+        if (first[slot])
+            covered = i + 4;
+        else
+            first[slot] = (uint32_t)(i + 1);
+        const int is_literal = i >= covered;
+        *n_literals += is_literal && was_literal && data[i] != data[i - 1];
+        was_literal = is_literal;
+    }
+    free(first);
+    return 1;
+}
+
 /* Extra bits must be exactly as long as the symbols ask for, and end in zeros. */
 static enum status check_extra(const uint8_t *symbols, uint64_t n, int shift, const uint8_t *extra,
                                size_t size) {

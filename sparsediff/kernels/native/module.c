@@ -43,6 +43,13 @@ int layout_from(Layout *l, int word_bits, int kind, int shift, PyObject *bounds)
     return 0;
 }
 
+static int layout_of_one_tier(Layout *l, int word_bits, int kind, int shift) {
+    const long first = 0;
+    if (layout_init(l, word_bits, kind, shift, &first, 1)) return 1;
+    PyErr_SetString(PyExc_AssertionError, "no such layout of words");
+    return 0;
+}
+
 int word_buffers(PyObject *a, PyObject *b, const Layout *l, Py_buffer *va, Py_buffer *vb,
                  size_t *n_words) {
     const size_t word = (size_t)l->word_bits / 8;
@@ -82,10 +89,9 @@ static PyObject *py_survey(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "iiiOOOO", &word_bits, &kind, &shift, &base, &target, &members,
                           &steps))
         return NULL;
-    PyObject *one = Py_BuildValue("(i)", 0);
-    const int ok = one && layout_from(&layout, word_bits, kind, shift, one);
-    Py_XDECREF(one);
-    if (!ok || !word_buffers(base, target, &layout, &vb, &vt, &n_words)) return NULL;
+    if (!layout_of_one_tier(&layout, word_bits, kind, shift) ||
+        !word_buffers(base, target, &layout, &vb, &vt, &n_words))
+        return NULL;
     PyObject *result = NULL;
     if (counts_buffer(members, &vm, (size_t)layout.n_classes)) {
         if (counts_buffer(steps, &vs, (size_t)layout.n_classes * N_SYMBOLS)) {
@@ -98,6 +104,72 @@ static PyObject *py_survey(PyObject *module, PyObject *args) {
             PyBuffer_Release(&vs);
         }
         PyBuffer_Release(&vm);
+    }
+    PyBuffer_Release(&vb);
+    PyBuffer_Release(&vt);
+    return result;
+}
+
+/* Steps of each part, whose ends are given: how many by class, as far as there are columns. */
+static void count_parts(const Layout *l, const Py_buffer *base, const Py_buffer *target,
+                        const Py_buffer *ends, Py_buffer *by_class, Py_buffer *largest) {
+    const size_t n_parts = (size_t)ends->len / sizeof(int64_t), word = (size_t)l->word_bits / 8;
+    const size_t n_columns = n_parts ? (size_t)by_class->len / sizeof(int64_t) / n_parts : 0;
+    const int64_t *end = ends->buf;
+    int64_t members, steps[N_SYMBOLS] = {0}, *row = by_class->buf;
+    uint64_t *widest = largest->buf;
+    for (size_t i = 0, start = 0; i < n_parts; start = (size_t)end[i++], row += n_columns) {
+        loops->survey[width_index(l)](l, (uint8_t *)base->buf + start * word,
+                                      (uint8_t *)target->buf + start * word,
+                                      (size_t)end[i] - start, &members, steps, &widest[i]);
+        if (!widest[i]) continue;
+        const unsigned n = number_class(widest[i] - 1) + 1;
+        for (unsigned c = 0; c < n && c < n_columns; c++) row[c] = steps[2 * c] + steps[2 * c + 1];
+        memset(steps, 0, 2 * n * sizeof *steps);
+    }
+}
+
+static int are_ends(const Py_buffer *ends, size_t n_words) {
+    const int64_t *end = ends->buf;
+    int64_t last = 0;
+    for (size_t i = 0; i < (size_t)ends->len / sizeof *end; i++) {
+        if (end[i] < last) return 0;
+        last = end[i];
+    }
+    return last == (int64_t)n_words;
+}
+
+static PyObject *py_count_parts(PyObject *module, PyObject *args) {
+    int word_bits, kind;
+    PyObject *base, *target, *ends, *by_class, *largest, *result = NULL;
+    Py_buffer vb, vt, ve, vc, vl;
+    Layout layout;
+    size_t n_words;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iiOOOOO", &word_bits, &kind, &base, &target, &ends, &by_class,
+                          &largest))
+        return NULL;
+    if (!layout_of_one_tier(&layout, word_bits, kind, word_bits - 1) ||
+        !word_buffers(base, target, &layout, &vb, &vt, &n_words))
+        return NULL;
+    if (!PyObject_GetBuffer(ends, &ve, PyBUF_SIMPLE)) {
+        const size_t n_parts = (size_t)ve.len / sizeof(int64_t);
+        if (counts_buffer(largest, &vl, n_parts)) {
+            if (!PyObject_GetBuffer(by_class, &vc, PyBUF_WRITABLE)) {
+                if ((uintptr_t)ve.buf % sizeof(int64_t) || (uintptr_t)vc.buf % sizeof(int64_t) ||
+                    !are_ends(&ve, n_words))
+                    PyErr_SetString(PyExc_AssertionError, "parts do not fit the words");
+                else {
+                    Py_BEGIN_ALLOW_THREADS
+                    count_parts(&layout, &vb, &vt, &ve, &vc, &vl);
+                    Py_END_ALLOW_THREADS
+                    result = Py_NewRef(Py_None);
+                }
+                PyBuffer_Release(&vc);
+            }
+            PyBuffer_Release(&vl);
+        }
+        PyBuffer_Release(&ve);
     }
     PyBuffer_Release(&vb);
     PyBuffer_Release(&vt);
@@ -217,6 +289,24 @@ static PyObject *py_histogram(PyObject *module, PyObject *args) {
     return ok ? Py_NewRef(Py_None) : NULL;
 }
 
+static PyObject *py_literals(PyObject *module, PyObject *args) {
+    Py_buffer data;
+    size_t n_literals = 0;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*", &data)) return NULL;
+    int ok = (size_t)data.len <= MAX_LITERALS;
+    if (!ok)
+        PyErr_SetString(PyExc_AssertionError, "too many bytes to look for literals");
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        ok = count_literals(data.buf, (size_t)data.len, &n_literals);
+        Py_END_ALLOW_THREADS
+        if (!ok) PyErr_NoMemory();
+    }
+    PyBuffer_Release(&data);
+    return ok ? PyLong_FromSize_t(n_literals) : NULL;
+}
+
 /* Names of the instruction sets this processor can run, best first; use(name) picks one. */
 static int is_supported(const Loops *candidate) {
 #if defined(WITH_AVX512)
@@ -267,6 +357,9 @@ static PyObject *py_use(PyObject *module, PyObject *args) {
 static PyMethodDef functions[] = {
     {"survey", py_survey, METH_VARARGS,
      "survey(word_bits, kind, shift, base, target, members, steps) -> largest |step|"},
+    {"count_parts", py_count_parts, METH_VARARGS,
+     "count_parts(word_bits, kind, base, target, ends, by_class, largest)"},
+    {"literals", py_literals, METH_VARARGS, "literals(data) -> how many"},
     {"histogram", py_histogram, METH_VARARGS, "histogram(data, counts)"},
     {"rans_encode", py_rans_encode, METH_VARARGS,
      "rans_encode(symbols, sizes, tables, lanes) -> bytes"},

@@ -193,4 +193,8 @@ void diff_free(Diff *d);
 
 void histogram(const uint8_t *data, size_t size, int64_t *counts);
 
+/* Number of literals among at most MAX_LITERALS bytes (steps.literals); 0 without memory. */
+#define MAX_LITERALS ((size_t)1 << 24)
+int count_literals(const uint8_t *data, size_t size, size_t *n_literals);
+
 #endif

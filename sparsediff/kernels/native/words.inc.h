@@ -216,6 +216,9 @@ static enum status NAME(patch)(Patch *p, uint8_t *words, size_t n_words) {
 static void NAME(survey)(const Layout *l, const uint8_t *base, const uint8_t *target,
                          size_t n_words, int64_t *members, int64_t *steps, uint64_t *largest) {
     uint64_t widest = 0;
+    int64_t partial[4][256]; /* so that words of one class do not wait for each other */
+    const int in_parts = l->n_classes > 1 && l->n_classes <= 256;
+    if (in_parts) memset(partial, 0, sizeof partial);
     for (size_t at = 0; at < n_words; at += BLOCK) {
         const size_t n = n_words - at < BLOCK ? n_words - at : BLOCK;
         WORD b_memory[BLOCK], t_memory[BLOCK];
@@ -224,6 +227,9 @@ static void NAME(survey)(const Layout *l, const uint8_t *base, const uint8_t *ta
         uint64_t changed[GROUPS];
         if (l->n_classes == 1)
             members[0] += (int64_t)n;
+        else if (in_parts && n == BLOCK)
+            for (size_t i = 0; i < BLOCK; i += 4)
+                for (size_t j = 0; j < 4; j++) partial[j][NAME(class)(b[i + j], l)]++;
         else
             for (size_t i = 0; i < n; i++) members[NAME(class)(b[i], l)]++;
         NAME(changed)(b, t, changed);
@@ -238,6 +244,8 @@ static void NAME(survey)(const Layout *l, const uint8_t *base, const uint8_t *ta
                 steps[class * N_SYMBOLS + 2 * number_class(v) + negative]++;
             }
     }
+    for (int c = 0; in_parts && c < l->n_classes; c++)
+        members[c] += partial[0][c] + partial[1][c] + partial[2][c] + partial[3][c];
     *largest = widest;
 }
 
