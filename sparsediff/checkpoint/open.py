@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparsediff.checkpoint.formats import Span, find_spans
+from sparsediff.checkpoint.formats import Span, find_spans, have_same_spans
 from sparsediff.disk.inputs import InputFile, Readable, walk
 from sparsediff.disk.names import CANNOT_BE_CARRIED, why_unsafe
 from sparsediff.disk.selection import Selection
@@ -95,6 +95,7 @@ def open_checkpoint(
     allow_empty: bool = False,
     whole: bool = False,
     selection: Selection | None = None,
+    like: Checkpoint | None = None,
 ) -> Checkpoint:
     """Find the files and spans of the checkpoint at ``path``.
 
@@ -104,6 +105,8 @@ def open_checkpoint(
         whole: refuse a directory that holds what a killed run left behind, instead of passing
             over it: nothing is left out of what travels without a word.
         selection: take only these of a directory's files.
+        like: one whose files may have the same headers, as from step to step of training: then
+            they share its spans.
 
     Raises:
         UsageError: there is nothing usable at ``path``.
@@ -112,6 +115,7 @@ def open_checkpoint(
             asked for and something would be left out.
     """
     path = Path(path)
+    known = {} if like is None else {f.name: f for f in like.files}
     with os_errors(path):
         is_directory = path.is_dir()
     if not is_directory:
@@ -119,7 +123,7 @@ def open_checkpoint(
             raise UsageError(
                 "is one file; `include` and `exclude` choose among those of a directory", file=path
             )
-        return Checkpoint(path, False, [_open_file("", path)])
+        return Checkpoint(path, False, [_open_file("", path, known.get(""))])
     files: list[CheckpointFile] = []
     passed_over: list[Path] = []
     left_out: list[tuple[str, int]] = []
@@ -130,7 +134,7 @@ def open_checkpoint(
         problem = why_unsafe(name)
         if problem is not None:
             raise UnsupportedError(f"{CANNOT_BE_CARRIED}: {problem}", file=repr(name))
-        files.append(_open_file(name, file))
+        files.append(_open_file(name, file, known.get(name)))
     if not files and not allow_empty:
         problem = (
             "`include` and `exclude` leave no file" if left_out else "directory holds no files"
@@ -145,6 +149,8 @@ def open_checkpoint(
     return Checkpoint(path, True, files, left_out)
 
 
-def _open_file(name: str, path: Path) -> CheckpointFile:
+def _open_file(name: str, path: Path, like: CheckpointFile | None) -> CheckpointFile:
     source = InputFile.of(path)
+    if like is not None and have_same_spans(source, like.source):
+        return CheckpointFile(name, source, like.spans)
     return CheckpointFile(name, source, find_spans(source))

@@ -92,7 +92,7 @@ def _likeliest(tensors: list[Tensor], default: int | None) -> int | None:
 
 def _match(base: Checkpoint, target: Checkpoint) -> Matches:
     """Base span for each target tensor that has one."""
-    in_file = {f.name: {s.name: (i, s) for s in f.spans} for i, f in enumerate(base.files)}
+    in_base = {f.name: (i, f.spans) for i, f in enumerate(base.files)}
 
     @cache
     def by_name() -> dict[str, Match]:
@@ -111,7 +111,12 @@ def _match(base: Checkpoint, target: Checkpoint) -> Matches:
     found: Matches = defaultdict(dict)
     strays: list[tuple[CheckpointFile, Span]] = []
     for file in target.files:
-        namesakes, matched = in_file.get(file.name, {}), found[file.name]
+        i, spans = in_base.get(file.name, (0, []))
+        namesakes = {span.name: (i, span) for span in spans}
+        if spans is file.spans:  # nothing has moved
+            found[file.name] = {name: match for name, match in namesakes.items() if match[1].nbytes}
+            continue
+        matched = found[file.name]
         for span in file.spans:
             near = namesakes.get(span.name)
             if near is None and not span.is_all_of(file.source.size):

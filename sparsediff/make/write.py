@@ -199,7 +199,7 @@ def _opened(base: Side, target: Side, chosen: Selection) -> tuple[Checkpoint, Ch
     if not isinstance(base, Checkpoint):
         base = open_checkpoint(base, allow_empty=True, selection=chosen)
     if not isinstance(target, Checkpoint):
-        target = open_checkpoint(target, whole=True, selection=chosen)
+        target = open_checkpoint(target, whole=True, selection=chosen, like=base)
     return base, target
 
 

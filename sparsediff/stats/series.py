@@ -58,15 +58,17 @@ def series_stats(
     """
     if len(checkpoints) < 2:
         raise UsageError("a series needs two checkpoints or more")
-    opened = [open_checkpoint(c) for c in checkpoints]
+    opened: list[Checkpoint] = []
+    for checkpoint in checkpoints:
+        opened.append(open_checkpoint(checkpoint, like=opened[-1] if opened else None))
     reader = SeriesReader(jobs)
     reader.feed(opened, progress=progress)
     if patches:
         for i, (base, target) in enumerate(pairwise(opened)):
             result = make_patch(base.path, target.path, None, jobs=jobs, progress=progress)
             reader.add_patch(i, stats_of_result(result))
-    for checkpoint in opened:
-        checkpoint.check_unchanged()
+    for c in opened:
+        c.check_unchanged()
     return reader.stats([str(c.path) for c in opened])
 
 

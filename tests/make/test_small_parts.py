@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import platform
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,30 @@ def test_headers_are_judged_alike_however_many_tensors_there_are(
     (span,) = open_checkpoint(path).files[0].spans
     assert (span.name, span.nbytes) == (next(iter(json.loads(raw))), 1)
     assert span.offset == 8 + len(raw)
+
+
+def test_files_of_like_headers_share_what_is_known_of_them(
+    sides: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, other = (open_checkpoint(path) for path in sides)  # the same tensors in another order
+    copy = shutil.copy(sides[0], tmp_path / "copy.safetensors")
+    renamed = shutil.copy(sides[0], tmp_path / "copy.bin")
+    longer = tmp_path / "longer.safetensors"
+    longer.write_bytes(sides[0].read_bytes() + b"!")
+    assert open_checkpoint(copy, like=base).files[0].spans is base.files[0].spans
+    assert open_checkpoint(renamed, like=base).files[0].spans == base.files[0].spans
+    found = open_checkpoint(sides[1], like=base).files[0].spans
+    assert found == other.files[0].spans != base.files[0].spans
+    with pytest.raises(CorruptError):
+        open_checkpoint(longer, like=base)
+
+
+def test_plan_does_not_depend_on_what_is_shared(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    copy = shutil.copy(sides[0], tmp_path / "copy.safetensors")
+    empty = tmp_path / "empty.safetensors"
+    write_safetensors(empty, {"none": ("F32", (0,), b""), "one": ("F32", (1,), bytes(4))})
+    for base, target in ((sides[0], copy), sides, (empty, empty)):
+        opened = open_checkpoint(base)
+        plans = [plan(opened, open_checkpoint(target, like=like)) for like in (None, opened)]
+        assert plans[0] == plans[1]
+        assert any(t.base_file == 0 for t in plans[0].tensors)

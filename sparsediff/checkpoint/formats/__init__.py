@@ -29,7 +29,7 @@ from sparsediff.checkpoint.formats import (
     torch_zip,
 )
 from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
-from sparsediff.disk.inputs import Input, InputFile
+from sparsediff.disk.inputs import Input, InputFile, Readable
 from sparsediff.errors import CorruptError
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Span",
     "find_references",
     "find_spans",
+    "have_same_spans",
 ]
 
 MAX_SKELETON_BYTES = 1 << 27
@@ -100,6 +101,11 @@ def _find_spans(file: Input, depth: int) -> list[Span]:
             if spans is not None and _can_travel(file, spans):
                 return spans
     return opaque.find_spans(file)
+
+
+def have_same_spans(file: InputFile, other: Readable) -> bool:
+    """Whether it is certain, without looking for spans, that two files have the same."""
+    return isinstance(other, InputFile) and safetensors.have_same_spans(file, other)
 
 
 def _can_travel(file: Input, spans: Sequence[Span]) -> bool:

@@ -119,6 +119,16 @@ def looks_like(file: Input) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= file.size - 8
 
 
+def have_same_spans(file: Input, other: Input) -> bool:
+    """Whether two files of this format have the same header and size, from which spans follow."""
+    if file.size != other.size or file.size < 8:
+        return False
+    if not all(f.path.name.endswith(SUFFIXES) for f in (file, other)):
+        return False
+    end = 8 + int.from_bytes(file.read(0, 8), "little")
+    return end <= min(8 + MAX_HEADER, file.size) and file.read(0, end) == other.read(0, end)
+
+
 def find_spans(file: Input) -> list[Span]:
     """Spans of ``file``, ordered by offset.
 
