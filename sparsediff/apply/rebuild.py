@@ -11,8 +11,8 @@ published.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from sparsediff.parallel import Budget
 from sparsediff.patch import words
 from sparsediff.patch.container import Patch, StoredPayload
 from sparsediff.patch.manifest import Manifest
-from sparsediff.patch.words import Piece, Writer
+from sparsediff.patch.words import Run, Writer
 
 PAID_BYTES = 32  # that a byte of payload may unfold to without waiting
 _unfolded = Budget(192 << 20)  # what else payloads may unfold to, on all threads together
@@ -200,8 +200,24 @@ def run(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
     if task.bucket is None:
         return _run_skeleton(group, base, task, write)
     manifest = group[-1].manifest
-    has_base = group[0].manifest.buckets[task.bucket].base is not None
-    size = words.n_bytes(manifest, task.bucket)
+    with closing(rebuilt(group, base, task.bucket, task)) as runs:
+        for found in runs:
+            for offset, new in words.target_places(manifest, found):
+                write(task.file, offset, new)
+    return words.n_bytes(manifest, task.bucket)
+
+
+def rebuilt(
+    group: Sequence[Patch], base: Base, bucket: int, task: Task
+) -> Generator[Run, None, None]:
+    """Words of the last patch's target, a run at a time, of a task that is a bucket; see `run`.
+
+    Only after the last it is known whether they are. Whoever ends before that closes this, or
+    memory that others wait for stays taken.
+    """
+    manifest = group[-1].manifest
+    has_base = group[0].manifest.buckets[bucket].base is not None
+    size = words.n_bytes(manifest, bucket)
     try:
         payloads = task.verified()
         needed = size if any(codec.is_dense(p) for p in payloads if p is not None) else 0
@@ -209,22 +225,20 @@ def run(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
             needed += size  # of what is held between the patches
         with _room_for(needed, payloads), OpenFiles() as files:
             source = base.source(files) if has_base else words.NOTHING
-            room = words.room(manifest, task.bucket, 1) if len(group) > 1 else None
-            pieces = words.pieces(manifest, task.bucket, [source], into=room)
+            room = words.room(manifest, bucket, 1) if len(group) > 1 else None
+            runs = words.runs(manifest, bucket, [source], into=room)
             if has_base:
-                pieces = _checked(group[0], base, task.bucket, pieces)
+                runs = _checked(group[0], base, bucket, runs)
             for patch, payload in zip(group, payloads, strict=True):
                 if payload is not None:
-                    pieces = _patched(patch, task.bucket, payload, pieces)
+                    runs = _patched(patch, bucket, payload, runs)
                 if patch is not group[-1]:
-                    pieces = iter(list(pieces))  # what is decoded is held for one patch at a time
-            for piece in pieces:
-                write(task.file, piece.offset, piece.words[0])
+                    runs = iter(list(runs))  # what is decoded is held for one patch at a time
+            yield from runs
     except CorruptError:
         if has_base:  # whose fault is it?
-            base.check(task.bucket)
+            base.check(bucket)
         raise
-    return size
 
 
 def _room_for(n_bytes: int, payloads: Sequence[Verified | None]) -> AbstractContextManager[None]:
@@ -244,18 +258,16 @@ def _named(patch: Patch, payload: str) -> Iterator[None]:
         raise
 
 
-def _checked(patch: Patch, base: Base, bucket: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
+def _checked(patch: Patch, base: Base, bucket: int, runs: Iterator[Run]) -> Iterator[Run]:
     """Base words of a bucket as they pass by; after the last it is known whether they are right."""
     sums = PartChecksums()
-    for piece in pieces:
-        sums.update(piece.part, piece.words[0])
-        yield piece
+    for found in runs:
+        words.add_checksums(sums, found, found.words[0])
+        yield found
     words.check_base(patch.manifest, bucket, sums.hex(), base.path)
 
 
-def _patched(
-    patch: Patch, bucket: int, payload: Verified, pieces: Iterator[Piece]
-) -> Iterator[Piece]:
+def _patched(patch: Patch, bucket: int, payload: Verified, runs: Iterator[Run]) -> Iterator[Run]:
     """Words of a bucket turned, in place, into those of the patch's target, as they pass by.
 
     After the last it is known whether they are.
@@ -266,11 +278,11 @@ def _patched(
     sums = PartChecksums()
     with _named(patch, f"bucket.{bucket}"):
         decoder = codec.Decoder(payload, record.n_words, dtype, has_base=record.base is not None)
-        for piece in pieces:
-            (new,) = piece.words
+        for found in runs:
+            (new,) = found.words
             decoder.feed(new)
-            sums.update(piece.part, new)
-            yield piece
+            words.add_checksums(sums, found, new)
+            yield found
         decoder.finish()
         check_words(manifest, bucket, sums.hex(), None)
 

@@ -85,7 +85,7 @@ def _encode_new(manifest: Manifest, bucket: int, target: Source) -> Encoded:
     sums = PartChecksums()
     (held,) = words.room(manifest, bucket, 1)
     for run in words.runs(manifest, bucket, [target], into=[held]):
-        _add(sums, run, run.words[0])
+        words.add_checksums(sums, run, run.words[0])
     payload = codec.encode(None, held, words.bucket_dtype(manifest, bucket), None)
     return Encoded(payload, Result(checksum.combine(sums.hex()), checksum.digest(payload)))
 
@@ -169,8 +169,8 @@ def _taken_in(
     counts, largest = np.zeros((1, 2 * N_CLASSES), np.int64), 0  # of a part
     for run in runs:
         b, t = run.words
-        _add(target_sums, run, t)
-        _add(base_sums, run, b)
+        words.add_checksums(target_sums, run, t)
+        words.add_checksums(base_sums, run, b)
         if observer is not None:
             observer(dtype, b, t)
         if len(run.ends) > 1:
@@ -186,13 +186,6 @@ def _taken_in(
             steps.append(Steps(by_class, [largest]))
             counts[:], largest = 0, 0
     return _Taken(base_sums.hex(), target_sums.hex(), Steps.joined(steps))
-
-
-def _add(sums: PartChecksums, run: Run, read: Words) -> None:
-    if run.is_whole:
-        sums.extend(read, [end * read.itemsize for end in run.ends])
-    else:
-        sums.update(run.part, read)
 
 
 def encode_skeleton(

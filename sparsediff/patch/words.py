@@ -47,29 +47,12 @@ NOTHING = Source(lambda _: (0, 0), lambda *_: None)
 """The side that a bucket without base words has there: memory to be filled."""
 
 
-class Piece(NamedTuple):
-    """A few words of one part of a bucket.
-
-    Attributes:
-        part: index of the part in the bucket.
-        offset: where the words lie in the target file, in bytes.
-        n_words: how many.
-        words: the words of each source that was read, (n_words,) each.
-        is_last_of_part: whether the next piece, if any, is of the next part.
-    """
-
-    part: int
-    offset: int
-    n_words: int
-    words: list[Words]
-    is_last_of_part: bool
-
-
 class Run(NamedTuple):
     """Words that follow each other in a bucket: a piece of one part, or several whole parts.
 
     Attributes:
         part: index in the bucket of the first part.
+        parts: what words they are.
         ends: where each part ends among the words.
         words: the words of each source that was read, (ends[-1],) each.
         is_whole: whether they are whole parts.
@@ -77,6 +60,7 @@ class Run(NamedTuple):
     """
 
     part: int
+    parts: list[Part]
     ends: list[int]
     words: list[Words]
     is_whole: bool
@@ -109,40 +93,6 @@ def n_bytes(manifest: Manifest, bucket: int) -> int:
     return manifest.buckets[bucket].n_words * bucket_dtype(manifest, bucket).word_bytes
 
 
-def pieces(
-    manifest: Manifest,
-    bucket: int,
-    sources: Sequence[Source],
-    *,
-    into: Sequence[Words] | None = None,
-) -> Iterator[Piece]:
-    """The words of a bucket in order, a piece at a time, no piece across parts.
-
-    Args:
-        manifest: of the patch.
-        bucket: index of the bucket.
-        sources: sides to read.
-        into: memory for each source, as `room` gives; it holds all words of the bucket
-            in the end. Without it, a piece is overwritten by the next.
-    """
-    dtype = bucket_dtype(manifest, bucket)
-    limit = piece_words(dtype)
-    memory = into or room(manifest, bucket, len(sources), at_most=limit)
-    at = 0
-    for index, part in enumerate(manifest.parts[bucket]):
-        places = [s.place(part.tensor) for s in sources]
-        for start in range(0, part.n_words, limit):
-            n = min(limit, part.n_words - start)
-            skip = (part.start + start) * dtype.word_bytes
-            views = [m[at : at + n] for m in memory]
-            for source, (file, begin), view in zip(sources, places, views, strict=True):
-                source.read(file, begin + skip, view)
-            offset = manifest.tensors[part.tensor].offset + skip
-            yield Piece(index, offset, n, views, start + n == part.n_words)
-            if into is not None:
-                at += n
-
-
 def runs(
     manifest: Manifest,
     bucket: int,
@@ -158,7 +108,8 @@ def runs(
         manifest: of the patch.
         bucket: index of the bucket.
         sources: sides to read.
-        into: as of `pieces`.
+        into: memory for each source, as `room` gives; it holds all words of the bucket
+            in the end. Without it, a run is overwritten by the next.
     """
     dtype = bucket_dtype(manifest, bucket)
     limit = piece_words(dtype)
@@ -185,7 +136,7 @@ def runs(
             views = [m[at : at + lengths[-1]] for m in memory]
             for source, view in zip(sources, views, strict=True):
                 _fill(source, found, dtype.word_bytes, view)
-            yield Run(first, lengths, views, bool(ends), i == len(cut))
+            yield Run(first, found, lengths, views, bool(ends), i == len(cut))
             if into is not None:
                 at += lengths[-1]
         first = max(taken, first + 1)
@@ -193,18 +144,35 @@ def runs(
 
 def _fill(source: Source, parts: Sequence[Part], word_bytes: int, view: Words) -> None:
     """Read the words of parts, one after the other; what lies side by side at once."""
-    file, begin, end, at = -1, 0, 0, 0  # a run of bytes, and where in ``view`` its words go
+    for file, offset, words in _side_by_side(source.place, parts, word_bytes):
+        source.read(file, offset, view[words])
+
+
+def target_places(manifest: Manifest, run: Run) -> Iterator[tuple[int, Words]]:
+    """Words of a run that lie side by side in the target file, and at which offset, in bytes."""
+    tensors, (read,) = manifest.tensors, run.words
+    for _, offset, words in _side_by_side(
+        lambda index: (0, tensors[index].offset), run.parts, read.itemsize
+    ):
+        yield offset, read[words]
+
+
+def _side_by_side(
+    place: Callable[[int], tuple[int, int]], parts: Sequence[Part], word_bytes: int
+) -> Iterator[tuple[int, int, slice]]:
+    """Where parts lie, those side by side as one: file, offset, and which of their words."""
+    file, begin, end, at = -1, 0, 0, 0
     for tensor, start, n_words in parts:
-        part_file, offset = source.place(tensor)
+        part_file, offset = place(tensor)
         offset += start * word_bytes
         if part_file != file or offset != end:
             n = (end - begin) // word_bytes
             if n:
-                source.read(file, begin, view[at : at + n])
+                yield file, begin, slice(at, at + n)
             at += n
             file, begin, end = part_file, offset, offset
         end += n_words * word_bytes
-    source.read(file, begin, view[at:])
+    yield file, begin, slice(at, at + (end - begin) // word_bytes)
 
 
 def piece_words(dtype: DType) -> int:
@@ -249,9 +217,17 @@ def sample(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> list[W
 def checksums(manifest: Manifest, bucket: int, source: Source) -> list[str]:
     """Checksum of each part of a bucket's words on one side."""
     sums = checksum.PartChecksums()
-    for piece in pieces(manifest, bucket, [source]):
-        sums.update(piece.part, piece.words[0])
+    for run in runs(manifest, bucket, [source]):
+        add_checksums(sums, run, run.words[0])
     return sums.hex()
+
+
+def add_checksums(sums: checksum.PartChecksums, run: Run, read: Words) -> None:
+    """Add the words of a run, of one source."""
+    if run.is_whole:
+        sums.extend(read, [end * read.itemsize for end in run.ends])
+    else:
+        sums.update(run.part, read)
 
 
 def check_base(

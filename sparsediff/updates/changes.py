@@ -12,20 +12,21 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sparsediff.apply.rebuild import Base, Task, run, tasks
+from sparsediff.apply.rebuild import Base, Task, rebuilt, tasks
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.errors import WrongBaseError
 from sparsediff.kernels import Words
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import words
 from sparsediff.patch.container import Patch
-from sparsediff.patch.manifest import Manifest
+from sparsediff.patch.manifest import Manifest, Part
 from sparsediff.updates.named import BaseTensors
 
 Indices = npt.NDArray[np.signedinteger[Any]]
@@ -150,16 +151,24 @@ class _Overheard:
     def __init__(self, base: Base) -> None:
         self._base = base
         self.path, self.check, self.skeleton = base.path, base.check, base.skeleton
-        self.words: deque[Words] = deque()
+        self._words: deque[Words] = deque()
 
     def source(self, files: OpenFiles) -> words.Source:
         inner = self._base.source(files)
 
         def read(index: int, offset: int, buffer: Any) -> None:
             inner.read(index, offset, buffer)
-            self.words.append(buffer.copy())
+            self._words.append(buffer.copy())
 
         return words.Source(inner.place, read)
+
+    def take(self, n_words: int) -> Words | None:
+        """The next words of a run, all of which were read; None where there is no base."""
+        read: list[Words] = []
+        while self._words and n_words:
+            read.append(self._words.popleft())
+            n_words -= read[-1].size
+        return np.concatenate(read) if len(read) > 1 else read[0] if read else None
 
 
 def _decode(
@@ -173,34 +182,32 @@ def _decode(
     """Changes of one bucket, all of it verified."""
     assert task.bucket is not None
     overheard = _Overheard(base)
-    parts = iter(group[-1].manifest.parts[task.bucket])
-    part, done = next(parts), 0
+    parts = group[-1].manifest.parts[task.bucket]
     found: list[Change] = []
+    with closing(rebuilt(group, overheard, task.bucket, task)) as runs:
+        for run in runs:
+            before, start = overheard.take(run.ends[-1]), 0
+            for i, (part, end) in enumerate(zip(run.parts, run.ends, strict=True), run.part):
+                old = None if before is None or part.tensor in whole else before[start:end]
+                new = run.words[0][start:end]
+                found.append(_change(parts[i], part.start, old, new, whole_runs, with_old))
+                start = end
+    return _joined([change for change in found if change.values.size])
 
-    def write(_: int, __: int, new: Words) -> None:
-        nonlocal part, done
-        if done == part.n_words:  # pieces never cross parts
-            part, done = next(parts), 0
-        positions: npt.NDArray[np.int32] | None = None
-        values = new
-        old = overheard.words.popleft() if overheard.words else None  # read piece by piece too
-        if part.tensor in whole:
-            old = None
-        if old is not None:
-            positions = np.flatnonzero(old != new).astype(np.int32)
-            if whole_runs and positions.size * (4 + new.itemsize) > new.nbytes:
-                positions = None
-            else:
-                values, old = new[positions], old[positions]
-                positions += np.int32(done)
-        start = part.start + (done if positions is None else 0)
-        done += new.size
-        if values.size:
-            kept = old if with_old else None
-            found.append(Change(part.tensor, start, positions, values.copy(), kept))
 
-    run(group, overheard, task, write)
-    return _joined(found)
+def _change(
+    part: Part, start: int, old: Words | None, new: Words, whole_runs: bool, with_old: bool
+) -> Change:
+    """What changes in words of a part, from ``start`` on in their tensor; perhaps nothing."""
+    if old is not None:
+        positions = np.flatnonzero(old != new).astype(np.int32)
+        if not whole_runs or positions.size * (4 + new.itemsize) <= new.nbytes:
+            kept = old[positions] if with_old else None
+            values = new[positions]
+            return Change(
+                part.tensor, part.start, positions + np.int32(start - part.start), values, kept
+            )
+    return Change(part.tensor, start, None, new.copy(), old if with_old else None)
 
 
 def _joined(found: list[Change]) -> list[Change]:

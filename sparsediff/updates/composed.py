@@ -169,19 +169,27 @@ class _Continued:
 
     def _read(self, file: int, offset: int, buffer: Any) -> None:
         out = bytes_of(buffer)
+        while out.size:  # of tensors that lie side by side
+            n = self._read_of_one(file, offset, out)
+            out, offset = out[n:], offset + n
+
+    def _read_of_one(self, file: int, offset: int, out: npt.NDArray[np.uint8]) -> int:
+        """Read from the tensor that holds the byte at ``offset``; how many bytes."""
         at = bisect_right(self._starts[file], offset) - 1
         row = self._rows[file][at] if at >= 0 else -1
         tensor = self._layer.manifest.tensors[row]
         skip = offset - tensor.offset
-        if at < 0 or skip + out.size > tensor.n_bytes:
+        n = min(out.size, tensor.n_bytes - skip)
+        if at < 0 or n <= 0:
             raise UnsupportedError(
                 "patches of a chain see the tensors of a file differently", file=self._after.name
             )
         width = tensor.dtype.word_bytes
-        start, end = skip // width, -(-(skip + out.size) // width)
+        start, end = skip // width, -(-(skip + n) // width)
         read = np.empty(end - start, tensor.dtype.numpy)
         self._layer.read(row, start, read)
-        out[:] = read.view(np.uint8)[skip - start * width :][: out.size]
+        out[:n] = read.view(np.uint8)[skip - start * width :][:n]
+        return n
 
 
 def _whole_way(layers: list[_Changed], base: Base, first: Manifest, n_based: list[int]) -> Composed:

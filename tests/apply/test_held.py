@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from sparsediff import make_patch, open_patch
+from sparsediff.apply import rebuild
 from sparsediff.parallel import Budget, ordered_map
 from tests.hostile.write import anchor, frame, zeros
 from tests.patch.rewriting import container, dumped
 from tests.support.costs import cost
+from tests.support.pairs import write_safetensors
 
 
 def test_no_more_is_held_than_there_is_and_what_is_larger_is_held_alone() -> None:
@@ -43,6 +46,26 @@ def test_what_is_held_is_free_after_an_error() -> None:
         list(ordered_map(call, range(9), 3))
     with budget.hold(10):
         pass
+
+
+def test_what_a_bucket_held_is_free_when_its_words_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    write_safetensors(tmp_path / "target" / "x.safetensors", {"w": ("U8", (9999,), bytes(9999))})
+    make_patch(tmp_path / "base", tmp_path / "target", tmp_path / "p.sdiff")
+    taken: list[int] = []
+
+    def write(file: int, offset: int, data: object) -> None:
+        taken.append(rebuild._unfolded._total - rebuild._unfolded._free)
+        raise OSError("no room")
+
+    with open_patch(tmp_path / "p.sdiff") as opened:
+        files = rebuild.BaseFiles(tmp_path / "base", opened.manifest)
+        for task in rebuild.tasks([opened]):
+            with pytest.raises(OSError, match="no room") as kept:
+                rebuild.run([opened], files, task, write)
+            assert rebuild._unfolded._free == rebuild._unfolded._total
+            assert kept.tb is not None  # what is on the stack of an error that is kept lives on
+    assert max(taken) > 0
 
 
 def dense(n: int) -> bytes:

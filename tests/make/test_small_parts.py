@@ -74,7 +74,7 @@ def sides(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-def test_runs_have_the_words_of_pieces(
+def test_runs_have_the_words_of_all_parts(
     sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(words, "MAX_RUN_PARTS", 1000)
@@ -95,15 +95,23 @@ def test_runs_have_the_words_of_pieces(
         assert ends[-1] == len(manifest.parts[bucket])
         seen.append(len(ends))
         at = 0
-        for piece in words.pieces(manifest, bucket, sources):
-            for side, read in zip(whole, piece.words, strict=True):
-                assert np.array_equal(side[at : at + piece.n_words], read)
-            at += piece.n_words
+        for part in manifest.parts[bucket]:
+            for side, source in zip(whole, sources, strict=True):
+                file, offset = source.place(part.tensor)
+                read = np.empty(part.n_words, side.dtype)
+                source.read(file, offset + part.start * read.itemsize, read)
+                assert np.array_equal(side[at : at + part.n_words], read)
+            at += part.n_words
         assert at == record.n_words
         at = 0
         for run in words.runs(manifest, bucket, sources):
             for side, read in zip(whole, run.words, strict=True):
                 assert np.array_equal(side[at : at + run.ends[-1]], read)
+            target = run._replace(words=run.words[1:])
+            for offset, placed in words.target_places(manifest, target):
+                read = np.empty_like(placed)
+                sources[1].read(0, offset, read)
+                assert np.array_equal(placed, read)
             at += run.ends[-1]
         assert at == record.n_words
     assert max(seen) > 5
