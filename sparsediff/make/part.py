@@ -30,7 +30,7 @@ from sparsediff.make.results import N_CLASSES, NO_STEPS, Result, Steps
 from sparsediff.make.shares import Share, Task
 from sparsediff.patch import manifest_json
 from sparsediff.patch.columns import Check, hexes, integers, lists_of, or_none, texts
-from sparsediff.patch.container import MAX_MANIFEST, PART_FORMAT
+from sparsediff.patch.container import MAX_MANIFEST, PART_FORMAT, too_many
 from sparsediff.patch.entries import EntryReader, compose_header
 from sparsediff.patch.manifest import Manifest
 from sparsediff.version import __version__
@@ -92,11 +92,7 @@ def pack_part(plan: bytes, found: Findings, *, with_plan: bool = True) -> bytes:
         UnsupportedError: the plan is too large for a patch.
     """
     if len(plan) > MAX_MANIFEST:
-        raise UnsupportedError(
-            "checkpoint has too many files or tensors for one patch",
-            expected=f"a manifest of at most {MAX_MANIFEST} bytes",
-            found=f"{len(plan)} bytes",
-        )
+        raise too_many(len(plan))
     results = json.dumps(
         {
             "part": [found.share.index, found.share.count],

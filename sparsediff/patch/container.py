@@ -53,7 +53,7 @@ def pack(manifest: Manifest, sizes: dict[str, int]) -> bytes:
     entries = {"manifest": len(frame)} | {name: sizes[name] for name in manifest.payload_names()}
     header = compose_header(_metadata(checksum(frame)), entries)
     if len(text) > MAX_MANIFEST or len(header) - 8 > MAX_HEADER:
-        raise _too_many(len(text))
+        raise too_many(len(text))
     try:
         manifest_json.check_paid(text, len(frame))
     except CorruptError as e:
@@ -75,12 +75,14 @@ def check_fits(plan: Manifest) -> None:
     # Zeros only become longer numbers; of each file a digest may turn out not to be needed.
     least = len(manifest_json.dump(plan)) - _DIGEST * len(plan.target_files)
     if least > MAX_MANIFEST:
-        raise _too_many(least)
+        raise too_many(least)
 
 
-def _too_many(n_bytes: int) -> UnsupportedError:
+def too_many(n_bytes: int) -> UnsupportedError:
+    """What is said of a manifest that is too large, of so many bytes."""
     return UnsupportedError(
-        "checkpoint has too many files or tensors for one patch",
+        "checkpoint has too many files or tensors for one patch (`include` chooses files for a "
+        "smaller one)",
         expected=f"a manifest of at most {MAX_MANIFEST} bytes",
         found=f"{n_bytes} bytes",
     )
