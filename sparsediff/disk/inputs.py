@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 from sparsediff.disk.names import is_temp
 from sparsediff.errors import CorruptError, UnavailableError, UsageError, from_os_error, os_errors
 
-_MAX_OPEN = 64  # files that one bucket may hold open
+_MAX_OPEN = 16  # files that a bucket, or a chain, may hold open
 
 
 class Readable(Protocol):
