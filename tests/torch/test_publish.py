@@ -15,6 +15,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from sparsediff import Policy, make_patch, open_store, pull, versions
 from sparsediff.disk.outputs import write_at
@@ -65,7 +67,15 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(rank: int, root: Path) -> None:
-    for scenario in (publish_all_layouts, fail_often, stream, layout_1, disagree, elsewhere):
+    for scenario in (
+        publish_all_layouts,
+        fail_often,
+        stream,
+        layout_1,
+        disagree,
+        elsewhere,
+        the_page,
+    ):
         scenario(rank, root / scenario.__name__)
 
 
@@ -244,6 +254,30 @@ def test_stream_of_full_tensors(published: Path) -> None:
     assert tree(root / "dest" / "current") == tree(root / "step_000001")
 
 
+def the_page(rank: int, root: Path) -> None:
+    """The block of docs/live.md, with a model in shards."""
+    text = (Path(__file__).parents[2] / "docs/live.md").read_text()
+    code = (
+        text.partition("## Publish from many ranks")[2].partition("```python")[2].partition("```")
+    )
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 8)).bfloat16()
+    names: dict[str, Any] = {"model": fully_shard(model, mesh=init_device_mesh("cpu", (SIZE,)))}
+    root.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(root)
+        exec(code[0], names)
+    save_whole(names["state"], root / "step_000001", rank)
+    (root / f"{rank}.changed").write_text(str(names["done"].version.n_changed))
+
+
+def test_block_of_the_page_on_shards(published: Path) -> None:
+    root = published / "the_page"
+    assert {(root / f"{rank}.changed").read_text() for rank in range(SIZE)} == {"8"}
+    pull(open_store(str(root / "store")), root / "dest")
+    assert tree(root / "dest" / "current") == tree(root / "step_000001")
+
+
 MODEL_BYTES = 1 << 29
 
 
@@ -253,7 +287,6 @@ def publish_large(rank: int, root: Path) -> None:
     g = torch.Generator().manual_seed(rank)
     mine = torch.empty(rows, 4096, dtype=torch.int16)
     mine.random_(generator=g)
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Shard
 
     mesh = init_device_mesh("cpu", (SIZE,))
