@@ -16,17 +16,31 @@ from typing import Any
 def one_node_lost(cluster: Any) -> Iterator[None]:
     """Add a node, and take it away once a worker of it is in the middle of a task.
 
+    However late that is: the other nodes stand still once they have begun a task each.
+
     Raises:
         AssertionError: no worker of it was at work until the end of this.
     """
+    others = raylets(*cluster.worker_nodes)
     lost = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
     cluster.wait_for_nodes()
     stopped: list[int] = []
 
     def kill() -> None:
-        stopped.append(stop_at_work(*raylets(lost)))
-        cluster.remove_node(lost, allow_graceful=False)
-        os.kill(stopped[0], signal.SIGKILL)  # with its machine
+        standing: dict[int, int] = {}  # workers, by their raylets
+        try:
+            while not stopped:
+                moving = [raylet for raylet in others if raylet not in standing]
+                worker = stop_at_work(*moving, *raylets(lost))
+                if _parent(worker) in moving:
+                    standing[_parent(worker)] = worker
+                else:
+                    stopped.append(worker)
+            cluster.remove_node(lost, allow_graceful=False)
+            os.kill(stopped[0], signal.SIGKILL)  # with its machine
+        finally:
+            for worker in standing.values():
+                os.kill(worker, signal.SIGCONT)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -59,7 +73,12 @@ def is_at_work(pid: int, *raylets: int) -> bool:
     """Whether a process is a worker of these raylets that has a task, which Ray makes its title."""
     process = Path(f"/proc/{pid}")
     try:
-        parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-        return parent in raylets and (process / "cmdline").read_bytes().startswith(b"ray::_guarded")
+        if _parent(pid) not in raylets:
+            return False
+        return (process / "cmdline").read_bytes().startswith(b"ray::_guarded")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
