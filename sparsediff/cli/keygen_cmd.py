@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 
@@ -27,7 +28,7 @@ from sparsediff.cli.common import (
         "sparsediff ship /runs/grpo7/ s3://weights/grpo7 --sign trainer",
         "sparsediff pull s3://weights/grpo7 /models/grpo7 --trust trainer.pub",
     )
-    + exit_codes(0, 2, 13, 130),
+    + exit_codes(0, 2, 13, 14, 130),
 )
 @options(
     click.option(
@@ -51,14 +52,17 @@ def command(output: str, expires: float | None, quiet: bool, as_json: bool) -> N
 
     KEY is for its owner only (mode 0600), has no passphrase and is PEM, as OpenSSL takes it.
     Whoever has it can publish what your machines load: keep it where only the trainer can
-    read it, or in a vault ('command:LINE' where an option takes a key).
+    read it, or in a vault ('command:LINE' where an option takes a key). No key is replaced;
+    where KEY lies without KEY.pub, as a run leaves it that is cut off, KEY stays and gets it.
     """
     from sparsediff.signing import generate
 
+    was_there = os.path.lexists(output)
     key = generate(output, expires=None if expires is None else time.time() + expires)
     until = None if key.expires is None else datetime.fromtimestamp(key.expires, UTC).isoformat()
     if as_json:
         print_json({"key": output, "public": f"{output}.pub", "id": key.id, "expires": until})
     elif not quiet:
         lasts = "" if until is None else f", expires {until}"
-        say(f"{output} signs, {output}.pub is for who checks: key {key.id}{lasts}")
+        signs = "was there and stays" if was_there else "signs"
+        say(f"{output} {signs}, {output}.pub is for who checks: key {key.id}{lasts}")

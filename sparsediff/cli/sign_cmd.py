@@ -17,7 +17,7 @@ from sparsediff.cli.keys import checked, sign_option, signing, trust_option, tru
         "sparsediff sign s3://weights/grpo7 --sign trainer",
         "sparsediff sign s3://weights/grpo7 --trust old.pub --sign old --sign new",
     )
-    + exit_codes(0, 2, 11, 12, 13, 130),
+    + exit_codes(0, 2, 11, 12, 13, 14, 130),
 )
 @click.argument("what", metavar="PATCH|STORE")
 @options(sign_option, trust_option, quiet_option)

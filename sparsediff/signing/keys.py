@@ -127,33 +127,73 @@ def public_key(source: Path | str) -> PublicKey:
 def generate(path: Path | str, *, expires: float | None = None) -> PublicKey:
     """Make a key: ``path``, for who signs, with mode 0600; and ``path.pub``, for everybody.
 
+    The private key gets its name first, and is never written again: where one lies alone, as
+    a run leaves it that is cut off between the two, it stays and gets its other half.
+
     Args:
-        path: of the private key; neither file may exist.
+        path: of the private key.
         expires: when signatures of this key stop to count, in seconds since the epoch.
 
     Raises:
-        UsageError: one of the files exists, or cryptography is not installed.
+        UsageError: one of the files exists, but for a private key of ours that an earlier call
+            with these arguments may have made; or cryptography is not installed.
         UnavailableError: the disk is full.
+        LockedError: another run makes this key.
     """
-    serialization, ed25519 = _library()
     path, other = Path(path), Path(f"{path}.pub")
-    for file in (path, other):
-        if os.path.lexists(file):
-            raise UsageError("exists, and no key is ever replaced; choose another name", file=file)
-    expires = None if expires is None else float(int(expires))
-    key = ed25519.Ed25519PrivateKey.generate()
-    public = _public(key.public_key(), expires)
+    if os.path.lexists(other):
+        raise _exists(other)
+    try:
+        return _generate(path, other, None if expires is None else float(int(expires)))
+    except UsageError:
+        if os.path.lexists(other):  # made meanwhile
+            raise _exists(other) from None
+        raise
+
+
+def _generate(path: Path, other: Path, expires: float | None) -> PublicKey:
+    """Make ``other``, and before it ``path``, if that is not there."""
+    serialization, ed25519 = _library()
     pem = serialization.Encoding.PEM
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    shown = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    head = f"# sparsediff key {public.id}\n"
-    if expires is not None:
-        head += f"Expires: {datetime.fromtimestamp(expires, UTC).strftime(_TIME)}\n"
     with staged_file(other, force=False) as stream, os_errors(other):
+        is_new = not os.path.lexists(path)
+        key = ed25519.Ed25519PrivateKey.generate() if is_new else None
+        public = _public(key.public_key(), expires) if key else _alone(path, expires)
+        head = f"# sparsediff key {public.id}\n"
+        if public.expires is not None:
+            head += f"Expires: {datetime.fromtimestamp(public.expires, UTC).strftime(_TIME)}\n"
+        shown = public._key.public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
         stream.write(head.encode() + shown)
-        with staged_file(path, force=False, mode=0o600) as stream, os_errors(path):
-            stream.write(head.encode() + secret)
+        stream.flush()
+        if key:
+            secret = key.private_bytes(
+                pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            with staged_file(path, force=False, mode=0o600) as stream, os_errors(path):
+                stream.write(head.encode() + secret)
     return public
+
+
+def _alone(path: Path, expires: float | None) -> PublicKey:
+    """The other half of a private key, if a call of `generate` may have left it alone.
+
+    Raises:
+        UsageError: it may not: it is somebody else's, no key, or would last longer than is asked.
+    """
+    with os_errors(path):
+        if os.lstat(path).st_uid != os.geteuid():
+            raise _exists(path)
+    try:
+        found = private_key(path).public
+    except UsageError as e:
+        raise _exists(path) from e
+    if (found.expires is None) != (expires is None) or (found.expires or 0) > (expires or 0):
+        raise _exists(path)
+    return found
+
+
+def _exists(file: Path) -> UsageError:
+    return UsageError("exists, and no key is ever replaced; choose another name", file=file)
 
 
 def _public(key: Any, expires: float | None) -> PublicKey:
