@@ -31,7 +31,7 @@ def choose_tiers(survey: Survey, scale: float = 1.0) -> tuple[list[int], float]:
     first = used[_groups(survey, used)]
     members = scale * np.add.reduceat(survey.members, first).astype(np.float64)
     changed = scale * np.add.reduceat(survey.changed, first).astype(np.float64)
-    symbols = np.flatnonzero(survey.steps.any(axis=0))
+    symbols = np.flatnonzero(survey.steps[used].any(axis=0))
     steps = scale * np.add.reduceat(survey.steps[:, symbols], first, axis=0).astype(np.float64)
     cost = _cost_of_ranges(members, changed, steps, _STEP_WIDTH[symbols])
     while True:

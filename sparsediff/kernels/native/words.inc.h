@@ -216,7 +216,7 @@ static enum status NAME(patch)(Patch *p, uint8_t *words, size_t n_words) {
 static void NAME(survey)(const Layout *l, const uint8_t *base, const uint8_t *target,
                          size_t n_words, int64_t *members, int64_t *steps, uint64_t *largest) {
     uint64_t widest = 0;
-    int64_t partial[4][256]; /* so that words of one class do not wait for each other */
+    uint32_t partial[8][256]; /* so that words of one class do not wait for each other */
     const int in_parts = l->n_classes > 1 && l->n_classes <= 256;
     if (in_parts) memset(partial, 0, sizeof partial);
     for (size_t at = 0; at < n_words; at += BLOCK) {
@@ -228,8 +228,8 @@ static void NAME(survey)(const Layout *l, const uint8_t *base, const uint8_t *ta
         if (l->n_classes == 1)
             members[0] += (int64_t)n;
         else if (in_parts && n == BLOCK)
-            for (size_t i = 0; i < BLOCK; i += 4)
-                for (size_t j = 0; j < 4; j++) partial[j][NAME(class)(b[i + j], l)]++;
+            for (size_t i = 0; i < BLOCK; i += 8)
+                for (size_t j = 0; j < 8; j++) partial[j][NAME(class)(b[i + j], l)]++;
         else
             for (size_t i = 0; i < n; i++) members[NAME(class)(b[i], l)]++;
         NAME(changed)(b, t, changed);
@@ -245,7 +245,7 @@ static void NAME(survey)(const Layout *l, const uint8_t *base, const uint8_t *ta
             }
     }
     for (int c = 0; in_parts && c < l->n_classes; c++)
-        members[c] += partial[0][c] + partial[1][c] + partial[2][c] + partial[3][c];
+        for (int j = 0; j < 8; j++) members[c] += partial[j][c];
     *largest = widest;
 }
 
