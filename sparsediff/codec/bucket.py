@@ -96,11 +96,16 @@ def planes_may_win(base: Words, target: Words, choice: Choice, n_bytes: int) -> 
     if not small:
         return False
     sample = np.concatenate([target[run] for run in runs])
-    # The first plane of weights is noise, as a rule, and its start alone passes the limit.
-    start = sample[: int(9 * limit)].view(np.uint8)[:: base.itemsize]
-    return kernels.literals(start.tobytes()) < 8 * limit and (
-        len(_encode_planes(sample, None)) < limit
-    )
+    return not _are_noise(sample, limit) and len(_encode_planes(sample, None)) < limit
+
+
+def _are_noise(words: Words, n_bytes: float) -> bool:
+    """Whether byte planes of words surely take ``n_bytes`` and more.
+
+    The first plane of weights is noise, as a rule, and then its start alone shows it.
+    """
+    start = words[: int(9 * n_bytes)].view(np.uint8)[:: words.itemsize]
+    return start.size >= 8 * n_bytes and kernels.literals(start.tobytes()) >= 8 * n_bytes
 
 
 def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | None) -> bytes:
@@ -117,7 +122,8 @@ def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | Non
     choice = choose(survey, target.size)
     planes = b""
     if planes_may_win(base, target, choice, target.nbytes):
-        planes = min((_encode_planes(target, b) for b in (None, base)), key=len)
+        against = [base] if _are_noise(target, 1.1 * choice.estimate) else [None, base]
+        planes = min((_encode_planes(target, b) for b in against), key=len)
     if 0.8 * choice.estimate < len(planes) < 1.01 * choice.estimate:
         return planes  # no structure for tiers to find, and no memory for both
     if len(planes) > 1.1 * choice.estimate:
