@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from sparsediff import UnavailableError
+from sparsediff.checkpoint.formats import find_references
+from sparsediff.disk.inputs import InputFile
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship
 from sparsediff.shipping.source import Rule, survey
@@ -258,3 +260,11 @@ def test_deepspeed_names_the_optimizer_of_each_rank(tmp_path: Path) -> None:
         assert name in str(why(run))
         write(run, {f"global_step1/{name}": TORCH})
     assert why(run) is None
+
+
+def test_more_ranks_than_there_may_be_are_not_asked_for(tmp_path: Path) -> None:
+    config = {"zero_optimization": {"stage": 3}}
+    path = tmp_path / "mp_rank_00_model_states.pt"
+    for n, n_names in ((256, 1 << 16), (257, 0)):  # on each side
+        torch.save({"mp_world_size": n, "dp_world_size": n, "ds_config": config}, path)
+        assert len(find_references(InputFile.of(path))) == n_names

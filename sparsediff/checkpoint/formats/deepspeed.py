@@ -15,13 +15,15 @@ from sparsediff.checkpoint.formats.span import Reference
 from sparsediff.disk.inputs import InputFile
 
 NAMES = r"(?:zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt"
-_MAX_RANKS = 1 << 16
+_MAX_RANKS = 1 << 16  # of all kinds together
 
 
 def references(file: InputFile) -> list[Reference]:
     """Files of the other ranks, and of the optimizer of each where ZeRO has divided it."""
     state = _dict(torch_zip.read_root(file))
     n_model, n_data = _count(state.get("mp_world_size")), _count(state.get("dp_world_size"))
+    if n_model * n_data > _MAX_RANKS:  # a lie, or no run there has been
+        return []
     config = _dict(state.get("ds_config"))
     stage = _dict(config.get("zero_optimization")).get("stage")
     zero = stage if isinstance(stage, int) else 0
