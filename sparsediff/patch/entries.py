@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from sparsediff.disk.inputs import InputStream
 from sparsediff.errors import CorruptError, os_errors
+from sparsediff.unfolding import uncollected
 
 MAX_HEADER = 1 << 24  # bytes
 _SKIP = 1 << 20
@@ -62,7 +63,8 @@ class EntryReader:
         self._raw = self.read(length)
         self.sizes: dict[str, int] = {}
         try:
-            header = json.loads(self._raw)
+            with uncollected():
+                header = json.loads(self._raw)
             self.metadata = header.pop("__metadata__")
             for key, entry in header.items():
                 (self.sizes[key],) = entry["shape"]

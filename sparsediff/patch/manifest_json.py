@@ -36,6 +36,7 @@ from sparsediff.patch.manifest import (
     TargetFile,
     Tensor,
 )
+from sparsediff.unfolding import uncollected
 
 _SURROGATE = re.compile("[\ud800-\udfff]").search
 _MAX_VALUES = 1 << 20  # of a manifest, whatever its frame takes
@@ -104,6 +105,7 @@ def _columns(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+@uncollected()
 def parse(raw: bytes, stored_bytes: int) -> Manifest:
     """Parse and validate a manifest.
 

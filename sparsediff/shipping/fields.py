@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from sparsediff.disk.names import check_relative_name
 from sparsediff.errors import CorruptError, printable
+from sparsediff.unfolding import uncollected
 
 R = TypeVar("R")
 K = TypeVar("K")
@@ -73,6 +74,7 @@ class Row:
         return self.get(name, optional(reader)) if name in self._fields else None
 
 
+@uncollected()
 def parsed(data: bytes) -> object:
     """The JSON value in ``data``, whatever it is.
 

@@ -31,6 +31,7 @@ from sparsediff.checkpoint.formats import (
 from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.disk.inputs import Input, InputFile, Readable
 from sparsediff.errors import CorruptError
+from sparsediff.unfolding import uncollected
 
 __all__ = [
     "MAX_SKELETON_BYTES",
@@ -69,6 +70,7 @@ _FORMATS: tuple[Format, ...] = (safetensors, torch_zip, torch_legacy, gguf, npy,
 _MAX_DEPTH = 3  # of archives in archives
 
 
+@uncollected()
 def find_spans(file: Input) -> list[Span]:
     """Spans of ``file``, ordered by offset.
 
@@ -145,6 +147,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 _LOOK = 1 << 12  # bytes, at both ends
 
 
+@uncollected()
 def find_references(file: InputFile) -> list[Reference]:
     """What must lie beside ``file``, as far as it says so.
 

@@ -35,7 +35,7 @@ def references(file: InputFile) -> list[Reference]:
         return []
     try:
         return _KINDS.get(file.path.name, lambda _: [])(document)
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         return []  # called like one, and something else
 
 

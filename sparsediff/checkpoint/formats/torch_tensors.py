@@ -119,8 +119,8 @@ def find_storages(root: Any) -> dict[str, Stored]:
                     storage = node.arguments[0] if _is_tensor(node) else None
                     if isinstance(storage, Persistent):
                         _add(found, path, storage, node.arguments[1:])
-                if len(stack) < _MAX_DEPTH:
-                    stack.append(_children(path, node))
+                if _holds_any(node) and len(stack) < _MAX_DEPTH:
+                    stack.append(_children(path, node, seen))
                     break
         else:
             stack.pop()
@@ -150,13 +150,23 @@ def _function(call: Call) -> str:
     return name.rpartition(".")[2] if name.startswith("torch.") else ""
 
 
-def _children(path: str, node: Any) -> Iterator[tuple[str, Any]]:
+def _holds_any(node: Any) -> bool:
+    """Whether ``node`` holds anything."""
+    return isinstance(node, Call) or bool(node.pairs if isinstance(node, Dict) else node)
+
+
+def _children(path: str, node: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
     """What ``node`` holds, with its paths."""
     if isinstance(node, Call):
-        # Arguments and state belong to the object itself and add nothing to its path.
+        # Arguments and state belong to the object itself and add nothing to its path. Where
+        # many calls share them, what is in them was met with the first.
         for part in (node.arguments, *node.state):
-            for child in part if isinstance(part, tuple) else (part,):
-                yield path, child
+            if not isinstance(part, tuple):
+                yield path, part
+            elif id(part) not in seen:
+                seen.add(id(part))
+                for child in part:
+                    yield path, child
         yield from _indexed(path, node.items)
         yield from _members(path, node.pairs)
     elif isinstance(node, Dict):
