@@ -96,7 +96,7 @@ def command(
     """
     from sparsediff.errors import UsageError
     from sparsediff.make import Share, make_part, make_patch
-    from sparsediff.patch.container import SUFFIX, is_patch, sign_patch
+    from sparsediff.patch.container import SUFFIX, is_patch
 
     for path in (base, target):
         if is_patch(path):
@@ -140,6 +140,7 @@ def command(
                 exclude=exclude,
                 progress=progress,
                 note=noted(quiet=quiet),
+                signer=signer,
             )
         else:
             result = make_patch(
@@ -151,9 +152,8 @@ def command(
                 include=include,
                 exclude=exclude,
                 progress=progress,
+                signer=signer,
             )
-    if signer is not None:
-        sign_patch(output, signer)
     took = time.monotonic() - start
     if share is not None:
         _print_part(output, made, took, quiet=quiet, as_json=as_json)

@@ -20,6 +20,7 @@ from sparsediff.parallel import Progress
 from sparsediff.patch import manifest_json
 from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import Manifest
+from sparsediff.signing import Signer
 
 _MANY = 8  # missing parts that a message lists
 
@@ -30,6 +31,7 @@ def merge_parts(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    signer: Signer | None = None,
 ) -> MakeResult:
     """Write the patch that parts belong to.
 
@@ -39,6 +41,7 @@ def merge_parts(
             measure only: then no payload is read.
         force: replace an existing output.
         progress: told of bytes of payloads that were copied.
+        signer: who signs the patch, as for `make_patch`.
 
     Raises:
         UsageError: a part is missing or given twice, or belongs to another patch; or a path is
@@ -50,12 +53,13 @@ def merge_parts(
     """
     if not parts:
         raise UsageError("give the parts of a patch")
-    place = place_of(output, force=force, inputs=parts)
+    place = place_of(output, force=force, inputs=parts, signer=signer)
     opened = _in_order(parts)
     _check_same_files(opened)
     manifest, found = _completed(opened)
     head, result = finish(manifest, found)
-    deliver(output, place, _chunks(head, opened, sum(found.sizes.values()), progress), force=force)
+    payloads = _payloads(opened, sum(found.sizes.values()), progress)
+    deliver(output, place, head, payloads, force=force, signer=signer)
     return result
 
 
@@ -146,10 +150,7 @@ def finish(manifest: Manifest, found: Completion) -> tuple[bytes, MakeResult]:
     )
 
 
-def _chunks(
-    head: bytes, parts: list[Part], total: int, progress: Progress | None
-) -> Iterator[bytes]:
-    yield head
+def _payloads(parts: list[Part], total: int, progress: Progress | None) -> Iterator[bytes]:
     done = 0
     for payload in chain.from_iterable(part.payloads() for part in parts):
         yield payload

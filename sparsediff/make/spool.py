@@ -11,24 +11,35 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from sparsediff.disk.outputs import staged_file
 from sparsediff.disk.replace import check_output
 from sparsediff.errors import UsageError, os_errors
+from sparsediff.patch.signed import signed_when_it_appears
+from sparsediff.signing import Signer
 
 Output = Path | str | BinaryIO | None
 """Path of the file, ``-`` for standard output, a binary stream, or None to write nothing."""
 
 
-def place_of(output: Output, *, force: bool, inputs: Sequence[Path | str]) -> Path | None:
+def place_of(
+    output: Output,
+    *,
+    force: bool,
+    inputs: Sequence[Path | str],
+    signer: Signer | None = None,
+) -> Path | None:
     """Absolute path of an output that is a file; None for others.
 
     Raises:
-        UsageError: nothing may be written there.
+        UsageError: nothing may be written there; or ``signer`` is to sign what is no file.
     """
     if not isinstance(output, (Path, str)) or output == "-":
+        if signer is not None:
+            raise UsageError("a patch that is signed must be a file: signatures lie beside it")
         return None
     if not str(output):
         raise UsageError("the name of the output is empty")
@@ -57,21 +68,37 @@ def rewound(file: BinaryIO) -> Iterator[bytes]:
         yield chunk
 
 
-def deliver(output: Output, place: Path | None, chunks: Iterable[bytes], *, force: bool) -> None:
-    """Write chunks to where the output goes.
+def deliver(
+    output: Output,
+    place: Path | None,
+    head: bytes,
+    rest: Iterable[bytes],
+    *,
+    force: bool,
+    signer: Signer | None = None,
+) -> None:
+    """Write a patch or a part to where the output goes.
 
     Args:
         output: as the caller was given it.
         place: what `place_of` made of it.
-        chunks: what to write.
+        head: header and manifest.
+        rest: what comes after it.
         force: replace an existing file.
+        signer: of a patch in a file.
 
     Raises:
         UnavailableError: the disk is full.
     """
+    chunks = chain([head], rest)
     if place is not None:
-        with staged_file(place, force=force) as stream, os_errors(place):
+        with (
+            signed_when_it_appears(place, signer) as sign,
+            staged_file(place, force=force) as stream,
+            os_errors(place),
+        ):
             _write(stream, chunks)
+            sign(head)
     elif isinstance(output, str):
         with os_errors("standard output"):
             _write(sys.stdout.buffer, chunks)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 from sparsediff.checkpoint import Checkpoint, open_checkpoint
@@ -27,6 +26,7 @@ from sparsediff.patch import words
 from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest
 from sparsediff.patch.measures import share
+from sparsediff.signing import Signer
 
 Side = Path | str | Checkpoint
 """Path of a checkpoint, or one that is open, as `memory.memory_checkpoint` makes it of tensors."""
@@ -85,6 +85,7 @@ def make_patch(
     bucket_words: int = MAX_BUCKET_WORDS,
     progress: Progress | None = None,
     observer: Observer | None = None,
+    signer: Signer | None = None,
 ) -> MakeResult:
     """Write the patch that turns ``base`` into ``target``.
 
@@ -103,6 +104,7 @@ def make_patch(
         bucket_words: most words per bucket.
         progress: told of bytes read.
         observer: shown each pair of words compared.
+        signer: who signs the patch, which must be a file; see `signing.signer`.
 
     Raises:
         UsageError: a path is unusable or the output exists.
@@ -112,7 +114,7 @@ def make_patch(
         UnavailableError: a file changed while it was read, or the disk is full.
         LockedError: another run writes the same output.
     """
-    place = place_of(output, force=force, inputs=_paths(base, target))
+    place = place_of(output, force=force, inputs=_paths(base, target), signer=signer)
     sides = _opened(base, target, Selection(tuple(include), tuple(exclude)))
     manifest = _planned(*sides, bucket_words)
     found = Completion(manifest)
@@ -124,7 +126,7 @@ def make_patch(
         for checkpoint in sides:
             checkpoint.check_unchanged()
         head = pack(manifest, found.sizes)
-        deliver(output, place, chain([head], rewound(payloads)), force=force)
+        deliver(output, place, head, rewound(payloads), force=force, signer=signer)
     return MakeResult(
         manifest,
         found.sizes,
@@ -185,7 +187,7 @@ def make_part(
             checkpoint.check_unchanged()
         found = Findings(part, _read(manifest, *sides, mine), results, sizes)
         head = pack_part(plan_text(manifest), found)
-        deliver(output, place, chain([head], rewound(payloads)), force=force)
+        deliver(output, place, head, rewound(payloads), force=force)
     return PartResult(
         part, sum(n_bytes(manifest, t) for t in mine), len(head) + sum(sizes.values())
     )

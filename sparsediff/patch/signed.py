@@ -7,12 +7,15 @@ Leaves: a file of signatures, or a patch that is opened only if one of them is t
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparsediff.disk.outputs import staged_file
 from sparsediff.errors import UntrustedError, UsageError, os_errors
-from sparsediff.signing import Signer, Trust
+from sparsediff.signing import MOST, Signer, Trust, parsed
 
 SUFFIX = ".sig"
 _FORMAT = "sparsediff-signatures"
@@ -48,16 +51,8 @@ class Signed:
             UntrustedError: nobody who is trusted signed it.
         """
         file = beside(self.path)
-        try:
-            with open(file, "rb") as stream:
-                data = stream.read(_MAX_BYTES + 1)
-        except FileNotFoundError:
-            rows = None
-        except OSError:
-            with os_errors(file):
-                raise
-        else:
-            rows = _rows(data, file)
+        data = _read(file)
+        rows = None if data is None else _rows(data, file)
         self.trust.check(_KIND, beginning, rows, self.path)
 
 
@@ -78,10 +73,76 @@ def write_signatures(path: Path | str | Signed, beginning: bytes, signer: Signer
         UnavailableError: the disk is full.
     """
     file = beside(path)
-    document = {"format": _FORMAT, "signatures": signer.sign(_KIND, beginning)}
+    _write(file, signer.sign(_KIND, beginning))
+    return file
+
+
+@contextmanager
+def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callable[[bytes], None]]:
+    """Have a patch that appears at ``path`` inside be signed from the first moment.
+
+    One that it replaces is signed to the last: in between, the file has the signatures of both.
+
+    Args:
+        path: of the patch.
+        signer: None to sign nothing, and leave a file that is there.
+
+    Yields:
+        What is to be called with header and manifest, just before the patch appears.
+
+    Raises:
+        UsageError: a key has expired.
+        UnavailableError: the disk is full.
+    """
+    if signer is None:
+        yield lambda _: None
+        return
+    file = beside(path)
+    was_there = os.path.lexists(file)
+    new: list[dict[str, str]] = []
+    old: list[object] = []
+
+    def sign(beginning: bytes) -> None:
+        new.extend(signer.sign(_KIND, beginning))
+        if os.path.lexists(path):
+            old.extend(row for row in _usable(file) if row not in new)
+        _write(file, [*new, *old][:MOST])
+
+    try:
+        yield sign
+    except BaseException:
+        if not was_there and not os.path.lexists(path):
+            with suppress(OSError):
+                file.unlink()
+        raise
+    if old:
+        _write(file, new)
+
+
+def _usable(file: Path) -> list[object]:
+    """The rows in a file of signatures; none if it is not there, or malformed."""
+    data = _read(file)
+    try:
+        rows = None if data is None else _rows(data, file)
+        return [] if not isinstance(rows, list) or not parsed(rows, file) else rows
+    except UntrustedError:
+        return []
+
+
+def _read(file: Path) -> bytes | None:
+    """What is in a file of signatures, or the beginning of something longer; None if none is."""
+    with os_errors(file):
+        try:
+            with open(file, "rb") as stream:
+                return stream.read(_MAX_BYTES + 1)
+        except FileNotFoundError:
+            return None
+
+
+def _write(file: Path, rows: Sequence[object]) -> None:
+    document = {"format": _FORMAT, "signatures": rows}
     with staged_file(file, force=True) as stream, os_errors(file):
         stream.write((json.dumps(document, indent=1) + "\n").encode())
-    return file
 
 
 def _rows(data: bytes, file: Path) -> object:

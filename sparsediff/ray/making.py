@@ -24,6 +24,7 @@ from sparsediff.make import MakeResult, Share, make_part, merge_parts
 from sparsediff.make.spool import Output, place_of
 from sparsediff.parallel import Progress
 from sparsediff.ray.cluster import Note, connected
+from sparsediff.signing import Signer
 
 
 def make(
@@ -38,6 +39,7 @@ def make(
     force: bool = False,
     progress: Progress | None = None,
     note: Note | None = None,
+    signer: Signer | None = None,
 ) -> MakeResult:
     """Write the patch that turns ``base`` into ``target``, made on a cluster of Ray.
 
@@ -55,6 +57,7 @@ def make(
         force: replace an existing output.
         progress: told of bytes of the target in parts that are done.
         note: told of parts that were lost with their node and are made again.
+        signer: as of `make_patch`; nodes have no key.
 
     Raises:
         SparsediffError: as `make_patch` raises it, here or on a node.
@@ -62,7 +65,7 @@ def make(
         UnavailableError: there is no such cluster, or a part was lost again and again.
         UnsupportedError: a node has no sparsediff, or another version.
     """
-    place = place_of(output, force=force, inputs=[base, target])
+    place = place_of(output, force=force, inputs=[base, target], signer=signer)
     chosen = Selection(tuple(include), tuple(exclude))
     open_checkpoint(base, allow_empty=True, selection=chosen)
     opened = open_checkpoint(target, whole=True, selection=chosen)
@@ -86,7 +89,8 @@ def make(
                 done += n_bytes
                 if progress is not None:
                     progress(done, opened.n_bytes)
-        return replace(merge_parts(paths, output, force=force), left_out=opened.left_out)
+        made = merge_parts(paths, output, force=force, signer=signer)
+        return replace(made, left_out=opened.left_out)
 
 
 def _part(

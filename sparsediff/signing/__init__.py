@@ -5,15 +5,17 @@ an `UntrustedError`. Imports cryptography only once there is a key.
 """
 
 from sparsediff.signing.keys import PrivateKey, PublicKey, generate, private_key, public_key
-from sparsediff.signing.signatures import Signer, Trust, both, signer, trust
+from sparsediff.signing.signatures import MOST, Signer, Trust, both, parsed, signer, trust
 
 __all__ = [
+    "MOST",
     "PrivateKey",
     "PublicKey",
     "Signer",
     "Trust",
     "both",
     "generate",
+    "parsed",
     "private_key",
     "public_key",
     "signer",

@@ -17,7 +17,8 @@ from sparsediff.checksum import digest
 from sparsediff.errors import UntrustedError, UsageError, printable
 from sparsediff.signing.keys import PrivateKey, PublicKey, private_key, public_key
 
-_MOST = 64  # signatures of one thing
+MOST = 64
+"""Signatures of one thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Trust:
         if rows is None:
             raise UntrustedError("is not signed", file=file, expected=trusted)
         message, seen = _message(kind, data), []
-        for key_id, signature in _parsed(rows, file):
+        for key_id, signature in parsed(rows, file):
             found = f"one of {printable(key_id)}"
             for key in self.keys:
                 if key.id != key_id:
@@ -138,11 +139,15 @@ def _message(kind: str, data: bytes) -> bytes:
     return f"sparsediff {kind} sha256 {digest(data)}\n".encode()
 
 
-def _parsed(rows: object, file: object) -> list[tuple[str, bytes]]:
-    """Names of keys, and signatures by them."""
+def parsed(rows: object, file: object) -> list[tuple[str, bytes]]:
+    """Names of keys, and signatures by them.
+
+    Raises:
+        UntrustedError: the rows are malformed.
+    """
     found = []
     try:
-        if not isinstance(rows, list) or len(rows) > _MOST:
+        if not isinstance(rows, list) or len(rows) > MOST:
             raise ValueError
         for row in rows:
             key, text = row["key"], row["ed25519"]

@@ -119,6 +119,34 @@ def test_a_signed_patch_is_byte_for_byte_one_that_is_not(
     assert stream.getvalue() == patch.read_bytes()
 
 
+@pytest.mark.parametrize("output", ["-", io.BytesIO(), None])
+def test_what_is_no_file_cannot_be_signed(
+    output: object, base: Path, target: Path, pair: Pair
+) -> None:
+    with pytest.raises(UsageError, match="must be a file"):
+        make_patch(base, target, output, signer=pair.signer)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("there", [b"{}", b"[" * 9999, b"\xff" * 70000])
+def test_a_file_that_held_no_signatures_is_replaced(
+    there: bytes, patch: Path, base: Path, target: Path, pair: Pair
+) -> None:
+    Path(f"{patch}.sig").write_bytes(there)
+    make_patch(base, target, patch, force=True, signer=pair.signer)
+    verify_patch(Signed(patch, pair.trust))
+
+
+def test_signatures_of_many_patches_that_were_cut_off_leave_room_for_the_next(
+    patch: Path, base: Path, target: Path, pair: Pair
+) -> None:
+    beside = Path(f"{patch}.sig")
+    document = json.loads(beside.read_text())
+    others = [{"key": f"{i:016x}", "ed25519": "AA=="} for i in range(64)]
+    beside.write_text(json.dumps(document | {"signatures": others}))
+    make_patch(base, target, patch, force=True, signer=pair.signer)
+    assert json.loads(beside.read_text()) == document
+
+
 def test_command_line_from_key_to_target(
     base: Path, target: Path, tmp_path: Path, cli: Run
 ) -> None:

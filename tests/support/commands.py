@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from sparsediff import export_patch, make_patch
+from sparsediff import export_patch, make_patch, open_patch
 from sparsediff.disk.names import is_temp
 from sparsediff.make.shares import Share
 from sparsediff.make.write import make_part
+from sparsediff.patch.signed import Signed
 from sparsediff.shipping.check import check
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship
@@ -86,21 +88,42 @@ def a_make(room: Path) -> Case:
 
 
 def a_signed_make(room: Path) -> Case:
+    """Of a patch that is not there, or is in the place of one that was signed."""
+    return signed_make(room, again=False)
+
+
+def a_signed_make_again(room: Path) -> Case:
+    return signed_make(room, again=True)
+
+
+def signed_make(room: Path, *, again: bool) -> Case:
     base, target, patch = pair(room)
-    key = new_key(room / "key")
-    words = ("make", base, target, "-o", room / "live/out", "-j", 1, "--sign", key.key)
-    case = one_output(room, words, {})
+    key, live = new_key(room / "key"), room / "live"
+    out, signature = live / "out", live / "out.sig"
+    (room / "before").mkdir()
+    if again:
+        make_patch(target, base, room / "before/out", signer=key.signer)
+    old = tree(room / "before")
+
+    def prepare() -> None:
+        shutil.rmtree(live, ignore_errors=True)
+        shutil.copytree(room / "before", live)
 
     def sound() -> None:
-        found = files_in(room / "live")
-        assert found.get("out", patch.read_bytes()) == patch.read_bytes()
+        found = files_in(live)
         assert found.keys() <= {"out", "out.sig"}
+        if again or "out" in found:  # whichever it is, it can be read by who trusts the key
+            assert found["out"] in (patch.read_bytes(), old.get("out"))
+            with open_patch(Signed(out, key.trust)):
+                pass
 
     def done() -> None:
-        assert (room / "live/out").read_bytes() == patch.read_bytes()
-        assert (room / "live/out.sig").exists()
+        sound()
+        assert out.read_bytes() == patch.read_bytes()
+        assert len(json.loads(signature.read_text())["signatures"]) == 1
 
-    return case._replace(sound=sound, done=done)
+    words = ("make", base, target, "-o", out, "-j", 1, "--sign", key.key, "--force")
+    return Case(prepare, words, sound, done)
 
 
 def an_apply(room: Path) -> Case:
@@ -270,6 +293,7 @@ def a_prune(room: Path) -> Case:
 CASES = {
     "make": a_make,
     "make signed": a_signed_make,
+    "make signed again": a_signed_make_again,
     "apply": an_apply,
     "apply over the base": an_apply_over_the_base,
     "apply in place": an_apply_in_place,
