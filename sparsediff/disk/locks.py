@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from sparsediff.errors import LockedError, os_errors
+from sparsediff.errors import LockedError, from_os_error, os_errors
 
 _POLL = 0.05  # seconds; flock itself cannot wait for a while only
 _IN_USE = "another run is writing here"
@@ -97,6 +97,10 @@ def lock(path: Path, flags: int, mode: int = 0o666) -> int:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise LockedError(_IN_USE, file=path) from None
+            except OSError as e:  # there are file systems that have no locks
+                if flags & os.O_EXCL:  # it was made just now
+                    os.unlink(path)
+                raise from_os_error(e, path) from e
             # Another run may have renamed it into place between open and lock.
             if _is_at(fd, path):
                 return fd

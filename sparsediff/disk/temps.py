@@ -58,7 +58,14 @@ def temp_directory(path: Path) -> Iterator[None]:
                     path.mkdir()
                 except FileExistsError:
                     raise LockedError("another run is writing here", file=path) from None
-            return lock(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                return lock(path, os.O_RDONLY | os.O_DIRECTORY)
+            except LockedError:
+                raise
+            except SparsediffError:
+                with suppress(OSError):
+                    path.rmdir()
+                raise
 
     fd = until_free(acquire)
     try:

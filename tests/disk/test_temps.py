@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 from itertools import pairwise
@@ -13,6 +15,7 @@ from sparsediff import UsageError, apply_patch, make_patch
 from sparsediff.disk.names import temp_sibling
 from tests.conftest import Run
 from tests.support.pairs import model_directory, tree
+from tests.support.refusals import EXIT, refused
 
 SOMEBODY = 12345
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to others")
@@ -164,3 +167,28 @@ def test_in_a_shared_folder_as_a_plain_user(base: Path, target: Path, tmp_path: 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert list(trap.iterdir()) == []
     assert not (shared / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["make", "apply"])
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_where_there_are_no_locks(
+    code: int,
+    verb: str,
+    base: Path,
+    target: Path,
+    patch: Path,
+    tmp_path: Path,
+    cli: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on servers that keep none: it says where, and leaves nothing."""
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    place = tmp_path / "place"
+    place.mkdir()
+    inputs = {"make": (base, target), "apply": (base, patch)}[verb]
+    refused(cli(verb, *inputs, "-o", place / "out"), EXIT["unavailable"], str(place))
+    assert os.listdir(place) == []

@@ -1,0 +1,72 @@
+"""Out of descriptors, or of room in a file: one line, code 13, old or new, and then it works."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sparsediff.stores import retry
+from tests.conftest import Run
+from tests.support.commands import CASES, left_over
+from tests.support.refusals import EXIT, refused
+
+SIZES = [200 * 5**n for n in range(8)]  # the least has room for what is said on stderr
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again, is tried again at once."""
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+
+
+@contextmanager
+def limited(what: int, n: int) -> Iterator[None]:
+    before = resource.getrlimit(what)
+    resource.setrlimit(what, (n, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, before)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_few_descriptors(name: str, tmp_path: Path, cli: Run) -> None:
+    """One more at a time, until there are enough."""
+    lowest = os.dup(0)  # that is free
+    os.close(lowest)
+    n_failed = drill(name, tmp_path, cli, resource.RLIMIT_NOFILE, range(lowest, lowest + 100))
+    assert n_failed
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_short_files(name: str, tmp_path: Path, cli: Run) -> None:
+    """No file may become longer: writing fails, wherever and however that is done."""
+    n_failed = drill(name, tmp_path, cli, resource.RLIMIT_FSIZE, SIZES)
+    assert n_failed
+
+
+def drill(name: str, tmp_path: Path, cli: Run, what: int, limits: Iterable[int]) -> int:
+    """Run a command under each limit, until it succeeds; how often it failed."""
+    case = CASES[name](tmp_path)
+    case.prepare()
+    assert cli(*case.words)[0] == 0  # what is imported later, is imported now
+    for n_failed, limit in enumerate(limits):
+        case.prepare()
+        with limited(what, limit):
+            result = cli(*case.words)
+        case.sound()
+        if result[0] == 0:
+            case.done()
+            return n_failed
+        refused(result, EXIT["unavailable"])
+        # To remove a directory takes a descriptor as well; then the next run does it.
+        assert what == resource.RLIMIT_NOFILE or not left_over(tmp_path / "live"), (limit, result)
+        assert cli(*case.words)[0] == 0, (limit, result)
+        case.done()
+        assert not left_over(tmp_path / "live"), (limit, result)
+    raise AssertionError("it never had enough")
