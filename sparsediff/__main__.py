@@ -6,6 +6,7 @@ exit code 130 if the user changes their mind before the command line is even loa
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -19,6 +20,9 @@ def main() -> NoReturn:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) != signal.SIG_IGN:  # as under nohup
             signal.signal(signum, _end)
+    # Neither modules nor records of many tensors hold cycles worth looking for, and they would
+    # be looked through again and again.
+    gc.set_threshold(50_000, 20, 20)
     from sparsediff import cli
 
     cli.main()

@@ -7,10 +7,9 @@ exit code. The library and rich are imported inside the commands, so that
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
-import difflib
-import gc
 import io
 import os
 import signal
@@ -82,8 +81,10 @@ class _Group(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as e:
+            from difflib import get_close_matches
+
             known = [*_COMMANDS, *_CALLED_ELSEWHERE]
-            meant = difflib.get_close_matches(args[0].lower(), known, n=1)
+            meant = get_close_matches(args[0].lower(), known, n=1)
             if not meant:
                 raise
             verb = _CALLED_ELSEWHERE.get(meant[0], meant[0])
@@ -204,15 +205,30 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command line as a program, which cleans up whatever tells it to end."""
+    codes: list[int] = []
+    if not atexit._ncallbacks():  # else what was registered before would not be called any more
+        atexit.register(_end, codes)
     _answer_signals(_interrupt)
     # NumPy's linear algebra, which is not used, would start a thread for each processor.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _return_large_blocks()
-    # Records of many tensors hold no cycles, and are looked through for them again and again.
-    gc.set_threshold(50_000, 20, 20)
-    code = run()
+    codes.append(run())
     _answer_signals(signal.SIG_IGN)  # it is over; Python's own end is not to be interrupted
-    sys.exit(code)
+    sys.exit(codes[0])
+
+
+def _end(codes: list[int]) -> None:
+    """End at once, where Python would first take all modules apart, which takes 10 ms.
+
+    Registered first and so called last: threads have ended, and whatever others do at exit is
+    done. What cannot be flushed, or ended without an exit code, is left to Python.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        if codes:
+            os._exit(codes[0])
 
 
 def _answer_signals(handler: Any) -> None:

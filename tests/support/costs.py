@@ -15,7 +15,7 @@ _MEASURED = """
 import resource
 import sys
 from pathlib import Path
-from sparsediff.cli import main
+from sparsediff.__main__ import main
 try:
     main()
 finally:
