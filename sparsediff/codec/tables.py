@@ -9,13 +9,14 @@ same table (format.md, "Frequency tables").
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from sparsediff.codec.varint import Reader, varint
 from sparsediff.errors import CorruptError
-from sparsediff.kernels.numbers import number_classes
+from sparsediff.kernels.numbers import class_of
 from sparsediff.kernels.rans import SCALE, SCALE_BITS
 
 STORED = SCALE // 4  # stored frequencies are coarser: a varint each, most of one byte
@@ -40,26 +41,22 @@ def geometric(n_marked: Sequence[int], n_members: Sequence[int]) -> Tables:
         n_marked: at least 1, at most ``n_members``.
         n_members: below 2^32.
     """
-    marked, members = np.array(n_marked, np.uint64), np.array(n_members, np.uint64)
-    bits = np.uint64(32)
-    last = number_classes(members - marked)  # class of the largest possible gap
-    n_classes = int(last.max()) + 1
-    # The chance to reach each class, times 2^32; q ** 2^b and q ** (2^b + 2^(b-1)) from octave b.
-    survival = np.zeros((marked.size, n_classes + 3), np.uint64)
-    survival[:, 0] = 1 << 32
-    power = survival[:, 1] = ((members - marked) << bits) // members
-    for c in range(2, n_classes + 1, 2):
-        square = power * power >> bits
-        survival[:, c], survival[:, c + 1] = square, square * power >> bits
-        power = square
-    survival[np.arange(survival.shape[1]) > last[:, None]] = 0
-    freqs = (survival[:, :-1] - survival[:, 1:]) >> np.uint64(32 - SCALE_BITS)
-    used = np.arange(freqs.shape[1]) <= last[:, None]
-    tables = np.zeros((marked.size, 256), np.int64)
-    tables[:, : freqs.shape[1]] = np.where(used, np.maximum(freqs, np.uint64(1)), 0)
-    rows = np.arange(marked.size)
-    tables[rows, tables.argmax(axis=1)] += SCALE - tables.sum(axis=1)
-    return tables.astype(np.uint32)
+    tables = np.zeros((len(n_marked), 256), np.uint32)
+    for table, marked, members in zip(tables, n_marked, n_members, strict=True):
+        last = class_of(members - marked)  # of the largest possible gap
+        # The chance to reach each class, times 2^32; q ** 2^b and q ** (2^b + 2^(b-1)) from
+        # octave b.
+        power = ((members - marked) << 32) // members
+        reached = [1 << 32, power]
+        while len(reached) <= last:
+            square = power * power >> 32
+            reached += square, square * power >> 32
+            power = square
+        reached[last + 1 :] = [0]
+        freqs = [(a - b >> 32 - SCALE_BITS) or 1 for a, b in pairwise(reached)]
+        freqs[freqs.index(max(freqs))] += SCALE - sum(freqs)
+        table[: last + 1] = freqs
+    return tables
 
 
 def fitted(counts: Counts) -> Tables:
