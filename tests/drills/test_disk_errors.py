@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.support.commands import CASES, left_over
+from tests.support.commands import ALL, NAMES, left_over
 from tests.support.refusals import EXIT
 from tests.support.touches import Touched
 from tests.support.touches import touched as touched
@@ -21,14 +21,14 @@ CODES = [
 
 
 @pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_error_of_the_disk(
     name: str, code: int, tmp_path: Path, touched: Touched, cli: Run
 ) -> None:
     def fail() -> None:
         raise OSError(code, os.strerror(code))
 
-    case = CASES[name](tmp_path)
+    case = ALL[name](tmp_path)
     for n in range(1, 1000):
         case.prepare()
         failed = touched.before(n, fail)

@@ -12,7 +12,7 @@ import pytest
 
 from sparsediff.stores import retry
 from tests.conftest import Run
-from tests.support.commands import CASES, left_over
+from tests.support.commands import ALL, NAMES, left_over
 from tests.support.refusals import EXIT, refused
 
 SIZES = [200 * 5**n for n in range(8)]  # the least has room for what is said on stderr
@@ -34,7 +34,7 @@ def limited(what: int, n: int) -> Iterator[None]:
         resource.setrlimit(what, before)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_few_descriptors(name: str, tmp_path: Path, cli: Run) -> None:
     """One more at a time, until there are enough."""
     lowest = os.dup(0)  # that is free
@@ -43,7 +43,7 @@ def test_few_descriptors(name: str, tmp_path: Path, cli: Run) -> None:
     assert n_failed
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_short_files(name: str, tmp_path: Path, cli: Run) -> None:
     """No file may become longer: writing fails, wherever and however that is done."""
     n_failed = drill(name, tmp_path, cli, resource.RLIMIT_FSIZE, SIZES)
@@ -52,7 +52,7 @@ def test_short_files(name: str, tmp_path: Path, cli: Run) -> None:
 
 def drill(name: str, tmp_path: Path, cli: Run, what: int, limits: Iterable[int]) -> int:
     """Run a command under each limit, until it succeeds; how often it failed."""
-    case = CASES[name](tmp_path)
+    case = ALL[name](tmp_path)
     case.prepare()
     assert cli(*case.words)[0] == 0  # what is imported later, is imported now
     for n_failed, limit in enumerate(limits):

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.support.commands import CASES, left_over
+from tests.support.commands import ALL, NAMES, left_over
 from tests.support.power import Recorder, restore
 
 SOME = 25  # of hundreds
 
 
 @pytest.mark.parametrize("n", [SOME, pytest.param(1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_power_failure(name: str, n: int, tmp_path: Path, cli: Run) -> None:
-    case = CASES[name](tmp_path)
+    case = ALL[name](tmp_path)
     case.prepare()
     live, origin = tmp_path / "live", tmp_path / "origin"
     shutil.copytree(live, origin, symlinks=True, copy_function=os.link)

@@ -8,18 +8,18 @@ import pytest
 
 from sparsediff.stores import directory
 from tests.conftest import Run
-from tests.support.commands import CASES, left_over
+from tests.support.commands import ALL, NAMES, left_over
 from tests.support.refusals import EXIT
 from tests.support.touches import Touched
 from tests.support.touches import touched as touched
 
 FEW = 13  # points
-# What a store became meanwhile, prune looks at in its next run.
-LATER = {"prune": EXIT["unavailable"]}
+# What a store became meanwhile, these look at in their next run.
+LATER = {"prune": EXIT["unavailable"], "sign a store": EXIT["unavailable"]}
 
 
 @pytest.mark.parametrize("few", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_two_runs(
     name: str,
     few: bool,
@@ -30,7 +30,7 @@ def test_two_runs(
 ) -> None:
     """Before each touch of the disk by one, another begins and comes to its end."""
     monkeypatch.setattr(directory, "_LOCK_WAIT", 0.0)  # it would not end while it is waited for
-    case = CASES[name](tmp_path)
+    case = ALL[name](tmp_path)
     other: list[tuple[int, str, str]] = []
 
     def run(n: int) -> bool:

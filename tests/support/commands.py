@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from sparsediff import export_patch, make_patch, open_patch
 from sparsediff.disk.names import is_temp
 from sparsediff.make.shares import Share
@@ -16,10 +18,12 @@ from sparsediff.make.write import make_part
 from sparsediff.patch.signed import Signed
 from sparsediff.shipping.check import check
 from sparsediff.shipping.pull import pull
+from sparsediff.shipping.sealing import sign_store
 from sparsediff.shipping.ship import ship
+from sparsediff.signing import trust
 from sparsediff.stores import open_store
 from tests.support.drill import Drill
-from tests.support.keys import new_key
+from tests.support.keys import Pair, new_key
 from tests.support.pairs import model_directory, tree
 from tests.support.runs import Trainer, assert_sound, catalog_of
 
@@ -217,9 +221,14 @@ def a_signature(room: Path) -> Case:
     return Case(prepare, ("sign", live / "p", "--sign", key.key), sound, done)
 
 
-def cleaning(drill: Drill) -> Callable[[], object]:
+def cleaning(drill: Drill, key: Pair | None = None) -> Callable[[], object]:
     """Of the store: objects of no version, and what puts of killed runs left, are old by then."""
-    return lambda: check(open_store(drill.store), now=time.time() + 10, grace=1.0, repair=True)
+
+    def clean() -> None:
+        store = open_store(drill.store, signer=None if key is None else key.signer)
+        check(store, now=time.time() + 10, grace=1.0, repair=True)
+
+    return clean
 
 
 def a_ship(room: Path) -> Case:
@@ -235,6 +244,39 @@ def a_ship(room: Path) -> Case:
 
     words = ("ship", drill.run, drill.store, "--retries", 0, "-j", 1)
     return Case(drill.restore, words, sound, done, cleaning(drill))
+
+
+def signed_store(room: Path, *words: object) -> Case:
+    """A command on the store of `a_ship`, which one key signed; and now another one signs."""
+    drill, old, key = Drill(room), new_key(room / "old"), new_key(room / "key")
+    store = open_store(drill.store)
+    store.signer = old.signer
+    sign_store(store)
+    drill.save()
+    originals = drill.originals
+
+    def sound() -> None:
+        assert_sound(open_store(drill.store, trust=either), originals, drill.scratch())
+
+    either = trust([old.public, key.public])
+    found = tuple({"RUN": drill.run, "STORE": drill.store}.get(str(w), w) for w in words)
+    found = (*found, "--sign", key.key, "--trust", old.public, "--trust", key.public)
+    return Case(drill.restore, found, sound, sound, cleaning(drill, key))
+
+
+def a_signed_ship(room: Path) -> Case:
+    words = ("ship", "RUN", "STORE", "--retries", 0, "-j", 1)
+    case = signed_store(room, *words)
+
+    def done() -> None:
+        case.sound()
+        assert catalog_of(open_store(str(room / "live/store"))).latest.name == "step_000300"
+
+    return case._replace(done=done)
+
+
+def a_signed_pointer(room: Path) -> Case:
+    return signed_store(room, "sign", "STORE")
 
 
 def pulled(room: Path, *options: object, shown: str) -> Case:
@@ -301,8 +343,12 @@ CASES = {
     "export": an_export,
     "merge": a_merge,
     "sign": a_signature,
+    "sign a store": a_signed_pointer,
     "ship": a_ship,
     "pull": a_pull,
     "pull in place": a_pull_in_place,
     "prune": a_prune,
 }
+SLOW = {"ship signed": a_signed_ship}
+ALL = CASES | SLOW
+NAMES = [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
