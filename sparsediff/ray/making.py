@@ -107,7 +107,7 @@ def _room(place: Path | None) -> Iterator[Path]:
     """A directory for parts, beside the output where that is a file; removed in the end."""
     if place is None:
         with os_errors("temporary directory"):
-            made = tempfile.TemporaryDirectory()
+            made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         with made as room:
             yield Path(room)
         return

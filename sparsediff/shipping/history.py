@@ -55,7 +55,9 @@ def store_series(
         raise UsageError("a series needs two versions or more", file=store.name)
     reader = SeriesReader(jobs)
     with os_errors(Path(tempfile.gettempdir())):
-        scratch = tempfile.TemporaryDirectory(prefix="sparsediff-stats-")
+        scratch = tempfile.TemporaryDirectory(
+            prefix="sparsediff-stats-", ignore_cleanup_errors=True
+        )
     with scratch as place:
         base = None
         for i, version in enumerate(versions):

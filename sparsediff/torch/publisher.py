@@ -143,7 +143,9 @@ class Publisher:
         try:
             with ExitStack() as stack:
                 with self._ranks.together():
-                    scratch = stack.enter_context(tempfile.TemporaryDirectory())
+                    # What cannot be removed does not make a version fail that is published.
+                    room = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+                    scratch = stack.enter_context(room)
                 made = self._make(base, target, held, catalog, Path(scratch))
                 made_at = time.monotonic()
                 version, place = self._put(catalog, made, step)
@@ -203,7 +205,9 @@ class Publisher:
                     self._check(catalog, step)
                     here = catalog.id, catalog.latest.version
                     goes_on = here == self._place and not catalog.is_lost(catalog.latest)
-        goes_on = self._ranks.gather(goes_on)[0]
+        # A rank that was not told of the last version has the words of one before.
+        told = self._ranks.gather((goes_on, self._place))
+        goes_on = told[0][0] and all(place == told[0][1] for _, place in told)
         return catalog, self._base if goes_on and self._base is not None else NOTHING
 
     def _check(self, catalog: Catalog, step: int) -> None:

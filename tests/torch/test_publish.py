@@ -75,6 +75,7 @@ def everything(rank: int, root: Path) -> None:
         disagree,
         elsewhere,
         the_page,
+        untold,
     ):
         scenario(rank, root / scenario.__name__)
 
@@ -151,6 +152,33 @@ class Unreachable:
         if name == "put":
             return fails
         return getattr(self._store, name)
+
+
+def untold(rank: int, root: Path) -> None:
+    """A version is there, and one rank does not hear of it."""
+    publisher = Publisher(root / "store", jobs=1)
+    state_dict: dict[str, Any] = even()
+    for step in range(4):
+        change(state_dict, step)
+        save_whole(state_dict, root / f"step_{step:06}", rank)
+        with pytest.MonkeyPatch.context() as patched:
+            if step == 1 and rank == 2:
+                put = publisher._put
+                patched.setattr(publisher, "_put", lambda *a, put=put: fails(put(*a)))
+                with pytest.raises(UnsupportedError):
+                    publisher.publish(state_dict, step)
+            else:
+                publisher.publish(state_dict, step)
+
+
+def test_rank_that_was_not_told_of_a_version_does_not_go_on_from_it(published: Path) -> None:
+    root = published / "untold"
+    store = open_store(str(root / "store"))
+    assert [v.step is None for v in versions(store)] == [True, False, True, False]
+    assert check(store, now=time.time()).is_sound
+    for version in versions(store):
+        pull(store, root / "dest", version=version.name)
+        assert tree(root / "dest" / "current") == tree(root / version.name)
 
 
 def test_rank_that_fails_leaves_no_version_and_the_next_makes_up_for_it(published: Path) -> None:
