@@ -189,9 +189,10 @@ def staged_target(
             stack.enter_context(staged_file(output, force=force))
             staged = temp_sibling(output)
         # Whoever holds the lock owns these too; a killed run may have left some.
-        for left in output.parent.glob(f"{glob.escape(staged.name)}.*"):
-            if is_temp(left.name):
-                clear(left)
+        with os_errors(output.parent):
+            for left in output.parent.glob(f"{glob.escape(staged.name)}.*"):
+                if is_temp(left.name):
+                    clear(left)
         work = temp_sibling(output, 0)
         stack.enter_context(temp_directory(work))
         stack.callback(discard, work)

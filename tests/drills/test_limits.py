@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from sparsediff import cli as cli_module
 from sparsediff.stores import retry
 from tests.conftest import Run
 from tests.support.commands import ALL, NAMES, left_over
+from tests.support.limits import limited
 from tests.support.refusals import EXIT, refused
 
 SIZES = [200 * 5**n for n in range(8)]  # the least has room for what is said on stderr
@@ -20,18 +22,13 @@ SIZES = [200 * 5**n for n in range(8)]  # the least has room for what is said on
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again, is tried again at once."""
+    """What is tried again, is tried again at once; and who has no command line gets our errors."""
     monkeypatch.setattr(retry, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(cli_module, "from_os_error", escaped)
 
 
-@contextmanager
-def limited(what: int, n: int) -> Iterator[None]:
-    before = resource.getrlimit(what)
-    resource.setrlimit(what, (n, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(what, before)
+def escaped(error: OSError, _: object) -> NoReturn:
+    raise AssertionError("an OSError came out of the library") from error
 
 
 @pytest.mark.parametrize("name", NAMES)
