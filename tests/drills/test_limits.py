@@ -11,11 +11,15 @@ from typing import NoReturn
 import pytest
 
 from sparsediff import cli as cli_module
-from sparsediff.stores import retry
+from sparsediff.patch.container import sign_patch
+from sparsediff.shipping.ship import ship
+from sparsediff.stores import open_store, retry
 from tests.conftest import Run
-from tests.support.commands import ALL, NAMES, left_over
+from tests.support.commands import ALL, NAMES, left_over, pair
+from tests.support.keys import new_key
 from tests.support.limits import limited
 from tests.support.refusals import EXIT, refused
+from tests.support.runs import Trainer
 
 SIZES = [200 * 5**n for n in range(8)]  # the least has room for what is said on stderr
 
@@ -67,3 +71,32 @@ def drill(name: str, tmp_path: Path, cli: Run, what: int, limits: Iterable[int])
         case.done()
         assert not left_over(tmp_path / "live"), (limit, result)
     raise AssertionError("it never had enough")
+
+
+READERS = ("verify", "show", "stats", "log", "status", "check", "pull")
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_few_descriptors_to_read(verb: str, tmp_path: Path, cli: Run) -> None:
+    """What cannot be opened is not taken for missing, unsigned or damaged."""
+    key = new_key(tmp_path / "key")
+    base, _, patch = pair(tmp_path)
+    sign_patch(patch, key.signer)
+    store = open_store(str(tmp_path / "store"), create=True, signer=key.signer)
+    Trainer(tmp_path / "run", n=100).save_steps(1, 2)
+    ship(tmp_path / "run", store)
+    of_patch = {"verify": (patch, "--base", base), "show": (patch,), "stats": (patch,)}
+    of_store = (store.name, tmp_path / "dest", "--dry-run") if verb == "pull" else (store.name,)
+    words = (verb, *of_patch.get(verb, of_store), "--trust", key.public)
+    whole = cli(*words)
+    assert whole[0] == 0
+    lowest = os.dup(0)
+    os.close(lowest)
+    for n in range(100):
+        with limited(resource.RLIMIT_NOFILE, lowest + n):
+            result = cli(*words)
+        if result[0] == 0:
+            assert result[2] == whole[2]
+            break
+        refused(result, EXIT["unavailable"])
+    assert 0 < n < 99
