@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.bench import machine
@@ -43,6 +44,11 @@ _WHOLE = (
     "CPU seconds are user and system time of the whole process, its start included, and MiB its "
     "peak memory, each the least of up to three runs, none begun after eight seconds."
 )
+_PARTS = (
+    "163 files of like size; widths as they are, and divided, so that all parts can be made on one "
+    "machine. The words are holes of sparse files, with one changed byte in 4 MiB: planning, "
+    "reading, comparing and merging are measured, coding hardly."
+)
 
 CURVES = [
     Curve(
@@ -60,11 +66,14 @@ CURVES = [
     Curve(
         "parts",
         "Parts: a checkpoint of 671 billion parameters on many machines",
-        "Names and shapes of DeepSeek-V3 in bf16, 163 files of like size; widths as they are, and "
-        "divided, so that all parts can be made on one machine. The words are holes of sparse "
-        "files, with one changed byte in 4 MiB: planning, reading, comparing and merging are "
-        "measured, coding hardly.",
-        parts,
+        "Names and shapes of DeepSeek-V3 in bf16, " + _PARTS,
+        partial(parts, fp8=False),
+    ),
+    Curve(
+        "parts-fp8",
+        "Parts: the same model as it was released, in fp8",
+        "Names, types and shapes of DeepSeek-V3 as released: fp8 with scales, " + _PARTS,
+        partial(parts, fp8=True),
     ),
     Curve(
         "tensors",

@@ -1,8 +1,9 @@
 """Curve of `scale`: a checkpoint of 671 billion parameters, cut for many machines and merged.
 
-Enters: an empty directory. Leaves: rows of figures. Names, shapes and headers are those of a
-DeepSeek-V3 in bf16, in 163 files of like size; the words are holes in sparse files, with a few
-that are not, so what is measured is planning, reading, comparing and merging, not coding.
+Enters: an empty directory. Leaves: rows of figures. Names, shapes and headers are those of
+DeepSeek-V3, in bf16 or as it was released, in 163 files of like size; the words are holes in
+sparse files, with a few that are not, so what is measured is planning, reading, comparing and
+merging, not coding.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from sparsediff.checkpoint import open_checkpoint
@@ -22,58 +24,84 @@ from sparsediff.make.plan import plan
 from sparsediff.make.shares import cut, n_bytes
 
 Row = dict[str, str | int | float]
-Shapes = dict[str, tuple[int, ...]]
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+"""Type, as safetensors names it, and shape of each tensor, by name."""
 
 N_FILES = 163
 _CHANGED_EVERY = 1 << 22  # bytes
+_BLOCK = 128  # rows and columns that share one scale
+_WORD_BYTES = {"F8_E4M3": 1, "BF16": 2, "F32": 4}
 
 
-def deepseek_v3(divisor: int) -> Shapes:
-    """Tensors of the model, by name; every width divided by ``divisor``."""
+def deepseek_v3(divisor: int, *, fp8: bool) -> Tensors:
+    """Tensors of the model, by name; every width divided by ``divisor``.
+
+    Args:
+        divisor: of the widths; 1 for the model as it is.
+        fp8: as it was released: matrices of layers in fp8, with their scales, and the layer that
+            predicts one token more. Without it, what inference in bf16 takes.
+    """
 
     def width(n: int) -> int:
         return max(1, n // divisor)
 
     hidden, q_rank, kv_rank, heads = width(7168), width(1536), width(512), 128
-    shapes: Shapes = {
-        "model.embed_tokens.weight": (width(129280), hidden),
-        "model.norm.weight": (hidden,),
-        "lm_head.weight": (width(129280), hidden),
+    found: Tensors = {
+        "model.embed_tokens.weight": ("BF16", (width(129280), hidden)),
+        "model.norm.weight": ("BF16", (hidden,)),
+        "lm_head.weight": ("BF16", (width(129280), hidden)),
     }
 
-    def mlp(prefix: str, inner: int) -> None:
-        shapes[f"{prefix}.gate_proj.weight"] = (inner, hidden)
-        shapes[f"{prefix}.up_proj.weight"] = (inner, hidden)
-        shapes[f"{prefix}.down_proj.weight"] = (hidden, inner)
+    def matrix(name: str, rows: int, columns: int) -> None:
+        found[f"{name}.weight"] = ("F8_E4M3" if fp8 else "BF16", (rows, columns))
+        if fp8:
+            blocks = -(-rows // _BLOCK), -(-columns // _BLOCK)
+            found[f"{name}.weight_scale_inv"] = ("F32", blocks)
 
-    for layer in range(61):
+    def mlp(prefix: str, inner: int) -> None:
+        matrix(f"{prefix}.gate_proj", inner, hidden)
+        matrix(f"{prefix}.up_proj", inner, hidden)
+        matrix(f"{prefix}.down_proj", hidden, inner)
+
+    for layer in range(62 if fp8 else 61):
         name = f"model.layers.{layer}"
-        shapes |= {
-            f"{name}.input_layernorm.weight": (hidden,),
-            f"{name}.post_attention_layernorm.weight": (hidden,),
-            f"{name}.self_attn.q_a_proj.weight": (q_rank, hidden),
-            f"{name}.self_attn.q_a_layernorm.weight": (q_rank,),
-            f"{name}.self_attn.q_b_proj.weight": (heads * width(192), q_rank),
-            f"{name}.self_attn.kv_a_proj_with_mqa.weight": (kv_rank + width(64), hidden),
-            f"{name}.self_attn.kv_a_layernorm.weight": (kv_rank,),
-            f"{name}.self_attn.kv_b_proj.weight": (heads * width(256), kv_rank),
-            f"{name}.self_attn.o_proj.weight": (hidden, heads * width(128)),
-        }
+        for norm, n in (
+            ("input_layernorm", hidden),
+            ("post_attention_layernorm", hidden),
+            ("self_attn.q_a_layernorm", q_rank),
+            ("self_attn.kv_a_layernorm", kv_rank),
+        ):
+            found[f"{name}.{norm}.weight"] = ("BF16", (n,))
+        attention = f"{name}.self_attn"
+        matrix(f"{attention}.q_a_proj", q_rank, hidden)
+        matrix(f"{attention}.q_b_proj", heads * width(192), q_rank)
+        matrix(f"{attention}.kv_a_proj_with_mqa", kv_rank + width(64), hidden)
+        matrix(f"{attention}.kv_b_proj", heads * width(256), kv_rank)
+        matrix(f"{attention}.o_proj", hidden, heads * width(128))
         if layer < 3:
             mlp(f"{name}.mlp", width(18432))
             continue
-        shapes[f"{name}.mlp.gate.weight"] = (256, hidden)
-        shapes[f"{name}.mlp.gate.e_score_correction_bias"] = (256,)
+        found[f"{name}.mlp.gate.weight"] = ("BF16", (256, hidden))
+        found[f"{name}.mlp.gate.e_score_correction_bias"] = ("F32" if fp8 else "BF16", (256,))
         mlp(f"{name}.mlp.shared_experts", width(2048))
         for expert in range(256):
             mlp(f"{name}.mlp.experts.{expert}", width(2048))
-    return shapes
+    if fp8:
+        found |= {
+            "model.layers.61.embed_tokens.weight": ("BF16", (width(129280), hidden)),
+            "model.layers.61.enorm.weight": ("BF16", (hidden,)),
+            "model.layers.61.hnorm.weight": ("BF16", (hidden,)),
+            "model.layers.61.eh_proj.weight": ("BF16", (hidden, 2 * hidden)),
+            "model.layers.61.shared_head.norm.weight": ("BF16", (hidden,)),
+            "model.layers.61.shared_head.head.weight": ("BF16", (width(129280), hidden)),
+        }
+    return found
 
 
-def write(shapes: Shapes, place: Path, changed: bool) -> None:
+def write(tensors: Tensors, place: Path, changed: bool) -> None:
     """A checkpoint of sparse files of like size, and its index."""
     place.mkdir()
-    sizes = {name: 2 * math.prod(shape) for name, shape in shapes.items()}
+    sizes = {n: _WORD_BYTES[dtype] * math.prod(shape) for n, (dtype, shape) in tensors.items()}
     limit = sum(sizes.values()) / N_FILES
     files: list[list[str]] = [[]]
     held = 0
@@ -88,8 +116,9 @@ def write(shapes: Shapes, place: Path, changed: bool) -> None:
         header: dict[str, object] = {}
         end = 0
         for name in names:
+            dtype, shape = tensors[name]
             offsets = [end, end + sizes[name]]
-            header[name] = {"dtype": "BF16", "shape": shapes[name], "data_offsets": offsets}
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
             end += sizes[name]
             index[name] = file
         text = json.dumps(header).encode()
@@ -103,22 +132,26 @@ def write(shapes: Shapes, place: Path, changed: bool) -> None:
     (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
 
 
-def parts(work: Path, quick: bool) -> Iterator[Row]:
+def parts(work: Path, quick: bool, *, fp8: bool) -> Iterator[Row]:
     """See `scale.CURVES`."""
     for divisor in (32,) if quick else (1, 16):
         base, target = work / "base", work / "target"
-        shapes = deepseek_v3(divisor)
-        write(shapes, base, changed=False)
-        write(shapes, target, changed=True)
-        yield from _planned(base, target, divisor)
-        yield from _one_part(base, target, work, divisor)
+        tensors = deepseek_v3(divisor, fp8=fp8)
+        write(tensors, base, changed=False)
+        write(tensors, target, changed=True)
+        rows = [
+            _planned(base, target, divisor, len(tensors)),
+            _one_part(base, target, work, divisor),
+        ]
         if divisor > 1:
-            yield from _all_parts(base, target, work, divisor)
+            rows.append(_all_parts(base, target, work, divisor))
+        for row in chain.from_iterable(rows):
+            yield {"words": "fp8" if fp8 else "bf16", **row}
         shutil.rmtree(base)
         shutil.rmtree(target)
 
 
-def _planned(base: Path, target: Path, divisor: int) -> Iterator[Row]:
+def _planned(base: Path, target: Path, divisor: int, n_tensors: int) -> Iterator[Row]:
     start, cpu = time.monotonic(), time.process_time()
     sides = open_checkpoint(base), open_checkpoint(target)
     opened = time.monotonic()
@@ -130,7 +163,7 @@ def _planned(base: Path, target: Path, divisor: int) -> Iterator[Row]:
         "what": "open, plan, cut in 163",
         "widths": f"1/{divisor}",
         "GB": sides[1].n_bytes / 1e9,
-        "tensors": len(manifest.tensors),
+        "tensors": n_tensors,
         "buckets": len(manifest.buckets),
         "s": time.monotonic() - start,
         "CPU s": time.process_time() - cpu,
