@@ -8,6 +8,7 @@ raises arrives as it is, and no other call is begun. Ray is imported when a clus
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ _SMALLEST = 64 << 20  # bytes of the target for which a task is worth its start
 _LARGEST = 2 << 30  # a part is in the memory of a node, and an anchor's has the target's size
 _PER_CPU = 2  # so that no processor waits long for the slowest
 _TRIES = 4  # of one call: whatever kills four workers is probably the call
+_CONNECT = 10.0  # seconds
 _SILENCE = 60.0  # seconds without a result after which it is said what is waited for
 
 
@@ -133,6 +135,7 @@ def connected(address: str | None, note: Note | None = None) -> Iterator[Cluster
         yield Cluster(ray, note)
         return
     try:
+        _check_answers(address)
         with _signals_kept():
             ray.init(address, logging_level="ERROR", log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as e:
@@ -143,6 +146,13 @@ def connected(address: str | None, note: Note | None = None) -> Iterator[Cluster
             yield Cluster(ray, note)
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str | None) -> None:
+    """Raise OSError if nobody listens there: Ray itself finds that out in minutes, line by line."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
 
 
 def _library() -> Any:

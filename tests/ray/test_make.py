@@ -100,6 +100,9 @@ def test_refusals(cluster: Any, cli: Run, base: Path, target: Path, tmp_path: Pa
     out = tmp_path / "p"
     make = "make", base, target, "-o", out, "--ray"
     refused(cli(*make, "nowhere"), EXIT["unavailable"], "no Ray cluster at nowhere")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("ray.init", None)  # which would take minutes
+        refused(cli(*make, "127.0.0.1:1"), EXIT["unavailable"], "no Ray cluster at 127.0.0.1:1")
     assert cli(*make, "auto", "--part", "1/2")[0] == EXIT["usage"]
     assert cli(*make, "auto", "-j", "1")[0] == EXIT["usage"]
     out.write_bytes(b"")
