@@ -33,10 +33,15 @@ from sparsediff.patch.columns import Check, hexes, integers, lists_of, or_none, 
 from sparsediff.patch.container import MAX_MANIFEST, PART_FORMAT, too_many
 from sparsediff.patch.entries import EntryReader, compose_header
 from sparsediff.patch.manifest import Manifest
+from sparsediff.unfolding import uncollected
 from sparsediff.version import __version__
 
 _WHAT = "part of a patch"
-_MAX_RESULTS = 1 << 28  # bytes, decompressed
+_MAX_RESULTS = 1 << 26  # bytes, decompressed
+# Lists and commas in them, whatever their frame takes, and for each byte of it: each list of steps
+# has a locator, which no frame makes smaller, and numbers of steps are hardly alike.
+_MAX_LISTS, _LISTS_PER_BYTE = 1 << 17, 4
+_MAX_COMMAS, _COMMAS_PER_BYTE = 1 << 20, 64
 _NATURAL = integers(0, (1 << 63) - 1)
 _COLUMNS: dict[str, Check] = {
     "target": hexes(32),
@@ -89,7 +94,7 @@ def pack_part(plan: bytes, found: Findings, *, with_plan: bool = True) -> bytes:
         with_plan: without it there is only its checksum: one part of all must have it.
 
     Raises:
-        UnsupportedError: the plan is too large for a patch.
+        UnsupportedError: the plan is too large for a patch, or the results for a part.
     """
     if len(plan) > MAX_MANIFEST:
         raise too_many(len(plan))
@@ -107,6 +112,13 @@ def pack_part(plan: bytes, found: Findings, *, with_plan: bool = True) -> bytes:
         separators=(",", ":"),
     ).encode("ascii")
     frames = compress(plan if with_plan else b"", level=3), compress(results, level=3)
+    try:
+        if len(results) > _MAX_RESULTS:
+            raise CorruptError("results are too large")
+        _check_paid(results, len(frames[1]))
+        manifest_json.check_paid(plan if with_plan else b"", len(frames[0]))
+    except CorruptError as e:
+        raise UnsupportedError(f"too many tensors for a part of a patch ({e.problem})") from e
     sizes = {"plan": len(frames[0]), "results": len(frames[1])} | found.sizes
     return compose_header(_metadata(checksum(plan), checksum(results)), sizes) + b"".join(frames)
 
@@ -166,10 +178,13 @@ class Part:
             sums = str(metadata.get("plan_xxh3")), str(metadata.get("results_xxh3"))
             self._entries.check_header(_metadata(*sums))
             self.plan_checksum = sums[0]
+            stored = dict(self._entries.sizes)
             self.plan = self._frame("plan", MAX_MANIFEST)
+            manifest_json.check_paid(self.plan, stored["plan"])
             if self.plan and checksum(self.plan) != sums[0]:
                 raise CorruptError("plan does not match its checksum", expected=sums[0])
             results = self._frame("results", _MAX_RESULTS)
+            _check_paid(results, stored["results"])
             if checksum(results) != sums[1]:
                 raise CorruptError("results do not match their checksum", expected=sums[1])
             self.found = _parse(results, self._entries.sizes)
@@ -232,6 +247,16 @@ def payload_name(task: Task) -> str:
     return f"skeleton.{task.file}" if task.bucket is None else f"bucket.{task.bucket}"
 
 
+def _check_paid(results: bytes, stored_bytes: int) -> None:
+    """Refuse results that would unfold to more than what is stored of them has a claim to."""
+    if (
+        results.count(b"[") + results.count(b"{") > _MAX_LISTS + _LISTS_PER_BYTE * stored_bytes
+        or results.count(b",") > _MAX_COMMAS + _COMMAS_PER_BYTE * stored_bytes
+    ):
+        raise CorruptError("results of the part are malformed (too many values for their size)")
+
+
+@uncollected()
 def _parse(raw: bytes, sizes: dict[str, int]) -> Findings:
     """Findings from JSON, checked as far as they can be without the plan.
 

@@ -87,9 +87,11 @@ def test_it_begins_again_when_the_last_thread_is_done() -> None:
     with uncollected():
         thread.start()
         inside.wait()
-    assert not gc.isenabled()
-    go.set()
-    thread.join()
+    try:
+        assert not gc.isenabled()
+    finally:
+        go.set()
+        thread.join()
     assert gc.isenabled()
     gc.disable()
     try:

@@ -205,12 +205,12 @@ def _frames() -> list[bytes]:
     return [compress(b, level=3) for b in (b"", b"abc" * 9, RNG(0).bytes(99), bytes(9999))]
 
 
-def part_with(text: bytes) -> bytes:
-    """A part of a patch with these results, and the right checksums."""
-    frames = compress(b"", level=3), compress(text, level=3)
+def part_with(text: bytes, plan: bytes = b"") -> bytes:
+    """A part of a patch with these results, this plan or none, and the right checksums."""
+    frames = compress(plan, level=3), compress(text, level=3)
     metadata = {
         "format": "sparsediff-part",
-        "plan_xxh3": hostile.xxh3(b""),
+        "plan_xxh3": hostile.xxh3(plan),
         "results_xxh3": hostile.xxh3(text),
         "version": __version__,
     }

@@ -15,6 +15,7 @@ from sparsediff.errors import CorruptError, UnavailableError, UsageError
 from sparsediff.make.shares import cut
 from tests.conftest import Run
 from tests.fuzz.of_patches import part_with, results
+from tests.support.costs import cost
 from tests.support.pairs import (
     RNG,
     Stored,
@@ -209,3 +210,23 @@ def test_part_is_no_patch_and_a_patch_no_part(
     refused(cli("apply", base, part, "-o", tmp_path / "out"), EXIT["usage"], "a patch; merge makes")
     refused(cli("merge", patch, "-o", tmp_path / "out"), EXIT["corrupt"], "not a part of a patch")
     refused(cli("merge", tmp_path / "no", "-o", "out"), EXIT["usage"], "no such file")
+
+
+@pytest.mark.parametrize("item", [b"[],", b"999,", b"{},"])
+def test_a_small_part_takes_little_memory(item: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "1.part"
+    path.write_bytes(part_with(b'{"a":[' + item * (((1 << 26) - 64) // len(item)) + b"0]}"))
+    assert path.stat().st_size < 10_000
+    found = cost("merge", path, "-o", tmp_path / "p")
+    assert found.code == EXIT["corrupt"], found.err
+    assert "malformed (too many values" in found.err
+    assert found.peak_bytes < 300 << 20
+
+
+def test_a_plan_is_paid_for_too(tmp_path: Path) -> None:
+    text = b'{"a":[' + b"999," * ((1 << 23) - 64) + b"0]}"
+    (tmp_path / "1.part").write_bytes(part_with(results()[0], text))
+    found = cost("merge", tmp_path / "1.part", "-o", tmp_path / "p")
+    assert found.code == EXIT["corrupt"], found.err
+    assert "too many values" in found.err
+    assert found.peak_bytes < 300 << 20
