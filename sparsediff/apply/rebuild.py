@@ -147,6 +147,10 @@ class Task:
     bucket: int | None
     payloads: list[StoredPayload | None]
 
+    def stored_bytes(self) -> int:
+        """How many bytes `payloads` are."""
+        return sum(p.n_bytes for p in self.payloads if p is not None)
+
     def verified(self) -> list[Verified | None]:
         """What `payloads` hold.
 

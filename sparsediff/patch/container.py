@@ -115,6 +115,11 @@ class StoredPayload:
     _data: bytes = field(repr=False)
     _digest: str | None
 
+    @property
+    def n_bytes(self) -> int:
+        """How many there are."""
+        return len(self._data)
+
     def verified(self) -> Verified:
         """The payload's bytes.
 

@@ -5,11 +5,12 @@ memory. Leaves: per tensor the flat positions that change, their new words and o
 their old ones, a bucket's worth at a time. Of a bucket
 nothing leaves before its base words, its payload and its result were verified; that
 all the others are right is known at the end only. Never writes, and never holds
-more than a few buckets, and what changes in tensors that grow.
+more than a few buckets, however many threads there are, and what changes in tensors that grow.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparsediff.apply.rebuild import Base, Task, rebuilt, tasks
+from sparsediff.apply.rebuild import PAID_BYTES, Base, Task, rebuilt, tasks
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.errors import WrongBaseError
 from sparsediff.kernels import Words
@@ -30,6 +31,12 @@ from sparsediff.patch.manifest import Manifest, Part
 from sparsediff.updates.named import BaseTensors
 
 Indices = npt.NDArray[np.signedinteger[Any]]
+
+_WAITING = 1 << 26  # bytes that what waits for its turn may take besides what payloads pay for
+
+
+class _TooManyError(Exception):
+    """Changes take more than they may while they wait; nobody sees it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,11 @@ class Change:
     positions: npt.NDArray[np.int32] | None
     values: Words
     old: Words | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(a.nbytes for a in (self.positions, self.values, self.old) if a is not None)
 
     def indices(self, dtype: type[np.int32] | type[np.int64]) -> Indices:
         """Flat positions in the tensor."""
@@ -89,10 +101,13 @@ def changes(
     growing = _growing(manifest)
     waiting: dict[int, list[Change]] = {row: [] for rows in growing.values() for row in rows}
 
-    def job(task: Task) -> tuple[int | None, list[Change]]:
-        return task.bucket, changes_of(task)
+    def job(task: Task) -> tuple[Task, list[Change] | None]:
+        try:
+            return task, changes_of(task, None if jobs <= 1 else _WAITING // (jobs + 1))
+        except _TooManyError:
+            return task, None  # to be decoded when its turn has come, alone
 
-    def changes_of(task: Task) -> list[Change]:
+    def changes_of(task: Task, most: int | None) -> list[Change]:
         stored = [payload for payload in task.payloads if payload is not None]
         named = task.bucket is not None and _is_named(manifest, task.bucket)
         try:
@@ -100,7 +115,7 @@ def changes(
                 for payload in stored:
                     payload.verified()
             elif stored or not _avoids(manifest, task.bucket, whole):
-                return _decode(group, base, task, whole, whole_runs, with_old)
+                return _decode(group, base, task, whole, whole_runs, with_old, most)
             elif not skip_unchanged:
                 base.check(task.bucket)
         except WrongBaseError as e:
@@ -109,11 +124,12 @@ def changes(
             raise
         return []
 
-    for bucket, found in ordered_map(job, tasks(group), jobs):
+    for task, found in ordered_map(job, tasks(group), jobs):
         ready: list[Change] = []
-        for change in found:
+        for change in changes_of(task, None) if found is None else found:
             waiting.get(change.tensor, ready).append(change)
-        for row in growing.get(bucket, ()):
+        del found
+        for row in growing.get(task.bucket, ()):
             ready += waiting.pop(row)
         yield from sorted(ready, key=_place)
 
@@ -178,11 +194,20 @@ def _decode(
     whole: Collection[int],
     whole_runs: bool,
     with_old: bool,
+    most: int | None,
 ) -> list[Change]:
-    """Changes of one bucket, all of it verified."""
+    """Changes of one bucket, all of it verified.
+
+    Raises:
+        _TooManyError: they take more than ``most`` bytes, and those that payloads pay for.
+    """
     assert task.bucket is not None
+    left = math.inf if most is None else most + PAID_BYTES * task.stored_bytes()
+    manifest = group[-1].manifest
+    if manifest.buckets[task.bucket].base is None and words.n_bytes(manifest, task.bucket) > left:
+        raise _TooManyError  # all of it is new
     overheard = _Overheard(base)
-    parts = group[-1].manifest.parts[task.bucket]
+    parts = manifest.parts[task.bucket]
     found: list[Change] = []
     with closing(rebuilt(group, overheard, task.bucket, task)) as runs:
         for run in runs:
@@ -190,9 +215,14 @@ def _decode(
             for i, (part, end) in enumerate(zip(run.parts, run.ends, strict=True), run.part):
                 old = None if before is None or part.tensor in whole else before[start:end]
                 new = run.words[0][start:end]
-                found.append(_change(parts[i], part.start, old, new, whole_runs, with_old))
                 start = end
-    return _joined([change for change in found if change.values.size])
+                change = _change(parts[i], part.start, old, new, whole_runs, with_old)
+                left -= change.n_bytes
+                if left < 0:
+                    raise _TooManyError
+                if change.values.size:
+                    found.append(change)
+    return _joined(found)
 
 
 def _change(
