@@ -32,18 +32,18 @@ def _kept(name: str, load: Callable[[Any], Any]) -> Callable[..., None]:
     def keep(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:
         named = [v.strip() for v in values if v.strip()]
         if not ctx.resilient_parsing:
-            ctx.meta[name] = load(named or None)
+            ctx.meta[name] = load(named) if named else None
 
     return keep
 
 
-def _trust(sources: list[str] | None) -> Trust | None:
+def _trust(sources: list[str]) -> Trust | None:
     from sparsediff.signing import trust
 
     return trust(sources)
 
 
-def _signer(sources: list[str] | None) -> Signer | None:
+def _signer(sources: list[str]) -> Signer | None:
     from sparsediff.signing import signer
 
     return signer(sources)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsediff.errors import CorruptError, UnavailableError, UsageError
 from sparsediff.make.part import Findings, Part
@@ -20,7 +21,9 @@ from sparsediff.parallel import Progress
 from sparsediff.patch import manifest_json
 from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import Manifest
-from sparsediff.signing import Signer
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer
 
 _MANY = 8  # missing parts that a message lists
 

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from sparsediff.disk.outputs import staged_file
 from sparsediff.disk.replace import check_output
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.patch.signed import signed_when_it_appears
-from sparsediff.signing import Signer
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer
 
 Output = Path | str | BinaryIO | None
 """Path of the file, ``-`` for standard output, a binary stream, or None to write nothing."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsediff.checkpoint import Checkpoint, open_checkpoint
 from sparsediff.disk.inputs import OpenFiles
@@ -26,7 +27,9 @@ from sparsediff.patch import words
 from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest
 from sparsediff.patch.measures import share
-from sparsediff.signing import Signer
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer
 
 Side = Path | str | Checkpoint
 """Path of a checkpoint, or one that is open, as `memory.memory_checkpoint` makes it of tensors."""

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from sparsediff.checksum import Verified, checksum, digest
 from sparsediff.codec.zstd import compress_columns, decompress, stated_size
@@ -26,8 +26,10 @@ from sparsediff.patch.entries import MAX_HEADER, EntryReader, compose_header
 from sparsediff.patch.manifest import MAX_BUCKET_BYTES, MAX_SKELETON_BYTES, Manifest
 from sparsediff.patch.narrow import narrowed
 from sparsediff.patch.signed import Signed, beside, write_signatures
-from sparsediff.signing import Signer
 from sparsediff.version import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer
 
 FORMAT = "sparsediff"
 PART_FORMAT = "sparsediff-part"  # of `make.part`, which is no patch yet

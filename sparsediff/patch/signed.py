@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsediff.disk.outputs import staged_file
 from sparsediff.errors import UntrustedError, UsageError, os_errors
-from sparsediff.signing import MOST, Signer, Trust, parsed
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer, Trust
 
 SUFFIX = ".sig"
 _FORMAT = "sparsediff-signatures"
@@ -103,6 +106,8 @@ def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callab
     old: list[object] = []
 
     def sign(beginning: bytes) -> None:
+        from sparsediff.signing import MOST
+
         new.extend(signer.sign(_KIND, beginning))
         if os.path.lexists(path):
             old.extend(row for row in _usable(file) if row not in new)
@@ -121,6 +126,8 @@ def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callab
 
 def _usable(file: Path) -> list[object]:
     """The rows in a file of signatures; none if it is not there, or malformed."""
+    from sparsediff.signing import parsed
+
     data = _read(file)
     try:
         rows = None if data is None else _rows(data, file)

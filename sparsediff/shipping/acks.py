@@ -11,15 +11,18 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sparsediff.errors import UsageError, printable
 from sparsediff.parallel import ordered_map
 from sparsediff.shipping import fields
 from sparsediff.shipping.catalog import Catalog, Version
 from sparsediff.shipping.fields import FieldError
-from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.small import put_small
 from sparsediff.stores import Store, Stored
+
+if TYPE_CHECKING:
+    from sparsediff.shipping.policy import Policy
 
 PREFIX = "acks/"
 _FORMAT = "sparsediff-ack"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from sparsediff.checksum import checksum
 from sparsediff.errors import CorruptError, UnsupportedError
@@ -29,8 +30,10 @@ from sparsediff.shipping.catalog import (
 from sparsediff.shipping.fields import FieldError
 from sparsediff.shipping.pages import History, Page
 from sparsediff.shipping.small import get_small, to_lines
-from sparsediff.signing import Signer, Trust
 from sparsediff.stores import Store
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer, Trust
 
 POINTER = "latest.json"
 FORMAT = "sparsediff-store"

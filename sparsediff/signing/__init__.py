@@ -1,11 +1,12 @@
 """Signatures: who made a patch, and who wrote the pointer of a store.
 
 Enters: keys, and bytes that cover every byte of what is signed. Leaves: Ed25519 signatures, or
-an `UntrustedError`. Imports cryptography only once there is a key.
+an `UntrustedError`. Imports cryptography only once there is a key. Nobody imports this, but for
+types, before there is one.
 """
 
 from sparsediff.signing.keys import PrivateKey, PublicKey, generate, private_key, public_key
-from sparsediff.signing.signatures import MOST, Signer, Trust, both, parsed, signer, trust
+from sparsediff.signing.signatures import MOST, Signer, Trust, parsed, signer, trust
 
 __all__ = [
     "MOST",
@@ -13,7 +14,6 @@ __all__ = [
     "PublicKey",
     "Signer",
     "Trust",
-    "both",
     "generate",
     "parsed",
     "private_key",

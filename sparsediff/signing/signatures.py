@@ -77,7 +77,12 @@ class Signer:
     @property
     def trust(self) -> Trust:
         """Trusts what this signs."""
-        return Trust(tuple(key.public for key in self.keys))
+        return self.trusting(None)
+
+    def trusting(self, others: Trust | None) -> Trust:
+        """Trusts what this signs, and whoever is trusted besides."""
+        own = tuple(key.public for key in self.keys)
+        return Trust(own if others is None else (*others.keys, *own))
 
     def check(self) -> None:
         """Raise UsageError if a key has expired: nobody would take its signature."""
@@ -119,13 +124,6 @@ def signer(sources: Sequence[Path | str] | None) -> Signer | None:
     found = Signer(tuple(map(private_key, _some(sources))))
     found.check()
     return found
-
-
-def both(trust: Trust | None, signer: Signer | None) -> Trust | None:
-    """Who is trusted by somebody who also signs: he trusts himself."""
-    if signer is None:
-        return trust
-    return Trust((*(() if trust is None else trust.keys), *signer.trust.keys))
 
 
 def _some(sources: Sequence[Path | str]) -> Sequence[Path | str]:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from sparsediff.disk.names import check_relative_name
 from sparsediff.disk.outputs import sync
 from sparsediff.errors import CorruptError, UsageError, os_errors
-from sparsediff.signing import Signer, Trust, both
 from sparsediff.stores.directory import DirectoryStore
 from sparsediff.stores.retry import Retrying
 from sparsediff.stores.store import Store, Stored
 from sparsediff.stores.throttle import Throttle
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer, Trust
 
 __all__ = ["Store", "Stored", "Throttle", "open_store"]
 
@@ -47,7 +50,8 @@ def open_store(
             environment it cannot work with.
     """
     store = _opened(url, throttle or Throttle(), retries, create)
-    store.trust, store.signer = both(trust, signer), signer
+    store.trust = trust if signer is None else signer.trusting(trust)
+    store.signer = signer
     return store
 
 

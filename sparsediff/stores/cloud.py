@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import obstore
@@ -43,10 +43,12 @@ from sparsediff.errors import (
     UnsupportedError,
     UsageError,
 )
-from sparsediff.signing import Signer, Trust
 from sparsediff.stores.retry import FIRST_DELAY, LONGEST_DELAY
 from sparsediff.stores.store import Found, Stored, check_small, pieces
 from sparsediff.stores.throttle import Throttle
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer, Trust
 
 _PART = 5 << 20  # the least S3 takes
 _MAX_PARTS = 10_000

@@ -23,16 +23,18 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsediff.checksum import digest
 from sparsediff.disk.inputs import InputFile
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import check_relative_name, is_temp, temp_sibling
 from sparsediff.errors import CorruptError, LockedError, from_os_error, os_errors
-from sparsediff.signing import Signer, Trust
 from sparsediff.stores.store import Found, Stored, check_small, pieces
 from sparsediff.stores.throttle import Throttle
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer, Trust
 
 _LOCK = temp_sibling(Path("lock")).name  # no key can be called so
 _LOCK_WAIT = 30.0  # seconds; the lock is held for one small write

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sparsediff.disk.inputs import InputFile, OpenFiles
 from sparsediff.errors import CorruptError
-from sparsediff.signing import Signer, Trust
 from sparsediff.stores.throttle import Throttle
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer, Trust
 
 _PIECE = 1 << 20
 MAX_SMALL_BYTES = 1 << 28
