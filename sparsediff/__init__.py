@@ -7,14 +7,11 @@ so that the command line answers ``--help`` without loading NumPy.
 
 from __future__ import annotations
 
-from importlib import import_module
-
+from sparsediff.lazy import names_of
 from sparsediff.version import __version__
 
 TYPE_CHECKING = False  # `typing` takes longer to import than all of this
 if TYPE_CHECKING:
-    from typing import Any
-
     from sparsediff.apply import (
         ApplyResult,
         VerifyResult,
@@ -105,11 +102,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"sparsediff.{home}"), name)
-    raise AttributeError(f"module 'sparsediff' has no attribute {name!r}")
+__getattr__ = names_of(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

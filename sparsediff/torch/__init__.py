@@ -5,9 +5,9 @@ The only part of the package that imports PyTorch, and only when it is imported 
 torch.distributed needs.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sparsediff.lazy import names_of
 from sparsediff.torch.emit import PatchWriter, Snapshot, cast, make_patch, snapshot
 from sparsediff.torch.iterate import TensorUpdate, iter_updates
 from sparsediff.torch.live import LiveResult, apply_to_module, apply_to_state_dict
@@ -18,19 +18,10 @@ if TYPE_CHECKING:
     from sparsediff.torch.trainer import PatchWriterCallback
 
 _HOMES = {  # of what takes seconds to import: torch.distributed.tensor, transformers
-    "PatchWriterCallback": "trainer",
-    "Published": "publisher",
-    "Publisher": "publisher",
-    "publish": "publisher",
-    "ship_stream": "publisher",
+    "publisher": ("Published", "Publisher", "publish", "ship_stream"),
+    "trainer": ("PatchWriterCallback",),
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"sparsediff.torch.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'sparsediff.torch' has no attribute {name!r}")
-
+__getattr__ = names_of(__name__, _HOMES)
 
 __all__ = [
     "LiveResult",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsediff import make_patch
+import sparsediff
+from sparsediff import apply, make, make_patch, stats
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship
 from sparsediff.stores import open_store
@@ -41,7 +42,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 NEVER = {"asyncio", "cryptography", "email", "http", "rich", "sparsediff.signing", "ssl", "torch"}
 LIGHT = NEVER | {"difflib", "numpy", "sparsediff.checkpoint"}
+MADE = {"sparsediff.apply.squash", "sparsediff.stats.history", "sparsediff.stats.series"}
 LIBRARY = {"sparsediff.disk", "sparsediff.parallel", "sparsediff.stores"}
+
+
+def test_names_are_those_of_their_modules() -> None:
+    for package in (sparsediff, apply, make, stats):
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+        with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no"):
+            _ = package.nonsense
 
 
 @pytest.mark.parametrize(
@@ -52,8 +62,8 @@ LIBRARY = {"sparsediff.disk", "sparsediff.parallel", "sparsediff.stores"}
         ("make --help", LIGHT | LIBRARY),
         ("log store", LIGHT),
         ("status run store dest", LIGHT),
-        ("make a b -o made", NEVER),
-        ("apply a p -o applied", NEVER),
+        ("make a b -o made", NEVER | MADE | {"sparsediff.apply", "sparsediff.make.merge"}),
+        ("apply a p -o applied", NEVER | MADE | {"sparsediff.make", "sparsediff.stats"}),
     ],
 )
 def test_does_without(line: str, without: set[str], place: Path) -> None:

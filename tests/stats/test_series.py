@@ -17,7 +17,8 @@ from sparsediff.checkpoint import open_checkpoint
 from sparsediff.disk.inputs import OpenFiles, Readable
 from sparsediff.dtypes import DTYPES
 from sparsediff.kernels.steps import keys
-from sparsediff.stats import SeriesReader, names, pieces, spread
+from sparsediff.stats import SeriesReader, names, pieces
+from sparsediff.stats.spread import spread
 from tests.conftest import Run
 from tests.support.pairs import (
     Array,
