@@ -74,7 +74,7 @@ def test_openssl_reads_keys_and_checks_signatures(pair: Pair, tmp_path: Path) ->
 
 def test_keys_that_openssl_made_are_taken(tmp_path: Path) -> None:
     key, public = tmp_path / "key", tmp_path / "key.pub"
-    command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", key]
+    command = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)]
     subprocess.run(command, check=True, umask=0o77)
     subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
     assert private_key(key).public == public_key(public)
