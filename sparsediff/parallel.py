@@ -12,9 +12,11 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -72,6 +74,8 @@ def ordered_map(function: Callable[[A], R], arguments: Iterable[A], jobs: int) -
     if jobs <= 1 or (isinstance(arguments, Sized) and len(arguments) <= 1):
         yield from map(function, arguments)
         return
+    from concurrent.futures import ThreadPoolExecutor  # with logging, which takes long
+
     waiting: deque[Future[R]] = deque()
     ending = threading.Event()
     with ThreadPoolExecutor(jobs, initializer=setattr, initargs=(_here, "ending", ending)) as pool:

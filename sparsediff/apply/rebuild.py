@@ -10,6 +10,7 @@ published.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - `parallel` does, but before anything is begun
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager

@@ -20,8 +20,7 @@ from sparsediff.cli.common import (
     say,
     size,
 )
-from sparsediff.cli.keys import sign_option, trust_option
-from sparsediff.cli.service import opened_store
+from sparsediff.cli.keys import opened_store, sign_option, trust_option
 
 if TYPE_CHECKING:
     from sparsediff.shipping.prune import PruneResult

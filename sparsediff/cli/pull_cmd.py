@@ -24,13 +24,12 @@ from sparsediff.cli.common import (
     wait_option,
 )
 from sparsediff.cli.dry_run import check_alone, dry_run_options, print_pull, way_of
-from sparsediff.cli.keys import trust_option
+from sparsediff.cli.keys import opened_store, trust_option
 from sparsediff.cli.service import (
     Outcome,
     Service,
     network_options,
     once_option,
-    opened_store,
     report_options,
     watch_option,
 )

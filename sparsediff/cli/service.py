@@ -20,7 +20,7 @@ import click
 
 from sparsediff.cli.commands import run_command
 from sparsediff.cli.common import Bandwidth, bar_aside, in_options, message, options, say
-from sparsediff.cli.keys import signing, trusted
+from sparsediff.cli.keys import opened_store
 from sparsediff.errors import LockedError, SparsediffError, one_line
 
 _TRANSIENT = (10, 11, 13, 14)  # after these, --watch goes on
@@ -195,19 +195,3 @@ class Service:
         else:
             kind = "note: " if event == "note" else ""
             say(f"sparsediff: {kind}{text}" if err else text, err=err)
-
-
-@contextmanager
-def opened_store(url: str, bwlimit: float | None, retries: int, *, create: bool) -> Iterator[Any]:
-    """The store at ``url``; ``bwlimit`` in bits per second. Keys are those of the options."""
-    from sparsediff.stores import Throttle, open_store
-
-    throttle = None if bwlimit is None else Throttle(bwlimit / 8)
-    yield open_store(
-        url,
-        throttle=throttle,
-        retries=retries,
-        create=create,
-        trust=trusted(),
-        signer=signing(),
-    )

@@ -27,8 +27,7 @@ from sparsediff.cli.common import (
     say,
     size,
 )
-from sparsediff.cli.keys import checked, trust_option
-from sparsediff.cli.service import opened_store
+from sparsediff.cli.keys import checked, opened_store, trust_option
 from sparsediff.cli.tables import print_table
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ both once, and a sample of large buckets before, and refuses if a file changed m
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - `parallel` does, but before anything is begun
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -43,9 +43,21 @@ def test_while_it_is_loaded(
     module: str, signum: int, base: Path, target: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", TOLD, module, str(signum), "make", str(base), str(target)]
-    run = subprocess.run([*command, "-o", str(tmp_path / "p")], capture_output=True, text=True)
+    command += ["-o", str(tmp_path / "p"), "-j", "4"]
+    run = subprocess.run(command, capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (130, "", "sparsediff: interrupted\n")
-    assert not list(tmp_path.glob("*p*.sdiff*"))
+    assert {p.name for p in tmp_path.iterdir()} == {"base", "target"}
+
+
+def test_threads_are_loaded_before_anything_is_begun(
+    base: Path, target: Path, tmp_path: Path
+) -> None:
+    make_patch(base, target, tmp_path / "p")
+    arguments = "apply", str(base), str(tmp_path / "p"), "-o", str(tmp_path / "out"), "-j", "4"
+    told = "concurrent.futures.thread", str(int(signal.SIGTERM))
+    run = subprocess.run([sys.executable, "-c", TOLD, *told, *arguments], capture_output=True)
+    assert run.returncode == 130
+    assert {p.name for p in tmp_path.iterdir()} == {"base", "target", "p"}
 
 
 @pytest.fixture
