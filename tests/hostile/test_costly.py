@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import GROUPS, TARGETS
 from tests.hostile import costly
 
 ROOT = Path(__file__).parents[2]
@@ -38,9 +38,10 @@ def test_each_reader_has_costly_inputs() -> None:
             assert len(make()) <= most, (target, idea)
 
 
-@pytest.mark.parametrize("group", ["checkpoints", "patches", "decoder", "stores"])
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS)
 def test_none_takes_much(group: str) -> None:
-    targets = [n for n, t in TARGETS.items() if t.group == group and n not in ELSEWHERE]
+    targets = [name for name in GROUPS[group] if name not in ELSEWHERE]
     done = run(*targets)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
