@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from sparsediff.errors import SparsediffError, UnavailableError, os_errors
+from sparsediff.errors import SparsediffError, UnavailableError, UsageError, os_errors
 
 T = TypeVar("T")
 Bytes = npt.NDArray[np.uint8]
@@ -38,9 +38,17 @@ class Ranks:
 
         Args:
             group: None for all processes, or this one alone where there is no distribution.
+
+        Raises:
+            UsageError: torchrun began this process among others, but none knows of them.
         """
         self._group = group
         self._alone = not (dist.is_available() and dist.is_initialized())
+        if self._alone and dist.is_available() and dist.is_torchelastic_launched():
+            raise UsageError(
+                "torchrun began this process, and there is no process group: call"
+                " torch.distributed.init_process_group first"
+            )
         self.rank = 0 if self._alone else dist.get_rank(group)
         self.size = 1 if self._alone else dist.get_world_size(group)
         self._device = torch.device("cpu")

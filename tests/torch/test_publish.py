@@ -405,3 +405,12 @@ def test_anchors_come_as_the_policy_says(tmp_path: Path) -> None:
         pull(store, tmp_path / version.name, version=version.name)
     last = load_file(tmp_path / "step_000004" / "current" / "model.safetensors")
     assert torch.equal(last["weight"], state_dict["weight"])
+
+
+def test_torchrun_without_a_process_group_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # as torchrun sets it
+    with pytest.raises(UsageError, match=r"call torch\.distributed\.init_process_group first"):
+        Publisher(tmp_path / "store").publish({"w": torch.zeros(3)}, 0)
+    assert not list(tmp_path.iterdir())
