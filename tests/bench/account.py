@@ -70,7 +70,7 @@ def _watch(account: Account) -> None:
 
     def stepwise(made: Callable[..., Any]) -> Callable[..., Any]:
         def make(*args: Any) -> Any:
-            coder = made(*args)
+            coder = account.timed(made, "kernels")(*args)
             steps = {name: getattr(coder, name) for name in ("feed", "finish")}
             return SimpleNamespace(**{k: account.timed(v, "kernels") for k, v in steps.items()})
 

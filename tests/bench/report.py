@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -237,15 +238,21 @@ def speed_section(rows: list[Row]) -> str:
     return "\n".join(out)
 
 
+def _where(document: Row) -> str:
+    """The machine that something was measured on."""
+    m = document["machine"]
+    return (
+        f"{m['processor']}, {m['cores']} cores, {m['memory']}, {m['kernel']}, {m['libc']}, "
+        f"Python {m['python']}; files on {document['filesystem']}; commit {m['commit']}."
+    )
+
+
 def setup(documents: list[Row]) -> str:
     """Machine, commands, versions, notes."""
-    first = documents[0]
-    m = first["machine"]
-    text = (
-        f"{m['processor']}, {m['cores']} cores, {m['memory']}, {m['kernel']}, {m['libc']}, "
-        f"Python {m['python']}; files on {first['filesystem']}; commit {m['commit']}.\n\n"
-    )
-    text += "```sh\n" + "\n".join(d["command"] for d in documents) + "\n```\n\n"
+    text = ""
+    for where, of_it in groupby(documents, _where):
+        commands = "\n".join(d["command"] for d in of_it)
+        text += f"{where}\n\n```sh\n{commands}\n```\n\n"
     versions = {k: v for d in documents for k, v in d["versions"].items()}
     text += "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items())) + ".\n"
     notes = [note for d in documents for note in d.get("notes", [])]
