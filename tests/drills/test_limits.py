@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,25 +39,33 @@ def escaped(error: OSError, _: object) -> NoReturn:
 @pytest.mark.parametrize("name", NAMES)
 def test_few_descriptors(name: str, tmp_path: Path, cli: Run) -> None:
     """One more at a time, until there are enough."""
-    lowest = os.dup(0)  # that is free
-    os.close(lowest)
-    n_failed = drill(name, tmp_path, cli, resource.RLIMIT_NOFILE, range(lowest, lowest + 100))
+    n_failed = drill(name, tmp_path, cli, resource.RLIMIT_NOFILE, descriptors)
     assert n_failed
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_short_files(name: str, tmp_path: Path, cli: Run) -> None:
     """No file may become longer: writing fails, wherever and however that is done."""
-    n_failed = drill(name, tmp_path, cli, resource.RLIMIT_FSIZE, SIZES)
+    n_failed = drill(name, tmp_path, cli, resource.RLIMIT_FSIZE, lambda: SIZES)
     assert n_failed
 
 
-def drill(name: str, tmp_path: Path, cli: Run, what: int, limits: Iterable[int]) -> int:
+def descriptors() -> Iterable[int]:
+    """Limits from the one that leaves none free."""
+    gc.collect()  # what tests before left open is not closed meanwhile
+    lowest = os.dup(0)
+    os.close(lowest)
+    return range(lowest, lowest + 100)
+
+
+def drill(
+    name: str, tmp_path: Path, cli: Run, what: int, limits: Callable[[], Iterable[int]]
+) -> int:
     """Run a command under each limit, until it succeeds; how often it failed."""
     case = ALL[name](tmp_path)
     case.prepare()
     assert cli(*case.words)[0] == 0  # what is imported later, is imported now
-    for n_failed, limit in enumerate(limits):
+    for n_failed, limit in enumerate(limits()):
         case.prepare()
         with limited(what, limit):
             result = cli(*case.words)
@@ -90,13 +99,12 @@ def test_few_descriptors_to_read(verb: str, tmp_path: Path, cli: Run) -> None:
     words = (verb, *of_patch.get(verb, of_store), "--trust", key.public)
     whole = cli(*words)
     assert whole[0] == 0
-    lowest = os.dup(0)
-    os.close(lowest)
-    for n in range(100):
-        with limited(resource.RLIMIT_NOFILE, lowest + n):
-            result = cli(*words)
-        if result[0] == 0:
-            assert result[2] == whole[2]
+    results = []
+    for limit in descriptors():
+        with limited(resource.RLIMIT_NOFILE, limit):
+            results.append(cli(*words))
+        if results[-1][0] == 0:
             break
-        refused(result, EXIT["unavailable"])
-    assert 0 < n < 99
+        refused(results[-1], EXIT["unavailable"])
+    assert len(results) > 1
+    assert results[-1][2] == whole[2]
