@@ -101,7 +101,7 @@ def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callab
         yield lambda _: None
         return
     file = beside(path)
-    was_there = os.path.lexists(file)
+    was_there, before = os.path.lexists(file), _inode(path)
     new: list[dict[str, str]] = []
     old: list[object] = []
 
@@ -116,12 +116,19 @@ def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callab
     try:
         yield sign
     except BaseException:
-        if not was_there and not os.path.lexists(path):
+        if not was_there and _inode(path) == before:  # of what did not appear
             with suppress(OSError):
                 file.unlink()
         raise
     if old:
         _write(file, new)
+
+
+def _inode(path: Path) -> int | None:
+    """Which file has this name; None if none has."""
+    with suppress(FileNotFoundError):
+        return os.lstat(path).st_ino
+    return None
 
 
 def _usable(file: Path) -> list[object]:

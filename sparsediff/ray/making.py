@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsediff.checkpoint import open_checkpoint
 from sparsediff.disk.names import temp_sibling
@@ -24,7 +25,9 @@ from sparsediff.make import MakeResult, Share, make_part, merge_parts
 from sparsediff.make.spool import Output, place_of
 from sparsediff.parallel import Progress
 from sparsediff.ray.cluster import Note, connected
-from sparsediff.signing import Signer
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer
 
 
 def make(

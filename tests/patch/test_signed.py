@@ -22,7 +22,7 @@ from sparsediff import (
 )
 from sparsediff.errors import CorruptError, UnsupportedError, UntrustedError, UsageError
 from sparsediff.patch.container import sign_patch
-from sparsediff.patch.signed import Signed
+from sparsediff.patch.signed import Signed, beside, signed_when_it_appears
 from tests.conftest import Run
 from tests.support.keys import Pair, new_key, outdated
 from tests.support.pairs import model_directory, tree
@@ -176,3 +176,21 @@ def test_command_line_from_key_to_target(
     code, _, err = cli("apply", base, "-", "-o", tmp_path / "none", *trusted)
     assert code == 2
     assert cli("make", base, target, "-o", "-", "--sign", key)[0] == 2
+
+
+def test_a_patch_that_does_not_appear_leaves_no_signature_beside_an_unsigned_one(
+    tmp_path: Path, pair: Pair
+) -> None:
+    old = tmp_path / "old.sdiff"
+    old.write_bytes(b"old")
+
+    def fail() -> None:
+        with signed_when_it_appears(old, pair.signer) as sign:
+            sign(b"new")
+            assert beside(old).exists()
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert old.read_bytes() == b"old"
+    assert not beside(old).exists()
