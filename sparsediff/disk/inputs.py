@@ -203,6 +203,27 @@ class OpenFiles:
         """`read` of one of ``files``, by its index."""
         return lambda index, offset, buffer: self.read(files[index], offset, buffer)
 
+    def locator(
+        self, files: Sequence[Readable]
+    ) -> Callable[[int, int, int], tuple[int, int] | None]:
+        """`locate` of one of ``files``, by its index."""
+        return lambda index, offset, size: self.locate(files[index], offset, size)
+
+    def locate(self, file: Readable, offset: int, size: int) -> tuple[int, int] | None:
+        """Where ``size`` bytes from ``offset`` can be read: descriptor, which stays open, offset.
+
+        Returns:
+            None if they are not on disk, or too many files are open.
+        """
+        if isinstance(file, Window):
+            offset = file.place(offset, size)
+            file = file.outer
+        if not isinstance(file, InputFile):
+            return None
+        if file.path not in self._descriptors and len(self._descriptors) == _MAX_OPEN:
+            return None
+        return self._descriptor(file), offset
+
     def read(self, file: Readable, offset: int, buffer: Any) -> None:
         """Fill ``buffer`` from ``offset``; see `InputFile.read_into`."""
         if isinstance(file, Window):
@@ -211,12 +232,7 @@ class OpenFiles:
         if not isinstance(file, InputFile):
             file.read_into(offset, buffer)
             return
-        fd = self._descriptors.get(file.path)
-        if fd is None:
-            if len(self._descriptors) == _MAX_OPEN:
-                self.__exit__()
-            with os_errors(file.path):
-                fd = self._descriptors[file.path] = file.open()
+        fd = self._descriptor(file)
         view = memoryview(buffer).cast("B")
         while len(view):
             try:
@@ -226,6 +242,16 @@ class OpenFiles:
             if n == 0:
                 raise file.changed()
             view, offset = view[n:], offset + n
+
+    def _descriptor(self, file: InputFile) -> int:
+        """An open one of ``file``."""
+        fd = self._descriptors.get(file.path)
+        if fd is None:
+            if len(self._descriptors) == _MAX_OPEN:
+                self.__exit__()
+            with os_errors(file.path):
+                fd = self._descriptors[file.path] = file.open()
+        return fd
 
 
 class InputStream(io.RawIOBase):

@@ -1,4 +1,4 @@
-"""Kernels: the loops over every word and every symbol, free of files and formats.
+"""Kernels: the loops over every word and every symbol, free of formats.
 
 What the rest of the package calls is listed here. `steps`, `reference`, `rans` and
 `numbers` are NumPy and are the specification; `compiled` takes their place
@@ -18,7 +18,14 @@ from sparsediff.errors import UsageError
 if TYPE_CHECKING:
     from sparsediff.kernels.rans import decode as rans_decode
     from sparsediff.kernels.rans import encode as rans_encode
-    from sparsediff.kernels.reference import Differ, Patcher, TierCode, remark
+    from sparsediff.kernels.reference import (
+        Differ,
+        Extents,
+        Patcher,
+        TierCode,
+        remark,
+        take_in,
+    )
     from sparsediff.kernels.steps import (
         Survey,
         Words,
@@ -51,9 +58,10 @@ _COMPILED = (
     "rans_decode",
     "rans_encode",
     "survey",
+    "take_in",
 )
 _OF_RANS = {"rans_decode": "decode", "rans_encode": "encode"}
-_OF_TIERS = ("Differ", "Patcher", "TierCode", "remark")
+_OF_TIERS = ("Differ", "Extents", "Patcher", "TierCode", "remark", "take_in")
 
 
 def __getattr__(name: str) -> Any:
@@ -74,6 +82,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "NAME",
     "Differ",
+    "Extents",
     "Patcher",
     "Survey",
     "TierCode",
@@ -86,4 +95,5 @@ __all__ = [
     "rans_encode",
     "remark",
     "survey",
+    "take_in",
 ]

@@ -4,12 +4,23 @@ import numpy as np
 import numpy.typing as npt
 
 Buffer = bytes | bytearray | npt.NDArray[np.generic]
+Side = tuple[Buffer, Buffer, Buffer]  # extents, memory, sums
 
 class Diff:
     def __new__(
         cls, word_bits: int, kind: int, shift: int, bounds: Sequence[int], marks: bytes, /
     ) -> Diff: ...
     def feed(self, base: Buffer, target: Buffer, step_counts: Buffer, /) -> int: ...
+    def take_in(
+        self,
+        piece_words: int,
+        ends: Buffer,
+        by_class: Buffer,
+        largest: Buffer,
+        base: Side,
+        target: Side,
+        /,
+    ) -> bool: ...
     def finish(self) -> list[tuple[int, int, bytes, bytes, bytes, bytes]]: ...
 
 class Patch:
@@ -45,6 +56,17 @@ def count_parts(
     largest: Buffer,
     /,
 ) -> None: ...
+def take_in(
+    word_bits: int,
+    kind: int,
+    piece_words: int,
+    ends: Buffer,
+    by_class: Buffer,
+    largest: Buffer,
+    base: Side,
+    target: Side,
+    /,
+) -> bool: ...
 def literals(data: Buffer, /) -> int: ...
 def histogram(data: Buffer, counts: Buffer, /) -> None: ...
 def rans_encode(symbols: Buffer, sizes: Sequence[int], tables: Buffer, lanes: int, /) -> bytes: ...

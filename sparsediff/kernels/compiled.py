@@ -16,12 +16,13 @@ from sparsediff.errors import CorruptError
 from sparsediff.kernels import _native
 from sparsediff.kernels.numbers import Int64s, class_of
 from sparsediff.kernels.rans import Tables
-from sparsediff.kernels.reference import TierCode
+from sparsediff.kernels.reference import Extents, TakenIn, TierCode
 from sparsediff.kernels.steps import N_SYMBOLS, Survey, Words
 
 _KINDS = ("float", "signed", "unsigned")
 
 _FEW_CLASSES = 16  # of steps, which are small as a rule
+_SUM_BYTES = 16  # of an XXH3-128
 
 use = _native.use
 literals = _native.literals
@@ -73,19 +74,50 @@ def count_parts(
             return by_class[:, :needed], largest.tolist()
 
 
+def take_in(
+    base: Extents,
+    target: Extents,
+    memory: Sequence[Words],
+    ends: Sequence[int],
+    piece_words: int,
+    dtype: DType,
+    differ: Differ | None,
+) -> TakenIn | None:
+    """See `reference.take_in`."""
+    n_parts = len(ends)
+    by_class = np.zeros((n_parts, N_SYMBOLS // 2), np.int64)
+    largest = np.zeros(n_parts, np.uint64)
+    sums = [np.empty((n_parts, _SUM_BYTES), np.uint8) for _ in memory]
+    at = np.array(ends, np.int64)
+    sides = (
+        (np.array(base, np.int64), memory[0], sums[0]),
+        (np.array(target, np.int64), memory[1], sums[1]),
+    )
+    if differ is not None:
+        is_read = differ.native.take_in(piece_words, at, by_class, largest, *sides)
+    else:
+        word_bits, kind, _ = _layout(dtype)
+        is_read = _native.take_in(word_bits, kind, piece_words, at, by_class, largest, *sides)
+    if not is_read:
+        return None
+    n_classes = class_of(max(int(largest.max()), 1) - 1) + 1
+    digits = [[row.tobytes().hex() for row in s] for s in sums]
+    return TakenIn(digits[0], digits[1], by_class[:, :n_classes].copy(), largest.tolist())
+
+
 class Differ:
     """See `reference.Differ`."""
 
     def __init__(self, dtype: DType, bounds: list[int], marks_unchanged: list[bool]) -> None:
-        self._native = _native.Diff(*_layout(dtype), bounds, bytes(marks_unchanged))
+        self.native = _native.Diff(*_layout(dtype), bounds, bytes(marks_unchanged))
 
     def feed(self, base: Words, target: Words, counts: Int64s) -> int:
         """See `reference.Differ.feed`."""
-        return self._native.feed(base, target, counts)
+        return self.native.feed(base, target, counts)
 
     def finish(self) -> list[TierCode]:
         """See `reference.Differ.finish`."""
-        return [TierCode(*tier) for tier in self._native.finish()]
+        return [TierCode(*tier) for tier in self.native.finish()]
 
 
 class Patcher:

@@ -10,7 +10,9 @@ write outside the arrays they are given, and know nothing of files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +37,9 @@ from sparsediff.kernels.steps import (
     step_symbols,
     words_of_keys,
 )
+
+Extents = Sequence[tuple[int, int, int]]
+"""Bytes of open files, one after the other: descriptor, offset and size of each run."""
 
 
 @dataclass(slots=True)
@@ -291,3 +296,46 @@ class Patcher:
         for k, tier in enumerate(self._tiers):
             if self._seen[k] != tier.n_members or self._done[k] != tier.n_changed:
                 raise CorruptError("tier sizes do not fit the base words")
+
+
+class TakenIn(NamedTuple):
+    """What was found out about the parts of a bucket while its words were read.
+
+    Attributes:
+        base_sums: XXH3-128 of each part's base words, in hex.
+        target_sums: of its target words.
+        by_class: int64, (n_parts, n_classes): as `count_parts` gives it.
+        largest: likewise.
+    """
+
+    base_sums: list[str]
+    target_sums: list[str]
+    by_class: Int64s
+    largest: list[int]
+
+
+def take_in(
+    base: Extents,
+    target: Extents,
+    memory: Sequence[Words],
+    ends: Sequence[int],
+    piece_words: int,
+    dtype: DType,
+    differ: Differ | None,
+) -> TakenIn | None:
+    """Read, hash and compare the words of a bucket in one call; only compiled kernels do.
+
+    Args:
+        base: where the base words are.
+        target: where the target words are.
+        memory: for base and target words: all of them, which are then kept, or a piece.
+        ends: where each part ends, (n_parts,), in words, increasing.
+        piece_words: how many are read at a time.
+        dtype: element type.
+        differ: is fed all words, if given.
+
+    Returns:
+        None if nothing is known: there are no compiled kernels, or something could not be read.
+        Whoever reads it by himself gets to know why. The ``differ`` is of no use then.
+    """
+    return None

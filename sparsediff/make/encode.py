@@ -6,34 +6,22 @@ payload, and what the manifest will say of the bucket: checksums and steps of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
 
 from sparsediff import checksum, kernels
 from sparsediff.checkpoint import Checkpoint
 from sparsediff.checksum import PartChecksums
 from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import compress
-from sparsediff.dtypes import DType
 from sparsediff.errors import UnsupportedError
-from sparsediff.kernels import Words
-from sparsediff.kernels.numbers import class_of
-from sparsediff.make.results import N_CLASSES, NO_STEPS, Result, Steps
+from sparsediff.make.intake import Observer, Taken, take_in
+from sparsediff.make.results import NO_STEPS, Result
 from sparsediff.patch import words
-from sparsediff.patch.counts import Counts
 from sparsediff.patch.manifest import MAX_SKELETON_BYTES, Manifest
-from sparsediff.patch.words import Run, Source
+from sparsediff.patch.words import Source
 
 _WHOLE_BYTES = 1 << 22  # buckets up to here are held in memory and surveyed completely,
 _SMALL_BYTES = 1 << 25  # and all those of checkpoints up to here, which takes milliseconds
-
-Observer = Callable[[DType, Words, Words], None]
-"""Called, from worker threads, with the base and target words of each based part."""
-
-_Feed = Callable[[Words, Words, Counts], int]
-"""Adds the steps from base to target words to the counts; returns the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +101,11 @@ def _encode_passing(
 ) -> Encoded:
     """Encode a bucket as tiers, holding no more than a piece of it."""
     dtype = words.bucket_dtype(manifest, bucket)
-    differ = choice.differ(dtype)
-    runs = words.runs(manifest, bucket, [base, target])
-    found = _taken_in(runs, dtype, differ.feed, observer)
-    return _encoded(b"" if found.is_same else choice.payload(differ), found)
+    taken = take_in(
+        manifest, bucket, [base, target], differ=lambda: choice.differ(dtype), observer=observer
+    )
+    assert taken.differ is not None
+    return _encoded(b"" if taken.is_same else choice.payload(taken.differ), taken)
 
 
 def _encode_held(
@@ -125,29 +114,14 @@ def _encode_held(
     """Encode a bucket the smallest way there is, holding all its words."""
     dtype = words.bucket_dtype(manifest, bucket)
     held = words.room(manifest, bucket, 2)
-    runs = words.runs(manifest, bucket, [base, target], into=held)
-    taken = _taken_in(runs, dtype, None, observer)
+    taken = take_in(manifest, bucket, [base, target], into=held, observer=observer)
     if taken.is_same:
         return _encoded(b"", taken)
     b, t = held
     return _encoded(codec.encode(b, t, dtype, kernels.survey(b, t, dtype)), taken)
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """What was seen while the words of a bucket were read: checksums and steps, per part."""
-
-    base: list[str]
-    target: list[str]
-    steps: Steps
-
-    @property
-    def is_same(self) -> bool:
-        """Whether nothing changed."""
-        return self.base == self.target
-
-
-def _encoded(payload: bytes, taken: _Taken) -> Encoded:
+def _encoded(payload: bytes, taken: Taken) -> Encoded:
     return Encoded(
         payload,
         Result(
@@ -158,34 +132,6 @@ def _encoded(payload: bytes, taken: _Taken) -> Encoded:
             steps=NO_STEPS if taken.is_same else taken.steps,
         ),
     )
-
-
-def _taken_in(
-    runs: Iterator[Run], dtype: DType, feed: _Feed | None, observer: Observer | None
-) -> _Taken:
-    """Take in words that are read just once; ``feed``, if given, codes them."""
-    base_sums, target_sums = PartChecksums(), PartChecksums()
-    steps: list[Steps] = []
-    counts, largest = np.zeros((1, 2 * N_CLASSES), np.int64), 0  # of a part
-    for run in runs:
-        b, t = run.words
-        words.add_checksums(target_sums, run, t)
-        words.add_checksums(base_sums, run, b)
-        if observer is not None:
-            observer(dtype, b, t)
-        if len(run.ends) > 1:
-            if feed is not None:
-                feed(b, t, np.zeros(2 * N_CLASSES, np.int64))
-            steps.append(Steps(*kernels.count_parts(b, t, dtype, run.ends)))
-            continue
-        found = feed(b, t, counts[0]) if feed else kernels.count_steps(b, t, dtype, counts[0])
-        largest = max(largest, found)
-        if run.is_last_of_part:
-            n = class_of(largest - 1) + 1 if largest else 1
-            by_class = counts[:, 0 : 2 * n : 2] + counts[:, 1 : 2 * n : 2]  # signs do not matter
-            steps.append(Steps(by_class, [largest]))
-            counts[:], largest = 0, 0
-    return _Taken(base_sums.hex(), target_sums.hex(), Steps.joined(steps))
 
 
 def encode_skeleton(

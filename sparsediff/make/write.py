@@ -17,7 +17,8 @@ from sparsediff.checkpoint import Checkpoint, open_checkpoint
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.disk.selection import Selection
 from sparsediff.errors import UsageError, os_errors
-from sparsediff.make.encode import Encoded, Observer, encode_bucket, encode_skeleton
+from sparsediff.make.encode import Encoded, encode_bucket, encode_skeleton
+from sparsediff.make.intake import Observer
 from sparsediff.make.part import Findings, Read, changed_at, pack_part, payload_name, plan_text
 from sparsediff.make.plan import plan
 from sparsediff.make.results import Completion, Result
@@ -232,8 +233,12 @@ def _encoded(
         if task.bucket is None:
             return encode_skeleton(manifest, task.file, base, target)
         with OpenFiles() as files:
-            before = words.base_source(manifest, files.reader(base_files))
-            after = words.target_source(manifest, task.file, files.reader(target_files))
+            before = words.base_source(
+                manifest, files.reader(base_files), files.locator(base_files)
+            )
+            after = words.target_source(
+                manifest, task.file, files.reader(target_files), files.locator(target_files)
+            )
             return encode_bucket(manifest, task.bucket, before, after, target_bytes, observer)
 
     mine = tasks(manifest, part)

@@ -18,7 +18,7 @@ import numpy as np
 from sparsediff import checksum
 from sparsediff.dtypes import DType
 from sparsediff.errors import WrongBaseError
-from sparsediff.kernels import Words
+from sparsediff.kernels import Extents, Words
 from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest, Part
 
 PIECE_BYTES = 1 << 20  # few enough calls, and base and target stay in the cache
@@ -27,6 +27,8 @@ SAMPLE_BYTES = 1 << 15  # one run of a sample
 SAMPLE_STRIDE = 1 << 20  # from one run to the next
 
 Reader = Callable[[int, int, Any], None]  # file index, offset in bytes, buffer to fill
+Locator = Callable[[int, int, int], tuple[int, int] | None]
+"""File index, offset and size in bytes to descriptor and offset."""
 Writer = Callable[[int, int, Any], None]  # file index, offset in bytes, data
 
 
@@ -37,10 +39,12 @@ class Source:
     Attributes:
         place: file index and offset in bytes of a tensor, by its row.
         read: fills a buffer from such a file.
+        locate: where in an open file on disk that is; None if it is elsewhere.
     """
 
     place: Callable[[int], tuple[int, int]]
     read: Reader
+    locate: Locator = lambda *_: None
 
 
 NOTHING = Source(lambda _: (0, 0), lambda *_: None)
@@ -67,7 +71,7 @@ class Run(NamedTuple):
     is_last_of_part: bool
 
 
-def base_source(manifest: Manifest, read: Reader) -> Source:
+def base_source(manifest: Manifest, read: Reader, locate: Locator = lambda *_: None) -> Source:
     """Where the base words of buckets are."""
 
     def place(index: int) -> tuple[int, int]:
@@ -75,12 +79,14 @@ def base_source(manifest: Manifest, read: Reader) -> Source:
         assert tensor.base_file is not None  # only buckets with a base come here
         return tensor.base_file, tensor.base_offset
 
-    return Source(place, read)
+    return Source(place, read, locate)
 
 
-def target_source(manifest: Manifest, file: int, read: Reader) -> Source:
+def target_source(
+    manifest: Manifest, file: int, read: Reader, locate: Locator = lambda *_: None
+) -> Source:
     """Where the target words of the buckets of target file ``file`` are."""
-    return Source(lambda index: (file, manifest.tensors[index].offset), read)
+    return Source(lambda index: (file, manifest.tensors[index].offset), read, locate)
 
 
 def bucket_dtype(manifest: Manifest, bucket: int) -> DType:
@@ -140,6 +146,18 @@ def runs(
             if into is not None:
                 at += lengths[-1]
         first = max(taken, first + 1)
+
+
+def extents(manifest: Manifest, bucket: int, source: Source) -> Extents | None:
+    """Where the words of a bucket are in open files; None if some are elsewhere."""
+    found, word_bytes = [], bucket_dtype(manifest, bucket).word_bytes
+    for file, offset, words in _side_by_side(source.place, manifest.parts[bucket], word_bytes):
+        n_bytes = (words.stop - words.start) * word_bytes
+        place = source.locate(file, offset, n_bytes)
+        if place is None:
+            return None
+        found.append((*place, n_bytes))
+    return found
 
 
 def _fill(source: Source, parts: Sequence[Part], word_bytes: int, view: Words) -> None:

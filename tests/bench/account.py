@@ -21,6 +21,18 @@ from types import SimpleNamespace
 from typing import Any
 
 UNLOCKED_HASH_BYTES = 1 << 16  # xxhash keeps the lock for less
+NATIVE = {
+    "feed": "kernels",
+    "finish": "kernels",
+    "take_in": "at once",
+    "survey": "kernels",
+    "count_parts": "kernels",
+    "literals": "kernels",
+    "histogram": "kernels",
+    "rans_encode": "kernels",
+    "rans_decode": "kernels",
+}
+"""What the compiled kernels' calls are spent on; at once they read and hash as well."""
 
 
 class Account:
@@ -68,21 +80,24 @@ def _watch(account: Account) -> None:
     one = account.timed_hash(xxhash.xxh3_128_hexdigest)
     _replace("sparsediff.checksum", "xxhash", xxh3_128=Hash, xxh3_128_hexdigest=one)
 
+    def keys_of(owner: object) -> dict[str, str]:
+        return {name: key for name, key in NATIVE.items() if hasattr(owner, name)}
+
     def stepwise(made: Callable[..., Any]) -> Callable[..., Any]:
         def make(*args: Any) -> Any:
             coder = account.timed(made, "kernels")(*args)
-            steps = {name: getattr(coder, name) for name in ("feed", "finish")}
-            return SimpleNamespace(**{k: account.timed(v, "kernels") for k, v in steps.items()})
+            steps = {k: account.timed(getattr(coder, k), v) for k, v in keys_of(coder).items()}
+            return SimpleNamespace(**steps)
 
         return make
 
-    functions = ("survey", "histogram", "rans_encode", "rans_decode")
+    functions = {k: account.timed(getattr(_native, k), v) for k, v in keys_of(_native).items()}
     _replace(
         "sparsediff.kernels.compiled",
         "_native",
         Diff=stepwise(_native.Diff),
         Patch=stepwise(_native.Patch),
-        **{name: account.timed(getattr(_native, name), "kernels") for name in functions},
+        **functions,
     )
 
 

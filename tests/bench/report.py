@@ -169,11 +169,12 @@ def by_size(rows: list[Row]) -> str:
 
 ACCOUNT = """\
 CPU seconds for a GiB, without the start of the program. Reading, writing, hashing and the kernels
-release the interpreter lock; what is left is Python, where one thread at a time gets on, so it
-bounds what any number of threads can do. Beyond that bound, several processes can make the
+release the interpreter lock, also where one call does several of them, piece by piece (“at once”);
+what is left is Python, where one thread at a time gets on, so it bounds what any number of threads
+can do. Beyond that bound, several processes can make the
 [parts](howto.md#merge-one-patch-made-by-many-machines) of one patch.
 """
-WORK = ("read", "write", "hash", "kernels", "rest")
+WORK = ("at once", "read", "write", "hash", "kernels", "rest")
 
 
 def accounts(rows: list[Row]) -> str:

@@ -47,10 +47,6 @@ static const Loops *some_loops(void) {
     return &loops_baseline;
 }
 
-static int width_index(const Layout *l) {
-    return l->word_bits == 8 ? 0 : l->word_bits == 16 ? 1 : l->word_bits == 32 ? 2 : 3;
-}
-
 /* A field of a tier: bytes of exactly their size, some of them damaged. */
 typedef struct {
     uint8_t *data;

@@ -690,19 +690,21 @@ def test_standard_output_closed_early(base: Path, target: Path, tmp_path: Path) 
     assert b"Traceback" not in run.stderr
 
 
-@pytest.mark.parametrize("change", ["append", "touch", "replace", "remove"])
+@pytest.mark.parametrize("change", ["append", "touch", "replace", "remove", "truncate"])
 def test_target_that_changes_while_it_is_read(
     change: str, base: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim = target / "model-00001-of-00002.safetensors"
-    original = inputs.OpenFiles.read
+    original = inputs.OpenFiles.locate
     seen = 0
 
-    def read(self: inputs.OpenFiles, file: inputs.InputFile, offset: int, buffer: Any) -> None:
+    def locate(
+        self: inputs.OpenFiles, file: inputs.InputFile, offset: int, size: int
+    ) -> tuple[int, int] | None:  # called when the words of a bucket are about to be read
         nonlocal seen
-        original(self, file, offset, buffer)
+        found = original(self, file, offset, size)
         seen += file.path == victim
-        if seen == 4:  # header twice, skeleton, then tensor data
+        if seen == 1:
             seen += 1
             if change == "append":
                 with open(victim, "ab") as f:
@@ -712,10 +714,13 @@ def test_target_that_changes_while_it_is_read(
             elif change == "replace":
                 shutil.copy(victim, tmp_path / "copy")
                 os.replace(tmp_path / "copy", victim)
-            else:
+            elif change == "remove":
                 victim.unlink()
+            else:
+                os.truncate(victim, offset + size - 1)
+        return found
 
-    monkeypatch.setattr(inputs.OpenFiles, "read", read)
+    monkeypatch.setattr(inputs.OpenFiles, "locate", locate)
     with pytest.raises(UnavailableError, match="changed while it was read") as info:
         make_patch(base, target, tmp_path / "p", jobs=1)
     assert str(victim) in str(info.value)

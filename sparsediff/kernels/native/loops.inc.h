@@ -9,8 +9,40 @@
 #endif
 #define GROUPS (BLOCK / 64)
 
+#if defined(LOOPS_AVX512)
+#define XXH_VECTOR 3 /* as xxhash.h counts them; it sees by itself what every machine has */
+#elif defined(LOOPS_AVX2)
+#define XXH_VECTOR 2
+#endif
 #if defined(LOOPS_AVX2)
 #include <immintrin.h>
+#endif
+#define XXH_INLINE_ALL
+#include "xxhash.h"
+
+_Static_assert(sizeof(XXH3_state_t) <= sizeof(Hash), "a state fits its memory");
+
+static void hash_begin(Hash *h) { XXH3_128bits_reset((XXH3_state_t *)h); }
+
+static void hash_add(Hash *h, const uint8_t *data, size_t size) {
+    XXH3_128bits_update((XXH3_state_t *)h, data, size);
+}
+
+static void put_hash(XXH128_hash_t hash, uint8_t *sum) {
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, hash);
+    memcpy(sum, canonical.digest, sizeof canonical.digest);
+}
+
+static void hash_end(const Hash *h, uint8_t *sum) {
+    put_hash(XXH3_128bits_digest((const XXH3_state_t *)h), sum);
+}
+
+static void hash(const uint8_t *data, size_t size, uint8_t *sum) {
+    put_hash(XXH3_128bits(data, size), sum);
+}
+
+#if defined(LOOPS_AVX2)
 
 /* Bits of the bytes, of 64, that lie in first … last. */
 static inline uint64_t mask_between(const uint8_t *byte, uint8_t first, uint8_t last) {
@@ -145,4 +177,8 @@ const Loops LOOPS = {
     {diff_8, diff_16, diff_32, diff_64},
     {patch_8, patch_16, patch_32, patch_64},
     {survey_8, survey_16, survey_32, survey_64},
+    hash,
+    hash_begin,
+    hash_add,
+    hash_end,
 };

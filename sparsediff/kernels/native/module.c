@@ -24,10 +24,6 @@ PyObject *failed(enum status status) {
     return NULL;
 }
 
-int width_index(const Layout *l) {
-    return l->word_bits == 8 ? 0 : l->word_bits == 16 ? 1 : l->word_bits == 32 ? 2 : 3;
-}
-
 int layout_from(Layout *l, int word_bits, int kind, int shift, PyObject *bounds) {
     long first[MAX_TIERS];
     const Py_ssize_t n = PySequence_Size(bounds);
@@ -43,7 +39,7 @@ int layout_from(Layout *l, int word_bits, int kind, int shift, PyObject *bounds)
     return 0;
 }
 
-static int layout_of_one_tier(Layout *l, int word_bits, int kind, int shift) {
+int layout_of_one_tier(Layout *l, int word_bits, int kind, int shift) {
     const long first = 0;
     if (layout_init(l, word_bits, kind, shift, &first, 1)) return 1;
     PyErr_SetString(PyExc_AssertionError, "no such layout of words");
@@ -289,6 +285,18 @@ static PyObject *py_histogram(PyObject *module, PyObject *args) {
     return ok ? Py_NewRef(Py_None) : NULL;
 }
 
+static PyObject *py_take_in(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *layout = PyTuple_GetSlice(args, 0, 2), *rest = PyTuple_GetSlice(args, 2, 8);
+    PyObject *result = NULL;
+    int word_bits, kind;
+    if (layout && rest && PyArg_ParseTuple(layout, "ii", &word_bits, &kind))
+        result = take_in(word_bits, kind, NULL, rest);
+    Py_XDECREF(layout);
+    Py_XDECREF(rest);
+    return result;
+}
+
 static PyObject *py_literals(PyObject *module, PyObject *args) {
     Py_buffer data;
     size_t n_literals = 0;
@@ -365,6 +373,8 @@ static PyMethodDef functions[] = {
      "rans_encode(symbols, sizes, tables, lanes) -> bytes"},
     {"rans_decode", py_rans_decode, METH_VARARGS,
      "rans_decode(data, sizes, tables, lanes, symbols)"},
+    {"take_in", py_take_in, METH_VARARGS,
+     "take_in(word_bits, kind, *args) -> whether all could be read; see python.h"},
     {"use", py_use, METH_VARARGS, "use(name=None) -> name of the instructions in use"},
     {NULL, NULL, 0, NULL},
 };

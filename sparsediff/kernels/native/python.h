@@ -7,17 +7,21 @@
 
 #include "state.h"
 
-extern const Loops *loops; /* in use */
 extern PyType_Spec diff_spec, patch_spec;
+
+/* Words of a bucket, read from files, to checksums and counts, and to `diff` if it is not NULL.
+ * Args: (piece_words, ends, by_class, largest, base, target), of which the last two are (extents,
+ * memory, sums). Returns whether all could be read. */
+PyObject *take_in(int word_bits, int kind, Diff *diff, PyObject *args);
 
 /* Set the exception for a status and return NULL. ValueError says that the input is corrupt;
  * the Python side gives it its proper class. */
 PyObject *failed(enum status status);
 
-int width_index(const Layout *l); /* into the loops */
-
 /* These return 0 with an exception set. `bounds` are the first classes of the tiers. */
 int layout_from(Layout *l, int word_bits, int kind, int shift, PyObject *bounds);
+
+int layout_of_one_tier(Layout *l, int word_bits, int kind, int shift);
 
 /* Two buffers of as many words. */
 int word_buffers(PyObject *a, PyObject *b, const Layout *l, Py_buffer *va, Py_buffer *vb,

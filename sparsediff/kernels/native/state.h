@@ -32,6 +32,7 @@ enum status {
     RANS_SHORT,
     RANS_STATE,
     RANS_END,
+    NOT_READ,
 };
 
 /* Layout of a word (DType), and which words belong to which tier. A word's level
@@ -161,6 +162,13 @@ static inline uint64_t get_extra(BitReader *r, unsigned c) {
     return class_start(c) + (low & (((uint64_t)1 << width) - 1));
 }
 
+/* Memory for the state of XXH3-128 (xxhash.h), which each set of loops has its own type for. */
+typedef struct {
+    _Alignas(64) uint8_t memory[576];
+} Hash;
+
+#define HASH_BYTES 16 /* of its canonical form */
+
 /* The loops over words, compiled once for each instruction set; by log2 of the word's bytes. */
 typedef struct {
     const char *name;
@@ -169,8 +177,17 @@ typedef struct {
     enum status (*patch[4])(Patch *, uint8_t *words, size_t n_words); /* in place */
     void (*survey[4])(const Layout *, const uint8_t *base, const uint8_t *target, size_t n_words,
                       int64_t *members, int64_t *steps, uint64_t *largest);
+    void (*hash)(const uint8_t *data, size_t size, uint8_t *sum); /* at once, or in pieces: */
+    void (*hash_begin)(Hash *);
+    void (*hash_add)(Hash *, const uint8_t *data, size_t size);
+    void (*hash_end)(const Hash *, uint8_t *sum);
 } Loops;
 
+static inline int width_index(const Layout *l) { /* into the loops */
+    return l->word_bits == 8 ? 0 : l->word_bits == 16 ? 1 : l->word_bits == 32 ? 2 : 3;
+}
+
+extern const Loops *loops; /* in use */
 extern const Loops loops_baseline;
 #if defined(__x86_64__)
 extern const Loops loops_avx2;

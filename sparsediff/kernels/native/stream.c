@@ -73,6 +73,15 @@ static PyObject *diff_feed(PyObject *o, PyObject *args) {
     return result;
 }
 
+static PyObject *diff_take_in(PyObject *o, PyObject *args) {
+    DiffObject *self = (DiffObject *)o;
+    if (!enter(&self->busy)) return NULL;
+    PyObject *result =
+        take_in(self->diff.layout.word_bits, (int)self->diff.layout.kind, &self->diff, args);
+    self->busy = result != Py_True; /* else some words are missing */
+    return result;
+}
+
 static PyObject *bytes_of(const Bytes *b, size_t size) {
     return PyBytes_FromStringAndSize(size ? (const char *)b->data : "", (Py_ssize_t)size);
 }
@@ -104,6 +113,8 @@ static PyObject *diff_finish(PyObject *o, PyObject *unused) {
 
 static PyMethodDef diff_methods[] = {
     {"feed", diff_feed, METH_VARARGS, "feed(base, target, step_counts) -> largest |step|"},
+    {"take_in", diff_take_in, METH_VARARGS,
+     "take_in(*args) -> whether all could be read; see python.h"},
     {"finish", diff_finish, METH_NOARGS, "finish() -> list of tiers"},
     {NULL, NULL, 0, NULL},
 };

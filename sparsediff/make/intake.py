@@ -1,0 +1,135 @@
+"""Both sides of a bucket, read once: checksums, steps and perhaps code of their words.
+
+Enters: a planned manifest, a bucket's index, and where its words are. Leaves: what was seen of
+each part. In one native call where all words lie in files and nobody else wants to see them;
+else a piece at a time, which says as well why a file could not be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from sparsediff import kernels
+from sparsediff.checksum import PartChecksums
+from sparsediff.dtypes import DType
+from sparsediff.kernels import Differ, Words
+from sparsediff.kernels.numbers import class_of
+from sparsediff.make.results import N_CLASSES, Steps
+from sparsediff.patch import words
+from sparsediff.patch.manifest import Manifest
+from sparsediff.patch.words import Source
+
+Observer = Callable[[DType, Words, Words], None]
+"""Called, from worker threads, with the base and target words of each based part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was seen while the words of a bucket were read.
+
+    Attributes:
+        base: checksum of each part's base words.
+        target: of its target words.
+        steps: from those to these.
+        differ: was fed all of them; None if they were not coded.
+    """
+
+    base: list[str]
+    target: list[str]
+    steps: Steps
+    differ: Differ | None
+
+    @property
+    def is_same(self) -> bool:
+        """Whether nothing changed."""
+        return self.base == self.target
+
+
+def take_in(
+    manifest: Manifest,
+    bucket: int,
+    sides: Sequence[Source],
+    *,
+    differ: Callable[[], Differ] | None = None,
+    into: Sequence[Words] | None = None,
+    observer: Observer | None = None,
+) -> Taken:
+    """Take in the words of a bucket.
+
+    Args:
+        manifest: as planned.
+        bucket: index of the bucket.
+        sides: where its base words and its target words are.
+        differ: makes a coder of its words, if they are to be coded.
+        into: memory for the words of each side, which keeps them.
+        observer: shown each pair of words compared.
+    """
+    taken = _at_once(manifest, bucket, sides, differ, into) if observer is None else None
+    return taken or _by_pieces(manifest, bucket, sides, differ, into, observer)
+
+
+def _at_once(
+    manifest: Manifest,
+    bucket: int,
+    sides: Sequence[Source],
+    differ: Callable[[], Differ] | None,
+    into: Sequence[Words] | None,
+) -> Taken | None:
+    """The same in one call; None if there is none for such a bucket, or it came to nothing."""
+    parts = manifest.parts[bucket]
+    if len(parts) > words.MAX_RUN_PARTS:
+        return None
+    base, target = (words.extents(manifest, bucket, side) for side in sides)
+    if base is None or target is None:
+        return None
+    dtype = words.bucket_dtype(manifest, bucket)
+    at_most = words.piece_words(dtype)
+    memory = into or words.room(manifest, bucket, 2, at_most=at_most)
+    ends = list(accumulate(part.n_words for part in parts))
+    coder = differ and differ()
+    found = kernels.take_in(base, target, memory, ends, at_most, dtype, coder)
+    if found is None:
+        return None
+    steps = Steps(found.by_class, found.largest)
+    return Taken(found.base_sums, found.target_sums, steps, coder)
+
+
+def _by_pieces(
+    manifest: Manifest,
+    bucket: int,
+    sides: Sequence[Source],
+    differ: Callable[[], Differ] | None,
+    into: Sequence[Words] | None,
+    observer: Observer | None,
+) -> Taken:
+    """The same a piece at a time."""
+    dtype = words.bucket_dtype(manifest, bucket)
+    coder = differ and differ()
+    base_sums, target_sums = PartChecksums(), PartChecksums()
+    steps: list[Steps] = []
+    counts, largest = np.zeros((1, 2 * N_CLASSES), np.int64), 0  # of a part
+    for run in words.runs(manifest, bucket, sides, into=into):
+        b, t = run.words
+        words.add_checksums(target_sums, run, t)
+        words.add_checksums(base_sums, run, b)
+        if observer is not None:
+            observer(dtype, b, t)
+        if len(run.ends) > 1:
+            if coder is not None:
+                coder.feed(b, t, np.zeros(2 * N_CLASSES, np.int64))
+            steps.append(Steps(*kernels.count_parts(b, t, dtype, run.ends)))
+            continue
+        found = (
+            coder.feed(b, t, counts[0]) if coder else kernels.count_steps(b, t, dtype, counts[0])
+        )
+        largest = max(largest, found)
+        if run.is_last_of_part:
+            n = class_of(largest - 1) + 1 if largest else 1
+            by_class = counts[:, 0 : 2 * n : 2] + counts[:, 1 : 2 * n : 2]  # signs do not matter
+            steps.append(Steps(by_class, [largest]))
+            counts[:], largest = 0, 0
+    return Taken(base_sums.hex(), target_sums.hex(), Steps.joined(steps), coder)

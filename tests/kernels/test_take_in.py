@@ -1,0 +1,135 @@
+"""A bucket's words read, hashed and compared in one native call, against each step by itself."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsediff import checksum
+from sparsediff.dtypes import DTYPES, DType
+from sparsediff.kernels import reference, steps
+from tests.codec.test_buckets import word_pairs
+from tests.kernels.test_compiled import choice_of, instructions
+from tests.support.pairs import Array
+
+compiled = pytest.importorskip("sparsediff.kernels.compiled", reason="built without a C compiler")
+_native = pytest.importorskip("sparsediff.kernels._native")
+
+__all__ = ["instructions"]  # for all of them
+
+Extents = list[tuple[int, int, int]]
+
+
+@pytest.fixture(scope="module")
+def descriptor() -> Iterator[int]:
+    with tempfile.TemporaryFile() as file:
+        yield file.fileno()
+
+
+def scattered(descriptor: int, words: Array, cuts: Sequence[int], start: int) -> Extents:
+    """Write words into a file, with bytes of something else between the runs."""
+    extents: Extents = []
+    ends = [0, *sorted(c % (words.size + 1) for c in cuts), words.size]
+    for a, b in pairwise(ends):
+        data = words[a:b].tobytes()
+        os.pwrite(descriptor, data + b"\xa5" * 3, start)
+        extents.append((descriptor, start, len(data)))
+        start += len(data) + 3
+    return extents
+
+
+def ends_of(n_words: int, cuts: Sequence[int]) -> list[int]:
+    """Where parts end, of which none is empty."""
+    return sorted({c % n_words for c in cuts} - {0} | {n_words})
+
+
+cuts = st.lists(st.integers(0, 1 << 20), max_size=8)
+
+
+@given(word_pairs(), cuts, cuts, st.integers(1, 3000), st.booleans(), st.booleans())
+def test_what_it_finds_is_what_the_steps_find(
+    descriptor: int,
+    pair: tuple[Array, Array, DType],
+    of_files: list[int],
+    of_parts: list[int],
+    piece_words: int,
+    keeps: bool,
+    codes: bool,
+) -> None:
+    base, target, dtype = pair
+    os.ftruncate(descriptor, 0)
+    extents = [
+        scattered(descriptor, base, of_files, 1),
+        scattered(descriptor, target, of_files[::2], 1 << 23),
+    ]
+    size = base.size if keeps else min(base.size, piece_words)
+    memory = [np.empty(size, base.dtype) for _ in range(2)]
+    ends = ends_of(base.size, of_parts)
+    choice = choice_of(base, target, dtype)
+    differ = compiled.Differ(dtype, choice.bounds, choice.marks_unchanged) if codes else None
+    found = compiled.take_in(*extents, memory, ends, piece_words, dtype, differ)
+    parts = [slice(a, b) for a, b in pairwise([0, *ends])]
+    assert found.base_sums == [checksum.checksum(base[p]) for p in parts]
+    assert found.target_sums == [checksum.checksum(target[p]) for p in parts]
+    by_class, largest = steps.count_parts(base, target, dtype, ends)
+    assert np.array_equal(found.by_class, by_class)
+    assert found.largest == largest
+    if keeps:
+        assert np.array_equal(memory[0], base)
+        assert np.array_equal(memory[1], target)
+    if differ is not None:
+        expected = reference.Differ(dtype, choice.bounds, choice.marks_unchanged)
+        expected.feed(base, target, np.zeros(256, np.int64))
+        assert differ.finish() == expected.finish()
+
+
+def taken(extents: list[Extents], size: int, ends: list[int], n: int = 4) -> object:
+    memory = [np.empty(size, np.uint16) for _ in range(2)]
+    return compiled.take_in(*extents, memory, ends, n, DTYPES["BF16"], None)
+
+
+def test_what_cannot_be_read_is_nothing(descriptor: int) -> None:
+    os.ftruncate(descriptor, 40)
+    whole, beyond, closed = (descriptor, 0, 40), (descriptor, 2, 40), (1 << 20, 0, 40)
+    assert taken([[whole], [whole]], 20, [20]) is not None
+    for one in (beyond, closed):
+        assert taken([[whole], [one]], 20, [20]) is None
+        assert taken([[one], [whole]], 4, [20]) is None
+    differ = compiled.Differ(DTYPES["BF16"], [0], [False])
+    memory = [np.empty(20, np.uint16) for _ in range(2)]
+    assert compiled.take_in([whole], [beyond], memory, [20], 4, DTYPES["BF16"], differ) is None
+    with pytest.raises(AssertionError):  # of what was read only half is known
+        differ.finish()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size", "ends", "n"),
+    [
+        ([40], 20, [], 4),
+        ([40], 20, [19], 4),
+        ([40], 20, [21], 4),
+        ([40], 20, [5, 5, 20], 4),
+        ([40], 20, [7, 6, 20], 4),
+        ([40], 20, [0, 20], 4),
+        ([40], 20, [-20, 20], 4),
+        ([40], 20, [20], 0),
+        ([40], 3, [20], 4),
+        ([20, 18], 20, [20], 4),
+        ([20, 22], 20, [20], 4),
+        ([44, -4], 20, [20], 4),
+        ([1 << 62, 1 << 62, 1 << 62, (1 << 62) + 40], 20, [20], 4),
+    ],
+)
+def test_what_does_not_fit_is_not_taken_in(
+    descriptor: int, sizes: list[int], size: int, ends: list[int], n: int
+) -> None:
+    os.ftruncate(descriptor, 40)
+    with pytest.raises(AssertionError, match="do not fit"):
+        taken([[(descriptor, 0, s) for s in sizes], [(descriptor, 0, 40)]], size, ends, n)
