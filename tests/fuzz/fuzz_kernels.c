@@ -4,7 +4,8 @@
  * (LLVMFuzzerTestOneInput); main() makes up inputs by itself: fuzz_kernels EXECUTIONS [SEED].
  * An execution makes a bucket or a run of symbols, encodes it, checks that it decodes to the
  * same with every instruction set, damages it, and decodes that, which may fail but must not
- * touch memory it was not given. All buffers are allocated at exactly their size. */
+ * touch memory it was not given; or it counts, and compares that with a plain count. All buffers
+ * are allocated at exactly their size. */
 #include <stdio.h>
 
 #include "rans.h"
@@ -33,18 +34,10 @@ static void *exactly(const void *data, size_t size) {
 }
 
 static const Loops *some_loops(void) {
-#if defined(WITH_AVX512)
-    if (draw(2) && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vpopcntdq"))
-        return &loops_avx512;
-#endif
-#if defined(__x86_64__)
-    if (draw(2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
-        return &loops_avx2;
-#elif defined(__aarch64__)
-    if (draw(2)) return &loops_neon;
-#endif
-    return &loops_baseline;
+    const Loops *found = &loops_baseline;
+    for (const Loops *const *each = all_loops; *each; each++)
+        if (is_supported(*each) && draw(2)) found = *each;
+    return found;
 }
 
 /* A field of a tier: bytes of exactly their size, some of them damaged. */
@@ -131,10 +124,27 @@ static int decode(const Diff *diff, const Layout *l, int damage, const uint8_t *
     return ok;
 }
 
+/* Widths, kinds and shifts of words. */
+static const int kinds[][3] = {{8, 0, 0},  {16, 0, 7},  {16, 0, 10}, {32, 0, 23}, {64, 0, 52},
+                               {8, 1, 0},  {16, 1, 0},  {32, 1, 0},  {64, 1, 0},  {8, 2, 0},
+                               {16, 2, 0}, {32, 2, 0},  {64, 2, 0}};
+
+/* Words, and some of them changed, by one or by anything. */
+static void make_words(size_t word, size_t n_words, uint64_t density, uint8_t *base,
+                       uint8_t *target) {
+    uint64_t few[4] = {draw(256) << 7, draw(UINT32_MAX), draw(UINT32_MAX) << 31, 0x3c00};
+    uint64_t random = draw(UINT32_MAX) | 1;
+    for (size_t i = 0; i < n_words; i++) {
+        random = random * UINT64_C(6364136223846793005) + 1442695040888963407;
+        uint64_t b = few[random >> 62] ^ (random >> 50 & 0x3ff);
+        uint64_t t = b;
+        if ((random >> 20 & 255) < density) t = random >> 30 & 1 ? b + 1 : b ^ random >> (random & 63);
+        memcpy(base + i * word, &b, word);
+        memcpy(target + i * word, &t, word);
+    }
+}
+
 static void fuzz_bucket(void) {
-    static const int kinds[][3] = {{8, 0, 0},  {16, 0, 7},  {16, 0, 10}, {32, 0, 23}, {64, 0, 52},
-                                   {8, 1, 0},  {16, 1, 0},  {32, 1, 0},  {64, 1, 0},  {8, 2, 0},
-                                   {16, 2, 0}, {32, 2, 0},  {64, 2, 0}};
     const int *kind = kinds[draw(sizeof kinds / sizeof *kinds)];
     const int n_classes = kind[1] ? 1 : 1 << (kind[0] - 1 - kind[2]);
     const size_t word = (size_t)kind[0] / 8;
@@ -151,17 +161,8 @@ static void fuzz_bucket(void) {
 
     const size_t n_words = draw(4) ? draw(300) : draw(2000), size = n_words * word;
     uint8_t *base = malloc(size), *target = malloc(size), *out = malloc(size);
-    uint64_t few[4] = {draw(256) << 7, draw(UINT32_MAX), draw(UINT32_MAX) << 31, 0x3c00};
     const uint64_t density = draw(256);
-    uint64_t random = draw(UINT32_MAX) | 1;
-    for (size_t i = 0; i < n_words; i++) {
-        random = random * UINT64_C(6364136223846793005) + 1442695040888963407;
-        uint64_t b = few[random >> 62] ^ (random >> 50 & 0x3ff);
-        uint64_t t = b;
-        if ((random >> 20 & 255) < density) t = random >> 30 & 1 ? b + 1 : b ^ random >> (random & 63);
-        memcpy(base + i * word, &b, word);
-        memcpy(target + i * word, &t, word);
-    }
+    make_words(word, n_words, density, base, target);
     const size_t cut = draw(n_words + 1);
     Diff *diff[2];
     int unchanged[MAX_TIERS];
@@ -212,6 +213,85 @@ static void fuzz_bucket(void) {
     free(base);
     free(target);
     free(out);
+}
+
+/* |step| - 1 of words that differ, by the values that they stand for. */
+static uint64_t distance(uint64_t base, uint64_t target, int word_bits, int kind) {
+    const uint64_t sign = (uint64_t)1 << (word_bits - 1), all = sign | (sign - 1);
+    uint64_t place[2] = {base, target}; /* in the order of the values */
+    for (int i = 0; i < 2; i++)
+        if (kind == KIND_FLOAT)
+            place[i] = place[i] & sign ? all - place[i] : place[i] + sign;
+        else if (kind == KIND_SIGNED)
+            place[i] = (place[i] + sign) & all;
+    const uint64_t up = (place[1] - place[0]) & all, down = (place[0] - place[1]) & all;
+    return (up < down ? up : down) - 1;
+}
+
+static void fuzz_parts(void) {
+    const int *kind = kinds[draw(sizeof kinds / sizeof *kinds)];
+    const long bounds[1] = {0};
+    Layout layout;
+    check(layout_init(&layout, kind[0], kind[1], kind[0] - 1, bounds, 1), "layout");
+    const size_t word = (size_t)kind[0] / 8, n_words = draw(4) ? draw(300) : draw(2000);
+    const size_t n_parts = 1 + draw(8), n_columns = draw(130);
+    int64_t ends[8], counted[128], n_bytes = (int64_t)(n_parts * n_columns * sizeof *counted);
+    uint64_t largest[8];
+    uint8_t *made[2] = {malloc(n_words * word), malloc(n_words * word)};
+    make_words(word, n_words, draw(256), made[0], made[1]);
+    uint8_t *base = exactly(made[0], n_words * word), *target = exactly(made[1], n_words * word);
+    for (size_t i = 0, start = 0; i < n_parts; start = (size_t)ends[i++])
+        ends[i] = (int64_t)(i + 1 < n_parts ? start + draw(n_words - start + 1) : n_words);
+    int64_t *by_class = malloc((size_t)n_bytes);
+    memset(by_class, 0, (size_t)n_bytes);
+    count_parts(some_loops(), &layout, base, target, ends, n_parts, by_class, n_columns, largest);
+    for (size_t i = 0, at = 0; i < n_parts; i++) {
+        uint64_t widest = 0;
+        memset(counted, 0, sizeof counted);
+        for (; at < (size_t)ends[i]; at++) {
+            uint64_t b = 0, t = 0, top = 0;
+            memcpy(&b, base + at * word, word);
+            memcpy(&t, target + at * word, word);
+            if (b == t) continue;
+            const uint64_t v = distance(b, t, kind[0], kind[1]);
+            if (v >= widest) widest = v + 1;
+            while (v >> top > 3) top++; /* two bits are left: 2 or 3, or all of v */
+            counted[v < 4 ? v : 2 * top + (v >> top)]++;
+        }
+        check(largest[i] == widest, "largest step of a part");
+        for (size_t c = 0; c < n_columns; c++)
+            check(by_class[i * n_columns + c] == (c < 128 ? counted[c] : 0), "steps of a part");
+    }
+    free(by_class);
+    free(base);
+    free(target);
+    free(made[0]);
+    free(made[1]);
+}
+
+static void fuzz_literals(void) {
+    const size_t size = draw(256);
+    uint8_t *made = malloc(size);
+    for (size_t i = 0; i < size; i++) { /* new bytes, and runs that were there before */
+        const size_t n = 1 + draw(12), from = draw(i + 1), is_new = draw(2);
+        for (size_t j = 0; j < n && i < size; j++, i += j < n)
+            made[i] = (uint8_t)(is_new || from + j >= i ? draw(256) : made[from + j]);
+    }
+    uint8_t *data = exactly(made, size);
+    int is_old[256] = {0}; /* in a run of four that was there before */
+    size_t found, expected = 0;
+    check(count_literals(data, size, &found), "memory");
+    for (size_t i = 0; i + 4 <= size; i++)
+        for (size_t before = 0; before < i; before++)
+            if (!memcmp(data + before, data + i, 4)) {
+                for (int j = 0; j < 4; j++) is_old[i + (size_t)j] = 1;
+                break;
+            }
+    for (size_t i = 1; i + 4 <= size; i++)
+        expected += !is_old[i] && !is_old[i - 1] && data[i] != data[i - 1];
+    check(found == expected, "literals");
+    free(data);
+    free(made);
 }
 
 static void fuzz_rans(void) {
@@ -277,10 +357,20 @@ static void fuzz_rans(void) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     input = data;
     input_left = size;
-    if (draw(4))
-        fuzz_bucket();
-    else
+    switch (draw(8)) {
+    case 0:
+    case 1:
         fuzz_rans();
+        break;
+    case 2:
+        fuzz_parts();
+        break;
+    case 3:
+        fuzz_literals();
+        break;
+    default:
+        fuzz_bucket();
+    }
     return 0;
 }
 

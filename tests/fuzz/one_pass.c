@@ -6,15 +6,6 @@
 
 #include "state.h"
 
-static const Loops *const all_loops[] = {
-#if defined(__x86_64__)
-    &loops_avx2,
-#elif defined(__aarch64__)
-    &loops_neon,
-#endif
-    &loops_baseline,
-};
-
 static uint64_t random_bits(void) {
     static uint64_t state = 1;
     state = state * UINT64_C(6364136223846793005) + 1442695040888963407;
@@ -42,8 +33,8 @@ int main(int argc, char **argv) {
     const size_t n_words = strtoul(argv[3], NULL, 10);
     const uint64_t changed = strtoul(argv[4], NULL, 10);
     const Loops *loops = NULL;
-    for (size_t i = 0; i < sizeof all_loops / sizeof *all_loops; i++)
-        if (!strcmp(all_loops[i]->name, argv[1])) loops = all_loops[i];
+    for (const Loops *const *each = all_loops; *each; each++)
+        if (is_supported(*each) && !strcmp((*each)->name, argv[1])) loops = *each;
     static const long bounds[] = {0, 108, 114, 117, 119, 120, 121, 122}; /* 8 tiers of exponents */
     static Diff diff;
     static Patch patch;

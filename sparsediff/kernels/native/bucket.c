@@ -1,5 +1,5 @@
 /* Setting up a bucket: which words belong to which tier, and what its symbols say, checked and
- * worked out before its words are gone through. */
+ * worked out before its words are gone through; which loops do that; and counts. */
 #include "state.h"
 
 int layout_init(Layout *l, int word_bits, int kind, int shift, const long *bounds, size_t n_tiers) {
@@ -55,6 +55,56 @@ int patch_set_tier(Patch *p, int k, InTier t, size_t n_gap_symbols, size_t n_ste
     if (unchanged) add_to_ranges(p->inverted, &p->n_inverted, k);
     p->tiers[k] = t;
     return 1;
+}
+
+const Loops *const all_loops[] = {
+#if defined(WITH_AVX512)
+    &loops_avx512,
+#endif
+#if defined(__x86_64__)
+    &loops_avx2,
+#elif defined(__aarch64__)
+    &loops_neon,
+#endif
+    &loops_baseline,
+    NULL,
+};
+
+int is_supported(const Loops *candidate) {
+#if defined(WITH_AVX512)
+    if (candidate == &loops_avx512) { /* where the system keeps its registers, too */
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vpopcntdq") &&
+               is_supported(&loops_avx2);
+    }
+#endif
+#if defined(__x86_64__)
+    if (candidate == &loops_avx2) {
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+    }
+#elif defined(__aarch64__)
+    if (candidate == &loops_neon) return 1;
+#endif
+    return candidate == &loops_baseline;
+}
+
+void count_parts(const Loops *loops, const Layout *l, const uint8_t *base, const uint8_t *target,
+                 const int64_t *end, size_t n_parts, int64_t *by_class, size_t n_columns,
+                 uint64_t *largest) {
+    const size_t word = (size_t)l->word_bits / 8;
+    int64_t members = 0, steps[N_SYMBOLS] = {0};
+    for (size_t i = 0, start = 0; i < n_parts; start = (size_t)end[i++], by_class += n_columns) {
+        loops->survey[width_index(l)](l, base + start * word, target + start * word,
+                                      (size_t)end[i] - start, &members, steps, &largest[i]);
+        if (!largest[i]) continue;
+        const unsigned n = number_class(largest[i] - 1) + 1;
+        for (unsigned c = 0; c < n && c < n_columns; c++)
+            by_class[c] = steps[2 * c] + steps[2 * c + 1];
+        memset(steps, 0, 2 * n * sizeof *steps);
+    }
 }
 
 void histogram(const uint8_t *data, size_t size, int64_t *counts) {

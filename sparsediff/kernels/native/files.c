@@ -26,8 +26,8 @@ static int read_on(Side *s, uint8_t *buffer, size_t size) {
 }
 
 /* Hash bytes of a part, which may begin or end with them. */
-static void hash_on(Side *s, const uint8_t *data, size_t size, int is_first, int is_last,
-                    size_t part) {
+static void hash_on(Side *s, const Loops *loops, const uint8_t *data, size_t size, int is_first,
+                    int is_last, size_t part) {
     uint8_t *sum = s->sums + HASH_BYTES * part;
     if (is_first && is_last) {
         loops->hash(data, size, sum);
@@ -44,10 +44,10 @@ static enum status count_on(Intake *t, const uint8_t *base, const uint8_t *targe
     int64_t members = 0, steps[N_SYMBOLS] = {0}, *row = t->by_class + N_CLASSES * t->part;
     uint64_t largest = 0;
     if (t->diff) {
-        const enum status status = loops->diff[width](t->diff, base, target, n, steps, &largest);
+        const enum status status = t->loops->diff[width](t->diff, base, target, n, steps, &largest);
         if (status != OK) return status;
     } else
-        loops->survey[width](&t->layout, base, target, n, &members, steps, &largest);
+        t->loops->survey[width](&t->layout, base, target, n, &members, steps, &largest);
     if (!largest) return OK;
     if (largest > t->largest[t->part]) t->largest[t->part] = largest;
     for (unsigned c = 0; c <= number_class(largest - 1); c++)
@@ -66,8 +66,8 @@ enum status take_in_piece(Intake *t) {
         const size_t part_end = (size_t)t->ends[t->part];
         const int is_last = part_end <= end;
         const size_t here = (is_last ? part_end : end) - t->n_done;
-        hash_on(&t->base, base, word * here, !t->n_in_part, is_last, t->part);
-        hash_on(&t->target, target, word * here, !t->n_in_part, is_last, t->part);
+        hash_on(&t->base, t->loops, base, word * here, !t->n_in_part, is_last, t->part);
+        hash_on(&t->target, t->loops, target, word * here, !t->n_in_part, is_last, t->part);
         const enum status status = count_on(t, base, target, here);
         if (status != OK) return status;
         base += word * here;

@@ -23,6 +23,7 @@ typedef struct {
 
 /* A bucket being taken in. */
 typedef struct {
+    const Loops *loops;
     Layout layout; /* of one tier */
     Diff *diff;    /* NULL if steps are only counted */
     Side base, target;

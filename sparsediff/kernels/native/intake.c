@@ -92,6 +92,7 @@ PyObject *take_in(int word_bits, int kind, Diff *diff, PyObject *args) {
     Intake t;
     memset(v, 0, sizeof v);
     memset(&t, 0, sizeof t);
+    t.loops = loops;
     t.diff = diff;
     if (!PyArg_ParseTuple(args, "nOOOOO", &piece_words, &ends, &by_class, &largest, &base,
                           &target) ||

@@ -106,25 +106,6 @@ static PyObject *py_survey(PyObject *module, PyObject *args) {
     return result;
 }
 
-/* Steps of each part, whose ends are given: how many by class, as far as there are columns. */
-static void count_parts(const Layout *l, const Py_buffer *base, const Py_buffer *target,
-                        const Py_buffer *ends, Py_buffer *by_class, Py_buffer *largest) {
-    const size_t n_parts = (size_t)ends->len / sizeof(int64_t), word = (size_t)l->word_bits / 8;
-    const size_t n_columns = n_parts ? (size_t)by_class->len / sizeof(int64_t) / n_parts : 0;
-    const int64_t *end = ends->buf;
-    int64_t members, steps[N_SYMBOLS] = {0}, *row = by_class->buf;
-    uint64_t *widest = largest->buf;
-    for (size_t i = 0, start = 0; i < n_parts; start = (size_t)end[i++], row += n_columns) {
-        loops->survey[width_index(l)](l, (uint8_t *)base->buf + start * word,
-                                      (uint8_t *)target->buf + start * word,
-                                      (size_t)end[i] - start, &members, steps, &widest[i]);
-        if (!widest[i]) continue;
-        const unsigned n = number_class(widest[i] - 1) + 1;
-        for (unsigned c = 0; c < n && c < n_columns; c++) row[c] = steps[2 * c] + steps[2 * c + 1];
-        memset(steps, 0, 2 * n * sizeof *steps);
-    }
-}
-
 static int are_ends(const Py_buffer *ends, size_t n_words) {
     const int64_t *end = ends->buf;
     int64_t last = 0;
@@ -156,8 +137,11 @@ static PyObject *py_count_parts(PyObject *module, PyObject *args) {
                     !are_ends(&ve, n_words))
                     PyErr_SetString(PyExc_AssertionError, "parts do not fit the words");
                 else {
+                    const size_t n_columns =
+                        n_parts ? (size_t)vc.len / sizeof(int64_t) / n_parts : 0;
                     Py_BEGIN_ALLOW_THREADS
-                    count_parts(&layout, &vb, &vt, &ve, &vc, &vl);
+                    count_parts(loops, &layout, vb.buf, vt.buf, ve.buf, n_parts, vc.buf,
+                                n_columns, vl.buf);
                     Py_END_ALLOW_THREADS
                     result = Py_NewRef(Py_None);
                 }
@@ -315,47 +299,14 @@ static PyObject *py_literals(PyObject *module, PyObject *args) {
     return ok ? PyLong_FromSize_t(n_literals) : NULL;
 }
 
-/* Names of the instruction sets this processor can run, best first; use(name) picks one. */
-static int is_supported(const Loops *candidate) {
-#if defined(WITH_AVX512)
-    if (candidate == &loops_avx512) { /* where the system keeps its registers, too */
-        __builtin_cpu_init();
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vpopcntdq") &&
-               is_supported(&loops_avx2);
-    }
-#endif
-#if defined(__x86_64__)
-    if (candidate == &loops_avx2) {
-        __builtin_cpu_init();
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
-    }
-#elif defined(__aarch64__)
-    if (candidate == &loops_neon) return 1;
-#endif
-    return candidate == &loops_baseline;
-}
-
-static const Loops *const all_loops[] = {
-#if defined(WITH_AVX512)
-    &loops_avx512,
-#endif
-#if defined(__x86_64__)
-    &loops_avx2,
-#elif defined(__aarch64__)
-    &loops_neon,
-#endif
-    &loops_baseline,
-};
-
+/* The instruction set of that name, or the best that this processor has, from now on. */
 static PyObject *py_use(PyObject *module, PyObject *args) {
     const char *name = NULL;
     (void)module;
     if (!PyArg_ParseTuple(args, "|z", &name)) return NULL;
-    for (size_t i = 0; i < sizeof all_loops / sizeof *all_loops; i++)
-        if (is_supported(all_loops[i]) && (!name || !strcmp(name, all_loops[i]->name))) {
-            loops = all_loops[i];
+    for (const Loops *const *each = all_loops; *each; each++)
+        if (is_supported(*each) && (!name || !strcmp(name, (*each)->name))) {
+            loops = *each;
             return PyUnicode_FromString(loops->name);
         }
     PyErr_SetString(PyExc_LookupError, "this processor has no such instructions");

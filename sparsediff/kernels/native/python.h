@@ -7,6 +7,7 @@
 
 #include "state.h"
 
+extern const Loops *loops; /* in use */
 extern PyType_Spec diff_spec, patch_spec;
 
 /* Words of a bucket, read from files, to checksums and counts, and to `diff` if it is not NULL.

@@ -51,6 +51,11 @@ typedef struct {
 /* Fill in a layout; 0 if there is none such. `bounds` are the tiers' first classes. */
 int layout_init(Layout *l, int word_bits, int kind, int shift, const long *bounds, size_t n_tiers);
 
+/* Into the loops: log2 of the word's bytes. */
+static inline int width_index(const Layout *l) {
+    return l->word_bits == 8 ? 0 : l->word_bits == 16 ? 1 : l->word_bits == 32 ? 2 : 3;
+}
+
 /* Growing bytes. */
 typedef struct {
     uint8_t *data;
@@ -169,7 +174,7 @@ typedef struct {
 
 #define HASH_BYTES 16 /* of its canonical form */
 
-/* The loops over words, compiled once for each instruction set; by log2 of the word's bytes. */
+/* The loops over words, compiled once for each instruction set; by width_index. */
 typedef struct {
     const char *name;
     enum status (*diff[4])(Diff *, const uint8_t *base, const uint8_t *target, size_t n_words,
@@ -183,11 +188,6 @@ typedef struct {
     void (*hash_end)(const Hash *, uint8_t *sum);
 } Loops;
 
-static inline int width_index(const Layout *l) { /* into the loops */
-    return l->word_bits == 8 ? 0 : l->word_bits == 16 ? 1 : l->word_bits == 32 ? 2 : 3;
-}
-
-extern const Loops *loops; /* in use */
 extern const Loops loops_baseline;
 #if defined(__x86_64__)
 extern const Loops loops_avx2;
@@ -199,6 +199,9 @@ extern const Loops loops_avx512;
 extern const Loops loops_neon;
 #endif
 
+extern const Loops *const all_loops[]; /* best first, then NULL */
+int is_supported(const Loops *candidate); /* by this processor, and by its system */
+
 /* Take a tier whose pointers, counts and sizes of extra bits are given; 0 if the counts and
  * the numbers of symbols do not fit each other. */
 int patch_set_tier(Patch *p, int k, InTier tier, size_t n_gap_symbols, size_t n_step_symbols);
@@ -207,6 +210,12 @@ enum status patch_end(const Patch *p);
 void patch_free(Patch *p);
 void diff_mark_unchanged(Diff *d, int k); /* tier by tier, in increasing order */
 void diff_free(Diff *d);
+
+/* Steps of each part of the words, whose ends are given and increase: how many by class of
+ * |step| - 1, as far as there are columns, and the largest |step|. The layout has one tier. */
+void count_parts(const Loops *loops, const Layout *l, const uint8_t *base, const uint8_t *target,
+                 const int64_t *end, size_t n_parts, int64_t *by_class, size_t n_columns,
+                 uint64_t *largest);
 
 void histogram(const uint8_t *data, size_t size, int64_t *counts);
 
