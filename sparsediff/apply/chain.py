@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from sparsediff.apply.rebuild import BaseFiles, is_copy, run, tasks
+from sparsediff.apply.base import BaseFiles
+from sparsediff.apply.rebuild import NOWHERE, is_copy, run, tasks
 from sparsediff.disk.inputs import OpenFiles
-from sparsediff.disk.outputs import check_room, clone, create, write_at
+from sparsediff.disk.outputs import check_room, clone, create, written
 from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import discard
 from sparsediff.errors import TooLargeError, UsageError, WrongBaseError, os_errors
@@ -247,11 +247,10 @@ def _rebuild(
 
     cloned = {i for i, path in enumerate(paths) if _clone_unchanged(group, files, i, path)}
 
-    def write(file: int, offset: int, data: Any) -> None:
-        if file not in cloned:
-            write_at(paths[file], offset, data)
+    def place(file: int) -> AbstractContextManager[int]:
+        return NOWHERE if file in cloned else written(paths[file])
 
-    for n in ordered_map(lambda task: run(group, files, task, write), tasks(group), jobs):
+    for n in ordered_map(lambda task: run(group, files, task, place), tasks(group), jobs):
         advance(n)
 
 

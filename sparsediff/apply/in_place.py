@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from sparsediff import checksum
+from sparsediff.apply.base import BaseFiles
 from sparsediff.apply.chain import groups, rebuilt_bytes, unchanged
-from sparsediff.apply.rebuild import BaseFiles, Task, run, tasks
+from sparsediff.apply.rebuild import Task, run, tasks
 from sparsediff.disk.inputs import InputFile, OpenFiles, walk
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import temp_sibling
-from sparsediff.disk.outputs import check_room, staged_file, sync, write_all
+from sparsediff.disk.outputs import check_room, staged_file, sync
 from sparsediff.disk.temps import temp_file
 from sparsediff.errors import UnsupportedError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress, ordered_map
@@ -280,12 +280,13 @@ def _replace(
         with os_errors(path):
             os.ftruncate(fd, record.size)
 
-        def write(_: int, offset: int, data: Any) -> None:
+        @contextmanager
+        def place(_: int) -> Iterator[int]:
             with os_errors(path):
-                write_all(fd, offset, data)
+                yield fd
 
         def job(task: Task) -> int:
-            return run(patches, files, replace(task, payloads=task.payloads[skip:]), write)
+            return run(patches, files, replace(task, payloads=task.payloads[skip:]), place)
 
         for _ in ordered_map(job, own, jobs):
             pass

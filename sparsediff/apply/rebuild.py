@@ -11,130 +11,29 @@ published.
 from __future__ import annotations
 
 import concurrent.futures.thread  # noqa: F401 - `parallel` does, but before anything is begun
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from sparsediff import checksum
+from sparsediff import checksum, kernels
+from sparsediff.apply.base import Base
 from sparsediff.checksum import PartChecksums, Verified
 from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import decompress
 from sparsediff.disk.inputs import InputFile, OpenFiles
-from sparsediff.errors import CorruptError, SparsediffError, UsageError, WrongBaseError, os_errors
+from sparsediff.disk.outputs import write_all
+from sparsediff.errors import CorruptError
 from sparsediff.parallel import Budget
 from sparsediff.patch import words
 from sparsediff.patch.container import Patch, StoredPayload
 from sparsediff.patch.manifest import Manifest
-from sparsediff.patch.words import Run, Writer
+from sparsediff.patch.words import Run
 
 PAID_BYTES = 32  # that a byte of payload may unfold to without waiting
 _unfolded = Budget(192 << 20)  # what else payloads may unfold to, on all threads together
-
-
-def check_kind(root: Path, is_directory: bool, error: SparsediffError) -> None:
-    """Raise ``error``, completed, if ``root`` is a file instead of a directory or the reverse."""
-    if root.is_dir() != is_directory:
-        kinds = ("a file", "a directory")
-        error.expected, error.found = kinds[is_directory], kinds[not is_directory]
-        raise error
-
-
-class Base(Protocol):
-    """Where `run` gets base words from; `BaseFiles` for a checkpoint on disk."""
-
-    def path(self, index: int) -> object:
-        """What messages call a base file."""
-
-    def source(self, files: OpenFiles) -> words.Source:
-        """Base words of buckets, read through ``files``."""
-
-    def check(self, bucket: int) -> None:
-        """Raise WrongBaseError if the base words of a bucket are not the patch's."""
-
-    def skeleton(self, index: int) -> bytes:
-        """Skeleton of a base file, checked."""
-
-
-class BaseFiles:
-    """The base's files as a manifest names them, opened when first needed."""
-
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        """Check that the base is of the right kind.
-
-        Raises:
-            UsageError: there is nothing at ``root``.
-            WrongBaseError: it is a file instead of a directory, or the reverse.
-        """
-        self.root, self._manifest = root, manifest
-        with os_errors(root):
-            os.stat(root)
-        check_kind(root, manifest.base_is_directory, WrongBaseError("wrong base", file=root))
-        self._files: dict[int, InputFile] = {}
-
-    def path(self, index: int) -> Path:
-        """Path of a base file."""
-        name = self._manifest.base_files[index].name
-        return self.root / name if name else self.root
-
-    def open(self, index: int) -> InputFile:
-        """Base file, pinned at first use.
-
-        Raises:
-            WrongBaseError: it is missing or has another size.
-        """
-        file = self._files.get(index)
-        if file is None:
-            record = self._manifest.base_files[index]
-            try:
-                file = InputFile.of(self.path(index))
-            except UsageError as e:
-                raise WrongBaseError(f"wrong base: {e.problem}", file=e.file) from e
-            if file.size != record.size:
-                raise WrongBaseError(
-                    "wrong base",
-                    file=file.path,
-                    expected=f"{record.size} bytes",
-                    found=f"{file.size} bytes",
-                )
-            self._files[index] = file
-        return file
-
-    def source(self, files: OpenFiles) -> words.Source:
-        """Base words of buckets, read through ``files``."""
-        return words.base_source(
-            self._manifest, lambda index, at, buffer: files.read(self.open(index), at, buffer)
-        )
-
-    def check(self, bucket: int) -> None:
-        """Compare the base words of a bucket with what the patch says of them.
-
-        Raises:
-            WrongBaseError: they differ; names the tensor.
-        """
-        with OpenFiles() as files:
-            sums = words.checksums(self._manifest, bucket, self.source(files))
-        words.check_base(self._manifest, bucket, sums, self.path)
-
-    def skeleton(self, index: int) -> bytes:
-        """Skeleton of a base file.
-
-        Raises:
-            WrongBaseError: it is not the one the patch was made from.
-        """
-        file, record = self.open(index), self._manifest.base_files[index]
-        data = b"".join(file.read(a, b - a) for a, b in record.skeleton_ranges())
-        found = checksum.checksum(data)
-        if found != record.skeleton:
-            raise WrongBaseError(
-                "wrong base: header or contents differ",
-                file=file.path,
-                expected=f"checksum {record.skeleton}",
-                found=found,
-            )
-        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,27 +88,94 @@ def tasks(group: Sequence[Patch]) -> Iterator[Task]:
             raise CorruptError("payload belongs to nothing", file=patch.name, found=payload.name)
 
 
-def run(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
+Target = Callable[[int], AbstractContextManager[int]]
+"""Descriptor to write a target file with, by its index; a negative one to write nothing."""
+
+NOWHERE: AbstractContextManager[int] = nullcontext(-1)
+
+
+def run(group: Sequence[Patch], base: Base, task: Task, target: Target) -> int:
     """Rebuild one skeleton or bucket; returns its size in bytes.
 
     Args:
         group: as given to `tasks`.
         base: the first patch's base.
         task: one of `tasks`.
-        write: given the bytes of the last patch's target.
+        target: where the bytes of the last patch's target are written.
 
     Raises:
         WrongBaseError: the base is not the first patch's; names the tensor.
         CorruptError: a payload does not decode to what its patch promises.
     """
-    if task.bucket is None:
-        return _run_skeleton(group, base, task, write)
-    manifest = group[-1].manifest
-    with closing(rebuilt(group, base, task.bucket, task)) as runs:
-        for found in runs:
-            for offset, new in words.target_places(manifest, found):
-                write(task.file, offset, new)
-    return words.n_bytes(manifest, task.bucket)
+    with target(task.file) as fd:
+        if task.bucket is None:
+            return _run_skeleton(group, base, task, fd)
+        manifest = group[-1].manifest
+        with _blamed(group, base, task.bucket):
+            payloads = task.verified()
+            if not _at_once(group, base, task.bucket, payloads, fd):
+                with closing(_runs(group, base, task.bucket, payloads)) as runs:
+                    for found in runs:
+                        for offset, new in words.target_places(manifest, found):
+                            _write(fd, offset, new)
+        return words.n_bytes(manifest, task.bucket)
+
+
+def _write(fd: int, offset: int, data: Any) -> None:
+    if fd >= 0:
+        write_all(fd, offset, data)
+
+
+@contextmanager
+def _blamed(group: Sequence[Patch], base: Base, bucket: int) -> Iterator[None]:
+    """Of words that do not become the target's, find out whether the base is at fault."""
+    try:
+        yield
+    except CorruptError:
+        if group[0].manifest.buckets[bucket].base is not None:
+            base.check(bucket)
+        raise
+
+
+def _at_once(
+    group: Sequence[Patch], base: Base, bucket: int, payloads: Sequence[Verified | None], fd: int
+) -> bool:
+    """Rebuild a bucket of one patch by one native call.
+
+    Returns:
+        False if there is none for such a bucket, or if it came to nothing.
+    """
+    (patch, *later), (payload, *_) = group, payloads
+    manifest = patch.manifest
+    record, parts = manifest.buckets[bucket], manifest.parts[bucket]
+    if later or record.base is None or len(parts) > words.MAX_RUN_PARTS:
+        return False
+    if payload is not None and codec.is_dense(payload):
+        return False
+    dtype = words.bucket_dtype(manifest, bucket)
+    target = words.Source(
+        lambda index: (0, manifest.tensors[index].offset),
+        words.NOTHING.read,
+        lambda _, offset, __: (fd, offset),
+    )
+    places = words.extents(manifest, bucket, target)
+    ends = list(accumulate(part.n_words for part in parts))
+    with OpenFiles() as files, _named(patch, f"bucket.{bucket}"):
+        source = words.extents(manifest, bucket, base.source(files))
+        if source is None or places is None:
+            return False
+        decoder = patcher = None
+        if payload is not None:
+            decoder = codec.Decoder(payload, record.n_words, dtype, has_base=True)
+            patcher = decoder.patcher
+        found = kernels.rebuild(source, places, ends, words.piece_words(dtype), dtype, patcher)
+        if found is None:
+            return False
+        words.check_base(manifest, bucket, found[0], base.path)
+        if decoder is not None:
+            decoder.finish()
+        check_words(manifest, bucket, found[1], None)
+    return True
 
 
 def rebuilt(
@@ -220,30 +186,31 @@ def rebuilt(
     Only after the last it is known whether they are. Whoever ends before that closes this, or
     memory that others wait for stays taken.
     """
+    with _blamed(group, base, bucket):
+        yield from _runs(group, base, bucket, task.verified())
+
+
+def _runs(
+    group: Sequence[Patch], base: Base, bucket: int, payloads: Sequence[Verified | None]
+) -> Generator[Run, None, None]:
     manifest = group[-1].manifest
     has_base = group[0].manifest.buckets[bucket].base is not None
     size = words.n_bytes(manifest, bucket)
-    try:
-        payloads = task.verified()
-        needed = size if any(codec.is_dense(p) for p in payloads if p is not None) else 0
-        if len(group) > 1 and not has_base:
-            needed += size  # of what is held between the patches
-        with _room_for(needed, payloads), OpenFiles() as files:
-            source = base.source(files) if has_base else words.NOTHING
-            room = words.room(manifest, bucket, 1) if len(group) > 1 else None
-            runs = words.runs(manifest, bucket, [source], into=room)
-            if has_base:
-                runs = _checked(group[0], base, bucket, runs)
-            for patch, payload in zip(group, payloads, strict=True):
-                if payload is not None:
-                    runs = _patched(patch, bucket, payload, runs)
-                if patch is not group[-1]:
-                    runs = iter(list(runs))  # what is decoded is held for one patch at a time
-            yield from runs
-    except CorruptError:
-        if has_base:  # whose fault is it?
-            base.check(bucket)
-        raise
+    needed = size if any(codec.is_dense(p) for p in payloads if p is not None) else 0
+    if len(group) > 1 and not has_base:
+        needed += size  # of what is held between the patches
+    with _room_for(needed, payloads), OpenFiles() as files:
+        source = base.source(files) if has_base else words.NOTHING
+        room = words.room(manifest, bucket, 1) if len(group) > 1 else None
+        runs = words.runs(manifest, bucket, [source], into=room)
+        if has_base:
+            runs = _checked(group[0], base, bucket, runs)
+        for patch, payload in zip(group, payloads, strict=True):
+            if payload is not None:
+                runs = _patched(patch, bucket, payload, runs)
+            if patch is not group[-1]:
+                runs = iter(list(runs))  # what is decoded is held for one patch at a time
+        yield from runs
 
 
 def _room_for(n_bytes: int, payloads: Sequence[Verified | None]) -> AbstractContextManager[None]:
@@ -311,7 +278,7 @@ def check_words(manifest: Manifest, bucket: int, sums: list[str], path: object) 
         )
 
 
-def _run_skeleton(group: Sequence[Patch], base: Base, task: Task, write: Writer) -> int:
+def _run_skeleton(group: Sequence[Patch], base: Base, task: Task, fd: int) -> int:
     first = group[0].manifest.target_files[task.file].dictionary
     data = b"" if first is None else base.skeleton(first)  # a wrong base is told before damage
     payloads = task.verified()
@@ -326,7 +293,7 @@ def _run_skeleton(group: Sequence[Patch], base: Base, task: Task, write: Writer)
                 _check_skeleton(patch.manifest, task.file, data, None)
         at = 0
         for begin, end in group[-1].manifest.skeleton_ranges(task.file):
-            write(task.file, begin, memoryview(data)[at : at + end - begin])
+            _write(fd, begin, memoryview(data)[at : at + end - begin])
             at += end - begin
     return at
 

@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from sparsediff.apply.rebuild import BaseFiles, Task, check_kind, check_target, run, tasks
+from sparsediff.apply.base import BaseFiles, check_kind
+from sparsediff.apply.rebuild import NOWHERE, Task, check_target, run, tasks
 from sparsediff.disk.inputs import walk
 from sparsediff.errors import CorruptError, os_errors
 from sparsediff.parallel import default_jobs, ordered_map
@@ -65,7 +65,7 @@ def verify_patch(
             files = BaseFiles(Path(base), manifest)
 
             def job(task: Task) -> int:
-                return run([opened], files, task, _discard)
+                return run([opened], files, task, lambda _: NOWHERE)
 
             for _ in ordered_map(job, tasks([opened]), jobs):
                 pass
@@ -86,7 +86,3 @@ def verify_patch(
                     if name not in names:
                         raise CorruptError("file is not in the target", file=path)
         return VerifyResult(opened.n_bytes, len(opened.sizes), base is not None, target is not None)
-
-
-def _discard(file: int, offset: int, data: Any) -> None:
-    """Writer that writes nothing."""

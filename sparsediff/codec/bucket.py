@@ -173,7 +173,11 @@ def is_dense(payload: Verified) -> bool:
 
 
 class Decoder:
-    """Rebuilds the words of a bucket from its payload, piece by piece."""
+    """Rebuilds the words of a bucket from its payload, piece by piece.
+
+    Attributes:
+        patcher: does so by itself, if the bucket is coded as tiers.
+    """
 
     def __init__(self, payload: Verified, n_words: int, dtype: DType, *, has_base: bool) -> None:
         """Read a payload.
@@ -187,7 +191,7 @@ class Decoder:
         Raises:
             CorruptError: the payload is not one that an encoder could have made.
         """
-        self._patcher: kernels.Patcher | None = None
+        self.patcher: kernels.Patcher | None = None
         self._planes = np.empty((0, 0), np.uint8)
         self._at = 0
         reader = Reader(payload)
@@ -198,7 +202,7 @@ class Decoder:
             planes = decompress(reader.rest(), n_words * dtype.word_bytes)
             self._planes = np.frombuffer(planes, np.uint8).reshape(dtype.word_bytes, n_words)
         elif mode == MODE_TIERS:
-            self._patcher = _decode_tiers(reader, n_words, dtype)
+            self.patcher = _decode_tiers(reader, n_words, dtype)
         else:
             raise CorruptError("unknown bucket mode", expected="1, 2 or 3", found=mode)
 
@@ -208,8 +212,8 @@ class Decoder:
         Raises:
             CorruptError: the payload does not fit the base words.
         """
-        if self._patcher is not None:
-            self._patcher.feed(words)
+        if self.patcher is not None:
+            self.patcher.feed(words)
             return
         end = self._at + words.size
         by_byte = words.view(np.uint8).reshape(-1, words.itemsize).T
@@ -225,8 +229,8 @@ class Decoder:
         Raises:
             CorruptError: the payload does not fit the base words.
         """
-        if self._patcher is not None:
-            self._patcher.finish()
+        if self.patcher is not None:
+            self.patcher.finish()
 
 
 def _encode_planes(target: Words, base: Words | None) -> bytes:

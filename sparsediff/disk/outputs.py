@@ -164,14 +164,21 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
-def write_at(path: Path, offset: int, data: Any) -> None:
-    """Write all of ``data`` at ``offset`` of the existing file ``path``."""
+@contextmanager
+def written(path: Path) -> Iterator[int]:
+    """Descriptor of the existing file ``path``; what goes wrong with it is told by its name."""
     with os_errors(path):
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            write_all(fd, offset, data)
+            yield fd
         finally:
             os.close(fd)
+
+
+def write_at(path: Path, offset: int, data: Any) -> None:
+    """Write all of ``data`` at ``offset`` of the existing file ``path``."""
+    with written(path) as fd:
+        write_all(fd, offset, data)
 
 
 def write_all(fd: int, offset: int, data: Any) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Extents,
         Patcher,
         TierCode,
+        rebuild,
         remark,
         take_in,
     )
@@ -57,11 +58,12 @@ _COMPILED = (
     "literals",
     "rans_decode",
     "rans_encode",
+    "rebuild",
     "survey",
     "take_in",
 )
 _OF_RANS = {"rans_decode": "decode", "rans_encode": "encode"}
-_OF_TIERS = ("Differ", "Extents", "Patcher", "TierCode", "remark", "take_in")
+_OF_TIERS = ("Differ", "Extents", "Patcher", "TierCode", "rebuild", "remark", "take_in")
 
 
 def __getattr__(name: str) -> Any:
@@ -93,6 +95,7 @@ __all__ = [
     "literals",
     "rans_decode",
     "rans_encode",
+    "rebuild",
     "remark",
     "survey",
     "take_in",

@@ -34,6 +34,9 @@ class Patch:
         /,
     ) -> Patch: ...
     def feed(self, words: Buffer, /) -> None: ...
+    def rebuild(
+        self, piece_words: int, ends: Buffer, base: Side, target: Buffer, target_sums: Buffer, /
+    ) -> bool: ...
     def finish(self) -> None: ...
 
 def survey(
@@ -65,6 +68,16 @@ def take_in(
     largest: Buffer,
     base: Side,
     target: Side,
+    /,
+) -> bool: ...
+def rebuild(
+    word_bits: int,
+    kind: int,
+    piece_words: int,
+    ends: Buffer,
+    base: Side,
+    target: Buffer,
+    target_sums: Buffer,
     /,
 ) -> bool: ...
 def literals(data: Buffer, /) -> int: ...

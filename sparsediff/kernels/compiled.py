@@ -14,7 +14,7 @@ import numpy as np
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
 from sparsediff.kernels import _native
-from sparsediff.kernels.numbers import Int64s, class_of
+from sparsediff.kernels.numbers import Bytes, Int64s, class_of
 from sparsediff.kernels.rans import Tables
 from sparsediff.kernels.reference import Extents, TakenIn, TierCode
 from sparsediff.kernels.steps import N_SYMBOLS, Survey, Words
@@ -87,12 +87,9 @@ def take_in(
     n_parts = len(ends)
     by_class = np.zeros((n_parts, N_SYMBOLS // 2), np.int64)
     largest = np.zeros(n_parts, np.uint64)
-    sums = [np.empty((n_parts, _SUM_BYTES), np.uint8) for _ in memory]
+    sums = [_room_for_sums(n_parts) for _ in memory]
     at = np.array(ends, np.int64)
-    sides = (
-        (np.array(base, np.int64), memory[0], sums[0]),
-        (np.array(target, np.int64), memory[1], sums[1]),
-    )
+    sides = (_extents(base), memory[0], sums[0]), (_extents(target), memory[1], sums[1])
     if differ is not None:
         is_read = differ.native.take_in(piece_words, at, by_class, largest, *sides)
     else:
@@ -101,8 +98,42 @@ def take_in(
     if not is_read:
         return None
     n_classes = class_of(max(int(largest.max()), 1) - 1) + 1
-    digits = [[row.tobytes().hex() for row in s] for s in sums]
-    return TakenIn(digits[0], digits[1], by_class[:, :n_classes].copy(), largest.tolist())
+    counts = by_class[:, :n_classes].copy()
+    return TakenIn(_in_hex(sums[0]), _in_hex(sums[1]), counts, largest.tolist())
+
+
+def rebuild(
+    base: Extents,
+    target: Extents,
+    ends: Sequence[int],
+    piece_words: int,
+    dtype: DType,
+    patcher: Patcher | None,
+) -> tuple[list[str], list[str]] | None:
+    """See `reference.rebuild`."""
+    base_sums, target_sums = (_room_for_sums(len(ends)) for _ in range(2))
+    memory = np.empty(min(piece_words, ends[-1]), dtype.numpy)
+    side, places, at = (_extents(base), memory, base_sums), _extents(target), np.array(ends)
+    if patcher is None:
+        word_bits, kind, _ = _layout(dtype)
+        is_done = _native.rebuild(word_bits, kind, piece_words, at, side, places, target_sums)
+        target_sums = base_sums
+    else:
+        with _corrupt():
+            is_done = patcher.native.rebuild(piece_words, at, side, places, target_sums)
+    return (_in_hex(base_sums), _in_hex(target_sums)) if is_done else None
+
+
+def _extents(extents: Extents) -> Int64s:
+    return np.array(extents, np.int64)
+
+
+def _room_for_sums(n_parts: int) -> Bytes:
+    return np.empty((n_parts, _SUM_BYTES), np.uint8)
+
+
+def _in_hex(sums: Bytes) -> list[str]:
+    return [row.tobytes().hex() for row in sums]
 
 
 class Differ:
@@ -129,17 +160,17 @@ class Patcher:
             for t in tiers
         ]
         with _corrupt():
-            self._native = _native.Patch(*_layout(dtype), bounds, rows)
+            self.native = _native.Patch(*_layout(dtype), bounds, rows)
 
     def feed(self, words: Words) -> None:
         """See `reference.Patcher.feed`."""
         with _corrupt():
-            self._native.feed(words)
+            self.native.feed(words)
 
     def finish(self) -> None:
         """See `reference.Patcher.finish`."""
         with _corrupt():
-            self._native.finish()
+            self.native.finish()
 
 
 def histogram(symbols: bytes) -> Int64s:

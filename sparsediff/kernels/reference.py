@@ -339,3 +339,31 @@ def take_in(
         Whoever reads it by himself gets to know why. The ``differ`` is of no use then.
     """
     return None
+
+
+def rebuild(
+    base: Extents,
+    target: Extents,
+    ends: Sequence[int],
+    piece_words: int,
+    dtype: DType,
+    patcher: Patcher | None,
+) -> tuple[list[str], list[str]] | None:
+    """Read, hash, patch, hash and write the words of a bucket in one call, as `take_in` does.
+
+    Args:
+        base: where the base words are.
+        target: where the target words go; nowhere, where the descriptor is negative.
+        ends: as of `take_in`.
+        piece_words: likewise.
+        dtype: element type.
+        patcher: turns base words into target words; None if they are the same.
+
+    Returns:
+        XXH3-128 of each part's base words and of its target words, in hex; or None, as `take_in`
+        does. Some target words may have been written then.
+
+    Raises:
+        CorruptError: as `Patcher.feed` does.
+    """
+    return None

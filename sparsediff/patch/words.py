@@ -29,7 +29,6 @@ SAMPLE_STRIDE = 1 << 20  # from one run to the next
 Reader = Callable[[int, int, Any], None]  # file index, offset in bytes, buffer to fill
 Locator = Callable[[int, int, int], tuple[int, int] | None]
 """File index, offset and size in bytes to descriptor and offset."""
-Writer = Callable[[int, int, Any], None]  # file index, offset in bytes, data
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from sparsediff.apply.base import BaseFiles
 from sparsediff.apply.chain import (
     check_declared,
     groups,
@@ -26,7 +27,6 @@ from sparsediff.apply.chain import (
     rebuild_chain,
     rebuilt_bytes,
 )
-from sparsediff.apply.rebuild import BaseFiles
 from sparsediff.apply.write import ApplyResult, names_of, place_of, result_of, staged_target
 from sparsediff.disk.locks import locked
 from sparsediff.disk.outputs import check_room, sync

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparsediff.apply.rebuild import PAID_BYTES, Base, Task, rebuilt, tasks
+from sparsediff.apply.base import Base
+from sparsediff.apply.rebuild import PAID_BYTES, Task, rebuilt, tasks
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.errors import WrongBaseError
 from sparsediff.kernels import Words

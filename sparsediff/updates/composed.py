@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsediff.apply import chain as chains
-from sparsediff.apply.rebuild import Base
+from sparsediff.apply.base import Base
 from sparsediff.checkpoint.memory import bytes_of
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.errors import UnsupportedError

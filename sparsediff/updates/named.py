@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparsediff.apply.rebuild import Base, BaseFiles
+from sparsediff.apply.base import Base, BaseFiles
 from sparsediff.checkpoint.formats import Span, find_spans
 from sparsediff.checkpoint.memory import MemoryTensor, Tensors, in_memory
 from sparsediff.disk.inputs import OpenFiles

@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 import zstandard
 
-from sparsediff.apply.rebuild import Base
+from sparsediff.apply.base import Base
 from sparsediff.checkpoint.formats import safetensors
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.disk.outputs import staged_directory

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from sparsediff import make_patch, open_patch
 from sparsediff.apply import rebuild
+from sparsediff.apply.base import BaseFiles
 from sparsediff.parallel import Budget, ordered_map
 from tests.hostile.write import anchor, frame, zeros
 from tests.patch.rewriting import container, dumped
@@ -48,21 +50,24 @@ def test_what_is_held_is_free_after_an_error() -> None:
         pass
 
 
-def test_what_a_bucket_held_is_free_when_its_words_cannot_be_written(tmp_path: Path) -> None:
+def test_what_a_bucket_held_is_free_when_its_words_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "base").mkdir()
     write_safetensors(tmp_path / "target" / "x.safetensors", {"w": ("U8", (9999,), bytes(9999))})
     make_patch(tmp_path / "base", tmp_path / "target", tmp_path / "p.sdiff")
     taken: list[int] = []
 
-    def write(file: int, offset: int, data: object) -> None:
+    def write(fd: int, offset: int, data: object) -> None:
         taken.append(rebuild._unfolded._total - rebuild._unfolded._free)
         raise OSError("no room")
 
+    monkeypatch.setattr(rebuild, "write_all", write)
     with open_patch(tmp_path / "p.sdiff") as opened:
-        files = rebuild.BaseFiles(tmp_path / "base", opened.manifest)
+        files = BaseFiles(tmp_path / "base", opened.manifest)
         for task in rebuild.tasks([opened]):
             with pytest.raises(OSError, match="no room") as kept:
-                rebuild.run([opened], files, task, write)
+                rebuild.run([opened], files, task, lambda _: nullcontext(1))
             assert rebuild._unfolded._free == rebuild._unfolded._total
             assert kept.tb is not None  # what is on the stack of an error that is kept lives on
     assert max(taken) > 0

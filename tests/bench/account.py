@@ -25,6 +25,7 @@ NATIVE = {
     "feed": "kernels",
     "finish": "kernels",
     "take_in": "at once",
+    "rebuild": "at once",
     "survey": "kernels",
     "count_parts": "kernels",
     "literals": "kernels",

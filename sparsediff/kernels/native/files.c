@@ -1,53 +1,97 @@
-/* Words read from files: hashed, compared and coded piece by piece. */
+/* Words of files: read, hashed, compared or patched, and written, piece by piece. */
+#define _GNU_SOURCE /* sync_file_range */
 #include "files.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 
-/* Read the next bytes of a side, which its extents have. */
-static int read_on(Side *s, uint8_t *buffer, size_t size) {
+/* The next bytes of a place, as far as they are in one extent, of which there are `size` more. */
+static Extent next_of(Place *p, size_t size) {
+    while (p->passed == p->extents[p->extent].size) {
+        p->extent++;
+        p->passed = 0;
+    }
+    Extent e = p->extents[p->extent];
+    e.offset += p->passed;
+    e.size -= p->passed;
+    if ((size_t)e.size > size) e.size = (int64_t)size;
+    return e;
+}
+
+static int read_on(Place *p, uint8_t *data, size_t size) {
     while (size) {
-        const Extent *e = s->extents + s->extent;
-        if (s->passed == e->size) {
-            s->extent++;
-            s->passed = 0;
-            continue;
-        }
-        const size_t left = (size_t)(e->size - s->passed);
-        const ssize_t n = pread((int)e->descriptor, buffer, left < size ? left : size,
-                                (off_t)(e->offset + s->passed));
+        const Extent e = next_of(p, size);
+        const ssize_t n = pread((int)e.descriptor, data, (size_t)e.size, (off_t)e.offset);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return 0; /* an error, or the end of a file that had more */
-        s->passed += n;
-        buffer += n;
+        p->passed += n;
+        data += n;
         size -= (size_t)n;
     }
     return 1;
 }
 
-/* Hash bytes of a part, which may begin or end with them. */
-static void hash_on(Side *s, const Loops *loops, const uint8_t *data, size_t size, int is_first,
-                    int is_last, size_t part) {
-    uint8_t *sum = s->sums + HASH_BYTES * part;
-    if (is_first && is_last) {
-        loops->hash(data, size, sum);
-        return;
+static int write_on(Place *p, const uint8_t *data, size_t size) {
+    while (size) {
+        const Extent e = next_of(p, size);
+        ssize_t n = (ssize_t)e.size;
+        if (e.descriptor >= 0) {
+            n = pwrite((int)e.descriptor, data, (size_t)e.size, (off_t)e.offset);
+            if (n < 0 && errno == EINTR) continue;
+            if (n <= 0) return 0;
+#if defined(__linux__)
+            /* The disk begins now; what goes wrong is told by the sync at the end. */
+            (void)sync_file_range((int)e.descriptor, (off_t)e.offset, (off_t)n,
+                                  SYNC_FILE_RANGE_WRITE);
+#endif
+        }
+        p->passed += n;
+        data += n;
+        size -= (size_t)n;
     }
-    if (is_first) loops->hash_begin(&s->hash);
-    loops->hash_add(&s->hash, data, size);
-    if (is_last) loops->hash_end(&s->hash, sum);
+    return 1;
 }
 
-/* Steps of the words of one part, which lie one after the other. */
+static size_t word_bytes(const Pass *p) { return (size_t)p->layout.word_bits / 8; }
+
+static size_t words_of_piece(const Pass *p) {
+    const size_t left = p->n_words - p->n_done;
+    return left < p->piece_words ? left : p->piece_words;
+}
+
+/* Hash the next n words of a bucket, part by part. */
+static void hash_on(Sums *s, const Pass *p, const uint8_t *data, size_t n) {
+    for (const size_t end = s->n_words + n; s->n_words < end;) {
+        const size_t part_end = (size_t)p->ends[s->part];
+        const int is_first = s->n_words == (s->part ? (size_t)p->ends[s->part - 1] : 0);
+        const int is_last = part_end <= end;
+        const size_t here = (is_last ? part_end : end) - s->n_words;
+        uint8_t *sum = s->sums + HASH_BYTES * s->part;
+        if (is_first && is_last)
+            p->loops->hash(data, here * word_bytes(p), sum);
+        else {
+            if (is_first) p->loops->hash_begin(&s->hash);
+            p->loops->hash_add(&s->hash, data, here * word_bytes(p));
+            if (is_last) p->loops->hash_end(&s->hash, sum);
+        }
+        data += here * word_bytes(p);
+        s->n_words += here;
+        s->part += (size_t)is_last;
+    }
+}
+
+/* Steps of the next n words, of the part where counting is. */
 static enum status count_on(Intake *t, const uint8_t *base, const uint8_t *target, size_t n) {
-    const int width = width_index(&t->layout);
+    const Loops *loops = t->pass.loops;
+    const int width = width_index(&t->pass.layout);
     int64_t members = 0, steps[N_SYMBOLS] = {0}, *row = t->by_class + N_CLASSES * t->part;
     uint64_t largest = 0;
     if (t->diff) {
-        const enum status status = t->loops->diff[width](t->diff, base, target, n, steps, &largest);
+        const enum status status = loops->diff[width](t->diff, base, target, n, steps, &largest);
         if (status != OK) return status;
     } else
-        t->loops->survey[width](&t->layout, base, target, n, &members, steps, &largest);
+        loops->survey[width](&t->pass.layout, base, target, n, &members, steps, &largest);
     if (!largest) return OK;
     if (largest > t->largest[t->part]) t->largest[t->part] = largest;
     for (unsigned c = 0; c <= number_class(largest - 1); c++)
@@ -56,25 +100,39 @@ static enum status count_on(Intake *t, const uint8_t *base, const uint8_t *targe
 }
 
 enum status take_in_piece(Intake *t) {
-    const size_t word = (size_t)t->layout.word_bits / 8, left = t->n_words - t->n_done;
-    const size_t n = left < t->piece_words ? left : t->piece_words;
-    const size_t start = t->keeps_words ? word * t->n_done : 0;
-    uint8_t *base = t->base.memory + start, *target = t->target.memory + start;
-    if (!read_on(&t->base, base, word * n) || !read_on(&t->target, target, word * n))
-        return NOT_READ;
-    for (const size_t end = t->n_done + n; t->n_done < end;) {
-        const size_t part_end = (size_t)t->ends[t->part];
-        const int is_last = part_end <= end;
-        const size_t here = (is_last ? part_end : end) - t->n_done;
-        hash_on(&t->base, t->loops, base, word * here, !t->n_in_part, is_last, t->part);
-        hash_on(&t->target, t->loops, target, word * here, !t->n_in_part, is_last, t->part);
+    Pass *p = &t->pass;
+    const size_t n = words_of_piece(p), word = word_bytes(p);
+    const size_t start = t->keeps_words ? word * p->n_done : 0;
+    const uint8_t *base = t->base.memory + start, *target = t->target.memory + start;
+    if (!read_on(&t->base.place, t->base.memory + start, word * n) ||
+        !read_on(&t->target.place, t->target.memory + start, word * n))
+        return NOT_DONE;
+    hash_on(&t->base.sums, p, base, n);
+    hash_on(&t->target.sums, p, target, n);
+    for (const size_t end = p->n_done + n; p->n_done < end;) {
+        const size_t part_end = (size_t)p->ends[t->part];
+        const size_t here = (part_end < end ? part_end : end) - p->n_done;
         const enum status status = count_on(t, base, target, here);
         if (status != OK) return status;
         base += word * here;
         target += word * here;
-        t->n_done += here;
-        t->n_in_part = is_last ? 0 : t->n_in_part + here;
-        t->part += (size_t)is_last;
+        p->n_done += here;
+        t->part += p->n_done == part_end;
     }
     return OK;
+}
+
+enum status rebuild_piece(Rebuild *r) {
+    Pass *p = &r->pass;
+    const size_t n = words_of_piece(p), size = word_bytes(p) * n;
+    uint8_t *words = r->base.memory;
+    if (!read_on(&r->base.place, words, size)) return NOT_DONE;
+    hash_on(&r->base.sums, p, words, n);
+    if (r->patch) {
+        const enum status status = p->loops->patch[width_index(&p->layout)](r->patch, words, n);
+        if (status != OK) return status;
+        hash_on(&r->target_sums, p, words, n);
+    }
+    p->n_done += n;
+    return write_on(&r->target, words, size) ? OK : NOT_DONE;
 }

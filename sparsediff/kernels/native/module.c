@@ -269,16 +269,35 @@ static PyObject *py_histogram(PyObject *module, PyObject *args) {
     return ok ? Py_NewRef(Py_None) : NULL;
 }
 
-static PyObject *py_take_in(PyObject *module, PyObject *args) {
-    (void)module;
-    PyObject *layout = PyTuple_GetSlice(args, 0, 2), *rest = PyTuple_GetSlice(args, 2, 8);
+/* Args: (word_bits, kind, *rest). */
+static PyObject *go_through(PyObject *args, PyObject *(*go)(int, int, PyObject *)) {
+    const Py_ssize_t n = PyTuple_Size(args);
+    PyObject *layout = PyTuple_GetSlice(args, 0, 2), *rest = PyTuple_GetSlice(args, 2, n);
     PyObject *result = NULL;
     int word_bits, kind;
     if (layout && rest && PyArg_ParseTuple(layout, "ii", &word_bits, &kind))
-        result = take_in(word_bits, kind, NULL, rest);
+        result = go(word_bits, kind, rest);
     Py_XDECREF(layout);
     Py_XDECREF(rest);
     return result;
+}
+
+static PyObject *count_in(int word_bits, int kind, PyObject *args) {
+    return take_in(word_bits, kind, NULL, args);
+}
+
+static PyObject *copy(int word_bits, int kind, PyObject *args) {
+    return rebuild(word_bits, kind, NULL, args);
+}
+
+static PyObject *py_take_in(PyObject *module, PyObject *args) {
+    (void)module;
+    return go_through(args, count_in);
+}
+
+static PyObject *py_rebuild(PyObject *module, PyObject *args) {
+    (void)module;
+    return go_through(args, copy);
 }
 
 static PyObject *py_literals(PyObject *module, PyObject *args) {
@@ -324,8 +343,8 @@ static PyMethodDef functions[] = {
      "rans_encode(symbols, sizes, tables, lanes) -> bytes"},
     {"rans_decode", py_rans_decode, METH_VARARGS,
      "rans_decode(data, sizes, tables, lanes, symbols)"},
-    {"take_in", py_take_in, METH_VARARGS,
-     "take_in(word_bits, kind, *args) -> whether all could be read; see python.h"},
+    {"take_in", py_take_in, METH_VARARGS, "take_in(word_bits, kind, *args); see python.h"},
+    {"rebuild", py_rebuild, METH_VARARGS, "rebuild(word_bits, kind, *args); see python.h"},
     {"use", py_use, METH_VARARGS, "use(name=None) -> name of the instructions in use"},
     {NULL, NULL, 0, NULL},
 };

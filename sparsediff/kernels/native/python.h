@@ -10,10 +10,13 @@
 extern const Loops *loops; /* in use */
 extern PyType_Spec diff_spec, patch_spec;
 
-/* Words of a bucket, read from files, to checksums and counts, and to `diff` if it is not NULL.
- * Args: (piece_words, ends, by_class, largest, base, target), of which the last two are (extents,
- * memory, sums). Returns whether all could be read. */
+/* Go through the words of a bucket in files; return whether all could be read and written.
+ * take_in: base and target to checksums, counts, and `diff` if it is not NULL. Args:
+ * (piece_words, ends, by_class, largest, base, target), where a side is (extents, memory, sums).
+ * rebuild: base to target, by `patch` if it is not NULL. Args: (piece_words, ends, base,
+ * extents of the target, its sums). */
 PyObject *take_in(int word_bits, int kind, Diff *diff, PyObject *args);
+PyObject *rebuild(int word_bits, int kind, Patch *patch, PyObject *args);
 
 /* Set the exception for a status and return NULL. ValueError says that the input is corrupt;
  * the Python side gives it its proper class. */

@@ -32,7 +32,7 @@ enum status {
     RANS_SHORT,
     RANS_STATE,
     RANS_END,
-    NOT_READ,
+    NOT_DONE, /* something could not be read or written */
 };
 
 /* Layout of a word (DType), and which words belong to which tier. A word's level

@@ -113,8 +113,7 @@ static PyObject *diff_finish(PyObject *o, PyObject *unused) {
 
 static PyMethodDef diff_methods[] = {
     {"feed", diff_feed, METH_VARARGS, "feed(base, target, step_counts) -> largest |step|"},
-    {"take_in", diff_take_in, METH_VARARGS,
-     "take_in(*args) -> whether all could be read; see python.h"},
+    {"take_in", diff_take_in, METH_VARARGS, "take_in(*args); see python.h"},
     {"finish", diff_finish, METH_NOARGS, "finish() -> list of tiers"},
     {NULL, NULL, 0, NULL},
 };
@@ -225,6 +224,15 @@ static PyObject *patch_feed(PyObject *o, PyObject *words) {
     Py_RETURN_NONE;
 }
 
+static PyObject *patch_rebuild(PyObject *o, PyObject *args) {
+    PatchObject *self = (PatchObject *)o;
+    const Layout *l = &self->patch.layout;
+    if (!enter(&self->busy)) return NULL;
+    PyObject *result = rebuild(l->word_bits, (int)l->kind, &self->patch, args);
+    self->busy = result != Py_True;
+    return result;
+}
+
 static PyObject *patch_finish(PyObject *o, PyObject *unused) {
     PatchObject *self = (PatchObject *)o;
     (void)unused;
@@ -236,6 +244,7 @@ static PyObject *patch_finish(PyObject *o, PyObject *unused) {
 
 static PyMethodDef patch_methods[] = {
     {"feed", patch_feed, METH_O, "feed(words), in place"},
+    {"rebuild", patch_rebuild, METH_VARARGS, "rebuild(*args); see python.h"},
     {"finish", patch_finish, METH_NOARGS, "finish(): check that everything was used"},
     {NULL, NULL, 0, NULL},
 };

@@ -1,4 +1,4 @@
-"""A bucket's words read, hashed and compared in one native call, against each step by itself."""
+"""A bucket's words gone through in one native call, against each step by itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from sparsediff import checksum
 from sparsediff.dtypes import DTYPES, DType
-from sparsediff.kernels import reference, steps
+from sparsediff.errors import CorruptError
+from sparsediff.kernels import TierCode, reference, steps
 from tests.codec.test_buckets import word_pairs
 from tests.kernels.test_compiled import choice_of, instructions
 from tests.support.pairs import Array
@@ -88,6 +89,75 @@ def test_what_it_finds_is_what_the_steps_find(
         expected = reference.Differ(dtype, choice.bounds, choice.marks_unchanged)
         expected.feed(base, target, np.zeros(256, np.int64))
         assert differ.finish() == expected.finish()
+
+
+@given(word_pairs(), cuts, cuts, st.integers(1, 3000), st.booleans())
+def test_what_it_rebuilds_is_what_the_steps_rebuild(
+    descriptor: int,
+    pair: tuple[Array, Array, DType],
+    of_files: list[int],
+    of_parts: list[int],
+    piece_words: int,
+    writes: bool,
+) -> None:
+    base, target, dtype = pair
+    os.ftruncate(descriptor, 0)
+    source = scattered(descriptor, base, of_files, 1)
+    # Places of other sizes, and what was there between them stays.
+    places = scattered(descriptor, np.zeros_like(base), of_files[1:], 1 << 23)
+    before = os.pread(descriptor, 1 << 22, 1 << 23)
+    if not writes:
+        places = [(-1, at, size) for _, at, size in places]
+    ends = ends_of(base.size, of_parts)
+    parts = [slice(a, b) for a, b in pairwise([0, *ends])]
+    choice = choice_of(base, target, dtype)
+    differ = reference.Differ(dtype, choice.bounds, choice.marks_unchanged)
+    differ.feed(base, target, np.zeros(256, np.int64))
+    tiers = [
+        t if t.marks_unchanged == m else reference.remark(t)
+        for t, m in zip(differ.finish(), choice.marks_unchanged, strict=True)
+    ]
+    for patcher, expected in (
+        (compiled.Patcher(dtype, choice.bounds, tiers), target),
+        (None, base),
+    ):
+        found = compiled.rebuild(source, places, ends, piece_words, dtype, patcher)
+        assert found is not None
+        for sums, words in zip(found, (base, expected), strict=True):
+            assert sums == [checksum.checksum(words[p]) for p in parts]
+        if patcher is not None:
+            patcher.finish()
+        if writes:
+            written = b"".join(os.pread(fd, size, at) for fd, at, size in places)
+            assert written == expected.tobytes()
+            after = bytearray(os.pread(descriptor, 1 << 22, 1 << 23))
+            for _, at, size in places:
+                after[at - (1 << 23) : at - (1 << 23) + size] = bytes(size)
+            assert after == before
+        else:
+            assert os.pread(descriptor, 1 << 22, 1 << 23) == before
+
+
+def test_what_cannot_be_read_or_written_is_not_rebuilt(descriptor: int) -> None:
+    os.ftruncate(descriptor, 40)
+    read_only = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
+    whole, beyond, full = (descriptor, 0, 40), (descriptor, 2, 40), (read_only, 0, 40)
+    dtype = DTYPES["BF16"]
+    try:
+        for source, place in ((beyond, whole), (whole, full), (whole, (1 << 20, 0, 40))):
+            patcher = compiled.Patcher(dtype, [0], [TierCode(20, 0, b"", b"", b"", b"")])
+            assert compiled.rebuild([source], [place], [20], 4, dtype, patcher) is None
+            with pytest.raises(AssertionError):
+                patcher.finish()
+    finally:
+        os.close(read_only)
+    corrupt = compiled.Patcher(dtype, [0], [TierCode(19, 0, b"", b"", b"", b"")])
+    assert compiled.rebuild([whole], [whole], [20], 4, dtype, corrupt) is not None
+    with pytest.raises(CorruptError):
+        corrupt.finish()
+    for places in ([(descriptor, 0, 38)], [(descriptor, 0, 42)], [], [(descriptor, 0, -40)]):
+        with pytest.raises(AssertionError, match="do not fit"):
+            compiled.rebuild([whole], places, [20], 4, dtype, None)
 
 
 def taken(extents: list[Extents], size: int, ends: list[int], n: int = 4) -> object:
