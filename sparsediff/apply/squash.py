@@ -23,6 +23,7 @@ from sparsediff.apply.chain import (
     rebuilt_bytes,
 )
 from sparsediff.checkpoint import open_checkpoint
+from sparsediff.checkpoint.formats import load_all
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.outputs import staged_file
 from sparsediff.disk.replace import check_output
@@ -61,6 +62,7 @@ def squash_patches(
         UnavailableError: the disk is full, or the base changed meanwhile.
         LockedError: another run writes the same output.
     """
+    load_all()
     sources = listed(patches)
     if str(output) in ("", "-"):
         raise UsageError("the output must be a file: the target is rebuilt next to it")

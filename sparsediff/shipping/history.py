@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from sparsediff.checkpoint import open_checkpoint
+from sparsediff.checkpoint.formats import load_all
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.parallel import Progress
 from sparsediff.shipping.absent import no_pointer
@@ -44,6 +45,7 @@ def store_series(
         UsageError: there are fewer than two versions that can be had.
         SparsediffError: as `pull` does.
     """
+    load_all()
     found = read_catalog(store)
     if found is None:
         raise no_pointer(store)

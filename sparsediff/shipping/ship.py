@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from sparsediff.checkpoint.formats import load_all
 from sparsediff.disk.locks import locked
 from sparsediff.errors import (
     SparsediffError,
@@ -127,6 +128,7 @@ def ship(
             changes; nothing is lost, try again.
         LockedError: another run ships from here.
     """
+    load_all()
     check_source(path)
     home = Path(state_directory) if state_directory is not None else state.default_state(Path(path))
     check_apart(Path(path), home)

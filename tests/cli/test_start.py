@@ -11,6 +11,7 @@ import pytest
 
 import sparsediff
 from sparsediff import apply, make, make_patch, stats
+from sparsediff.checkpoint import formats
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship
 from sparsediff.stores import open_store
@@ -43,6 +44,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 NEVER = {"asyncio", "cryptography", "email", "http", "rich", "sparsediff.signing", "ssl", "torch"}
 LIGHT = NEVER | {"difflib", "logging", "numpy", "sparsediff.checkpoint"}
 MADE = {"sparsediff.apply.squash", "sparsediff.stats.history", "sparsediff.stats.series"}
+FORMATS = {"pickletools"} | {
+    f"sparsediff.checkpoint.formats.{name}" for name in ("archives", "gguf", "npy", "torch_zip")
+}
 LIBRARY = {"sparsediff.disk", "sparsediff.parallel", "sparsediff.stores"}
 
 
@@ -62,7 +66,10 @@ def test_names_are_those_of_their_modules() -> None:
         ("make --help", LIGHT | LIBRARY),
         ("log store", LIGHT | {"subprocess"}),
         ("status run store dest", LIGHT | {"subprocess"}),
-        ("make a b -o made", NEVER | MADE | {"sparsediff.apply", "sparsediff.make.merge"}),
+        (
+            "make a b -o made",
+            NEVER | MADE | FORMATS | {"sparsediff.apply", "sparsediff.make.merge"},
+        ),
         ("apply a p -o applied", NEVER | MADE | {"sparsediff.make", "sparsediff.stats"}),
     ],
 )
@@ -75,3 +82,17 @@ def test_does_without(line: str, without: set[str], place: Path) -> None:
     loaded = set(done.stderr.split())
     assert "sparsediff.cli" in loaded
     assert loaded & without == set()
+
+
+def test_all_formats_are_all_there_are() -> None:
+    """What is loaded when something is begun already cannot be cleaned up after an interrupt."""
+    code = "import sys; from sparsediff.checkpoint import formats; formats.load_all()"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder = Path(formats.__file__).parent
+    names = {p.stem for p in folder.glob("*.py")} - {"__init__"}
+    assert {f"sparsediff.checkpoint.formats.{name}" for name in names} <= set(done.stdout.split())

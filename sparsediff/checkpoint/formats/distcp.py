@@ -17,14 +17,13 @@ from sparsediff.checkpoint.formats.span import MalformedError, Reference
 from sparsediff.disk.inputs import Input
 from sparsediff.errors import SparsediffError
 
-SUFFIXES: tuple[str, ...] = (".distcp",)
-METADATA = r"(?:__\d+)?\.metadata"
+NAMES = r"(?:__\d+)?\.metadata"
 """What the files are called that name the parts: one for all ranks, or one of each."""
 
 
 def claims(file: Input) -> bool:
     """Whether ``file`` is called like a part of a distributed checkpoint."""
-    return file.path.name.endswith(SUFFIXES)
+    return file.path.name.endswith(".distcp")
 
 
 def names_by_offset(file: Input) -> dict[int, str]:

@@ -17,7 +17,6 @@ from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.disk.inputs import Input
 from sparsediff.dtypes import DTYPES, DType
 
-SUFFIXES: tuple[str, ...] = (".gguf",)
 _VERSIONS = (2, 3)
 _MAX_HEADER = 1 << 26  # bytes; vocabularies make some of a dozen megabytes
 _MAX_DIMENSIONS = 8  # the format's own library stops at 4

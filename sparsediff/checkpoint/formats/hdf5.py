@@ -19,7 +19,6 @@ from sparsediff.checkpoint.formats.torch_tensors import Names
 from sparsediff.disk.inputs import Input, OpenFiles
 from sparsediff.dtypes import DTYPES, DType
 
-SUFFIXES: tuple[str, ...] = ()  # nothing is refused: too much of the format is not understood
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_READ = 1 << 26  # bytes; of a small file, four times its own
 _READ_COST = 128  # bytes that a read counts for beyond its own

@@ -14,7 +14,6 @@ from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.disk.inputs import Input
 from sparsediff.dtypes import DTYPES, DType
 
-SUFFIXES: tuple[str, ...] = (".npy",)
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 1 << 16  # bytes; numpy itself reads 10,000
 _MAX_SIDE = 1 << 53

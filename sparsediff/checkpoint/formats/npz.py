@@ -13,7 +13,6 @@ from sparsediff.checkpoint.formats.span import Reference, Span
 from sparsediff.disk.inputs import Input
 from sparsediff.dtypes import DTYPES
 
-SUFFIXES: tuple[str, ...] = (".npz",)
 MAX_ENTRIES = 100_000
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from sparsediff.checkpoint.formats.span import MalformedError, Reference
 from sparsediff.disk.inputs import InputFile, OpenFiles
 
-SUFFIXES: tuple[str, ...] = (".onnx",)
 _WINDOW = 1 << 16  # bytes read at once
 _MAX_FIELDS = 1 << 20
 _MAX_TEXT = 4096

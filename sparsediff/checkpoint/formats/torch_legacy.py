@@ -18,7 +18,6 @@ from sparsediff.checkpoint.formats.span import MalformedError, Reference, Span
 from sparsediff.checkpoint.formats.torch_tensors import Names, find_storages
 from sparsediff.disk.inputs import Input, OpenFiles
 
-SUFFIXES: tuple[str, ...] = ()  # nothing is refused: too little in such a file can be checked
 _MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _MAX_SPANS = 1 << 17
 _FIRST_LOOK = 1 << 16  # bytes; most pickles are shorter

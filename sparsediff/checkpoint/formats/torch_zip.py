@@ -19,7 +19,6 @@ from sparsediff.checkpoint.formats.torch_tensors import Names, Stored, find_stor
 from sparsediff.checkpoint.formats.zips import Archive, Entry
 from sparsediff.disk.inputs import Input
 
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".jit", ".pt.tar", ".pth.tar")
 _SHORTEST = 64  # bytes; no archive and no pickle of a state dict is shorter
 _MAX_ENTRIES = 1 << 19
 _MAX_SPANS = 1 << 17  # what a manifest can list, and more
