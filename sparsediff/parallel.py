@@ -24,6 +24,7 @@ R = TypeVar("R")
 Progress = Callable[[int, int], None]
 """Told, while a call works, how much is done and how much there is in total, in bytes."""
 
+_SMALL = 1 << 20  # bytes
 _here = threading.local()  # ``ending``: of the map this thread works for
 
 
@@ -41,6 +42,22 @@ def check_wanted() -> None:
 def default_jobs() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(jobs: int | None, n_bytes: int | None = None) -> int:
+    """How many threads work, and all loaded that several need: call it before anything is begun.
+
+    Args:
+        jobs: what was asked for; default all processors.
+        n_bytes: how much there is to do, if it is known: what is done before other threads
+            have started needs none of them by default.
+    """
+    if jobs is None:
+        small = n_bytes is not None and n_bytes <= _SMALL
+        jobs = 1 if small else default_jobs()
+    if jobs > 1:
+        import concurrent.futures.thread  # noqa: F401 - with logging, which takes long
+    return jobs
 
 
 class Budget:
@@ -74,7 +91,7 @@ def ordered_map(function: Callable[[A], R], arguments: Iterable[A], jobs: int) -
     if jobs <= 1 or (isinstance(arguments, Sized) and len(arguments) <= 1):
         yield from map(function, arguments)
         return
-    from concurrent.futures import ThreadPoolExecutor  # with logging, which takes long
+    from concurrent.futures import ThreadPoolExecutor  # see `threads`
 
     waiting: deque[Future[R]] = deque()
     ending = threading.Event()

@@ -10,7 +10,6 @@ published.
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 - `parallel` does, but before anything is begun
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ from sparsediff.disk.replace import check_output
 from sparsediff.disk.temps import discard, temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make import MakeResult, make_patch
-from sparsediff.parallel import Progress, default_jobs
+from sparsediff.parallel import Progress, threads
 from sparsediff.patch.container import PatchSource, paths
 
 
@@ -66,7 +66,7 @@ def squash_patches(
     sources = listed(patches)
     if str(output) in ("", "-"):
         raise UsageError("the output must be a file: the target is rebuilt next to it")
-    output, jobs = Path(os.path.abspath(output)), jobs or default_jobs()
+    output, jobs = Path(os.path.abspath(output)), threads(jobs)
     check_output(output, force=force, inputs=[base, *paths(sources)])
     with ExitStack() as stack:
         chain = stack.enter_context(open_chain(sources))

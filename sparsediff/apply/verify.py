@@ -15,7 +15,7 @@ from sparsediff.apply.base import BaseFiles, check_kind
 from sparsediff.apply.rebuild import NOWHERE, Task, check_target, run, tasks
 from sparsediff.disk.inputs import walk
 from sparsediff.errors import CorruptError, os_errors
-from sparsediff.parallel import default_jobs, ordered_map
+from sparsediff.parallel import ordered_map, threads
 from sparsediff.patch.container import PatchSource, open_patch
 
 
@@ -55,9 +55,9 @@ def verify_patch(
         CorruptError: the patch is damaged, or ``target`` is not its target.
         WrongBaseError: ``base`` is not its base.
     """
-    jobs = jobs or default_jobs()
     with open_patch(patch) as opened:
         manifest = opened.manifest
+        jobs = threads(jobs, sum(f.size for f in manifest.target_files))
         if base is None:
             for _ in opened.payloads():
                 pass

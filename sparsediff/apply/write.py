@@ -8,7 +8,6 @@ and never holds more than a few buckets.
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,7 +31,7 @@ from sparsediff.disk.replace import check_output
 from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import clear, discard, temp_directory
 from sparsediff.errors import UsageError, os_errors
-from sparsediff.parallel import Progress, default_jobs
+from sparsediff.parallel import Progress, threads
 from sparsediff.patch.container import Patch, PatchSource, paths
 
 
@@ -93,7 +92,7 @@ def apply_patch(
         LockedError: another run writes the same output.
     """
     sources = listed(patches)
-    base, jobs = Path(base), jobs or default_jobs()
+    base = Path(base)
     if in_place == (output is not None):
         raise UsageError("give either an output or in-place, not both")
     place = None if output is None else place_of(output, base, sources, force=force)
@@ -103,6 +102,7 @@ def apply_patch(
             narrow(chain, Selection(tuple(files)))
             hold_once(chain)
         check_declared(chain, max_bytes)
+        jobs = threads(jobs, sum(f.size for patch in chain for f in patch.manifest.target_files))
         if place is None:
             written = update_in_place(base, chain, jobs, progress)
         else:
@@ -153,6 +153,8 @@ def _apply_to(
     What is replaced there may hold files of ``names`` only.
     """
     runs = groups(chain)
+    if len(runs) > 1:
+        import shutil  # noqa: F401 - what targets on the way are removed with: see `temps`
     total, done = rebuilt_bytes(runs), 0
 
     def advance(n: int) -> None:
@@ -190,9 +192,9 @@ def staged_target(
             staged = temp_sibling(output)
         # Whoever holds the lock owns these too; a killed run may have left some.
         with os_errors(output.parent):
-            for left in output.parent.glob(f"{glob.escape(staged.name)}.*"):
-                if is_temp(left.name):
-                    clear(left)
+            for name in os.listdir(output.parent):
+                if name.startswith(f"{staged.name}.") and is_temp(name):
+                    clear(output.parent / name)
         work = temp_sibling(output, 0)
         stack.enter_context(temp_directory(work))
         stack.callback(discard, work)

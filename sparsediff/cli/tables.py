@@ -6,7 +6,6 @@ standard output; names in them are data, without control characters or markup.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -33,8 +32,11 @@ def print_table(
     # A tensor name is data: no control characters, and never any markup.
     table = [[name, *_printable(cells)] for name, cells in _transposed(columns, rows)]
     widths = [max(_cells(column)) for column in table]
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    room = shutil.get_terminal_size().columns if terminal else 1 << 16
+    room = 1 << 16
+    if sys.stdout is not None and sys.stdout.isatty():
+        import shutil  # takes long
+
+        room = shutil.get_terminal_size().columns
     left_out = []
     for name in expendable:
         if sum(widths) + 2 * len(widths) > room:

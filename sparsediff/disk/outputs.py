@@ -10,7 +10,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -95,6 +94,8 @@ def staged_directory(
         force: replace what is there: a file, or a directory that `check_replaceable` allows.
         replaceable: names of the files that such a directory may hold.
     """
+    import shutil  # takes long, so not for files; and now, when nothing is begun
+
     _check_directory(path, force, replaceable)
     temp = temp_sibling(path)
     with temp_directory(temp):

@@ -8,9 +8,7 @@ anybody else put there is neither written nor removed, but refused.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -129,6 +127,8 @@ def _check_ours(path: Path, status: os.stat_result) -> None:
 
 def _own_uid(directory: Path) -> int:
     """Owner of the files we make there: file servers may map all users to one."""
+    import tempfile
+
     with tempfile.TemporaryFile(dir=directory) as probe:
         return os.fstat(probe.fileno()).st_uid
 
@@ -145,7 +145,12 @@ def remove(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        try:
+            path.rmdir()
+        except OSError:  # not empty
+            import shutil  # takes long; who fills a directory loads it before
+
+            shutil.rmtree(path)
     else:
         path.unlink()
 

@@ -6,9 +6,9 @@ or bytes on a stream.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -23,6 +23,7 @@ from sparsediff.patch.signed import signed_when_it_appears
 if TYPE_CHECKING:
     from sparsediff.signing import Signer
 
+_SMALL = 1 << 20  # bytes
 Output = Path | str | BinaryIO | None
 """Path of the file, ``-`` for standard output, a binary stream, or None to write nothing."""
 
@@ -51,8 +52,18 @@ def place_of(
 
 
 @contextmanager
-def spool(place: Path | None) -> Iterator[BinaryIO]:
-    """Unnamed file for payloads: the header, which comes first, needs their sizes."""
+def spool(place: Path | None, n_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """Unnamed file for payloads: the header, which comes first, needs their sizes.
+
+    Args:
+        place: of the output, beside which it lies.
+        n_bytes: about how long it gets at most; what is small stays in memory.
+    """
+    if n_bytes is not None and n_bytes <= _SMALL:
+        yield io.BytesIO()
+        return
+    import tempfile  # takes long
+
     # Opened apart, so that errors of whoever uses it are not taken for errors of opening.
     with os_errors(place or "temporary directory"):
         file = tempfile.TemporaryFile(dir=place.parent if place else None)  # noqa: SIM115 - see below

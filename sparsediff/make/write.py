@@ -7,7 +7,6 @@ both once, and a sample of large buckets before, and refuses if a file changed m
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 - `parallel` does, but before anything is begun
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from sparsediff.make.plan import plan
 from sparsediff.make.results import Completion, Result
 from sparsediff.make.shares import WHOLE, Share, Task, n_bytes, tasks
 from sparsediff.make.spool import Output, deliver, place_of, rewound, spool
-from sparsediff.parallel import Progress, default_jobs, ordered_map
+from sparsediff.parallel import Progress, ordered_map, threads
 from sparsediff.patch import words
 from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest
@@ -122,8 +121,8 @@ def make_patch(
     place = place_of(output, force=force, inputs=_paths(base, target), signer=signer)
     sides = _opened(base, target, Selection(tuple(include), tuple(exclude)))
     manifest = _planned(*sides, bucket_words)
-    found = Completion(manifest)
-    with spool(place) as payloads, os_errors(place or "temporary file"):
+    found, jobs = Completion(manifest), threads(jobs, sides[1].n_bytes)
+    with spool(place, sides[1].n_bytes) as payloads, os_errors(place or "temporary file"):
         work = _encoded(manifest, *sides, WHOLE, jobs, progress, observer)
         for task, encoded in work:
             found.enter(task, encoded.result, len(encoded.payload))
@@ -179,7 +178,7 @@ def make_part(
     place = place_of(output, force=force, inputs=_paths(base, target))
     sides = _opened(base, target, Selection(tuple(include), tuple(exclude)))
     manifest = _planned(*sides, bucket_words)
-    mine = tasks(manifest, part)
+    mine, jobs = tasks(manifest, part), threads(jobs)
     results: list[Result] = []
     sizes: dict[str, int] = {}
     with spool(place) as payloads, os_errors(place or "temporary file"):
@@ -221,7 +220,7 @@ def _encoded(
     base: Checkpoint,
     target: Checkpoint,
     part: Share,
-    jobs: int | None,
+    jobs: int,
     progress: Progress | None,
     observer: Observer | None,
 ) -> Iterator[tuple[Task, Encoded]]:
@@ -243,7 +242,7 @@ def _encoded(
 
     mine = tasks(manifest, part)
     total, done = sum(n_bytes(manifest, t) for t in mine), 0
-    for task, encoded in zip(mine, ordered_map(encode, mine, jobs or default_jobs()), strict=True):
+    for task, encoded in zip(mine, ordered_map(encode, mine, jobs), strict=True):
         yield task, encoded
         done += n_bytes(manifest, task)
         if progress is not None:

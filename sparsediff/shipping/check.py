@@ -7,6 +7,7 @@ follows the checksums in them from patch to patch.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - before anything is begun
 from collections import Counter
 from dataclasses import dataclass, field, replace
 

@@ -6,6 +6,8 @@ that have no run directory, and keep nothing like what `ship` keeps.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - both, before anything is begun
+import tempfile  # noqa: F401
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

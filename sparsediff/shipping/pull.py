@@ -10,7 +10,9 @@ destination that the next run completes.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - both, before anything is begun
 import os
+import tempfile  # noqa: F401
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace

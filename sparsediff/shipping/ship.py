@@ -11,7 +11,9 @@ system shares blocks.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - both, before anything is begun
 import os
+import tempfile  # noqa: F401
 import time
 import uuid
 from dataclasses import dataclass, field, replace

@@ -7,7 +7,6 @@ the size and the SHA-256 that were stated.
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 from sparsediff.checksum import digest
@@ -18,6 +17,8 @@ from sparsediff.stores.store import check_small
 
 def put_small(store: Store, key: str, data: bytes) -> None:
     """Store bytes; whatever was there under the key is replaced."""
+    import tempfile  # takes long; who begins anything before has loaded it
+
     with os_errors(Path(tempfile.gettempdir())), tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()

@@ -21,7 +21,7 @@ from sparsediff.checkpoint import Checkpoint, open_checkpoint
 from sparsediff.dtypes import DTYPES
 from sparsediff.errors import UsageError
 from sparsediff.make import make_patch
-from sparsediff.parallel import Progress, default_jobs, ordered_map
+from sparsediff.parallel import Progress, ordered_map, threads
 from sparsediff.patch import counts as figures
 from sparsediff.stats.history import ExponentStats, Floats, Int64s, SeriesStats, SeriesTensor
 from sparsediff.stats.pair import CheckpointStats, stats_of_result
@@ -80,7 +80,7 @@ class SeriesReader:
     """
 
     def __init__(self, jobs: int | None = None) -> None:
-        self._jobs = jobs or default_jobs()
+        self._jobs = threads(jobs)
         self._rows: dict[Key, int] = {}
         self._tensors: list[SeriesTensor] = []
         self._n_elements: list[Int64s] = []

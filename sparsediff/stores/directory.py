@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -243,7 +242,7 @@ class DirectoryStore:
                 try:
                     directory, name = trial.enter_context(self._parent(key, create=True))
                     # A random part: others may be putting the same key.
-                    temp = temp_sibling(Path(name), secrets.randbelow(10**12)).name
+                    temp = temp_sibling(Path(name), int.from_bytes(os.urandom(5), "big")).name
                     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                     fd = os.open(temp, flags, 0o666, dir_fd=directory)
                 except FileNotFoundError:  # somebody removed a directory that was empty

@@ -23,7 +23,7 @@ from sparsediff.disk.outputs import staged_file, write_all
 from sparsediff.disk.replace import check_output
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
-from sparsediff.parallel import Progress, default_jobs
+from sparsediff.parallel import Progress, threads
 from sparsediff.patch.container import PatchSource, open_patch, paths
 from sparsediff.patch.manifest import Tensor
 from sparsediff.updates.changes import Change, changes
@@ -145,11 +145,12 @@ def export_patch(
                 with os_errors(output):
                     write_all(fd, at[name] + begin * array.itemsize, array)
 
+        jobs = threads(jobs)
         with staged_file(output, force=force) as stream:
             with os_errors(output):
                 stream.write(head)
                 stream.truncate(size)
-            for change in changes([opened], source, jobs or default_jobs(), whole=renamed):
+            for change in changes([opened], source, jobs, whole=renamed):
                 put(change, stream.fileno())
                 if progress is not None:
                     progress(sum(done.values()), total)

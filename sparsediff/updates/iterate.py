@@ -18,7 +18,7 @@ from sparsediff.apply.chain import listed, open_chain
 from sparsediff.checkpoint.memory import Tensors
 from sparsediff.errors import UnsupportedError
 from sparsediff.kernels import Words
-from sparsediff.parallel import default_jobs
+from sparsediff.parallel import threads
 from sparsediff.patch.container import PatchSource
 from sparsediff.updates.changes import Indices
 from sparsediff.updates.composed import compose
@@ -107,7 +107,7 @@ def iter_updates(
         for name, tensor in zip(manifest.names, manifest.tensors, strict=True):
             if name is not None and tensor.n_words > np.iinfo(kind).max:
                 raise UnsupportedError("too many words for int32 positions", tensor=name)
-        composed = compose(chain, open_base(base, chain[0].manifest), jobs or default_jobs())
+        composed = compose(chain, open_base(base, chain[0].manifest), threads(jobs))
         for change in composed.changes:
             tensor = manifest.tensors[change.tensor]
             yield Update(

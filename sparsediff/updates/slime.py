@@ -27,7 +27,7 @@ from sparsediff.disk.outputs import staged_directory
 from sparsediff.disk.replace import check_output
 from sparsediff.dtypes import DTYPES
 from sparsediff.errors import UnsupportedError, UsageError, os_errors
-from sparsediff.parallel import Progress, default_jobs
+from sparsediff.parallel import Progress, threads
 from sparsediff.patch.container import PatchSource, open_patch, paths
 from sparsediff.patch.manifest import Manifest
 from sparsediff.updates.changes import Change
@@ -73,7 +73,7 @@ def export_slime(
         raise UsageError(
             "is no name that slime's receivers look for", file=output, expected="weight_v000101"
         )
-    number = int(named[1])
+    number, jobs = int(named[1]), threads(jobs)
     check_output(output, force=force, inputs=[base, *paths([patch])])
     frames: list[tuple[str, int, str]] = []  # name, bytes, checksum
     n_changed = n_words = done = 0
@@ -88,7 +88,7 @@ def export_slime(
         source = open_base(base, manifest)
         if gone := removed(manifest, manifest, source):
             raise UnsupportedError("is gone, and slime's receivers would keep it", tensor=gone[0])
-        composed = compose([opened], source, jobs or default_jobs())
+        composed = compose([opened], source, jobs)
         for row, own in groupby(composed.changes, key=lambda c: c.tensor):
             tensor = manifest.tensors[row]
             if composed.n_based[row] < tensor.n_words:

@@ -42,9 +42,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 NEVER = {"asyncio", "cryptography", "email", "http", "rich", "sparsediff.signing", "ssl", "torch"}
-LIGHT = NEVER | {"difflib", "logging", "numpy", "sparsediff.checkpoint"}
+SMALL = NEVER | {"concurrent.futures", "logging", "tempfile"}
+LIGHT = SMALL | {"difflib", "numpy", "sparsediff.checkpoint"}
 MADE = {"sparsediff.apply.squash", "sparsediff.stats.history", "sparsediff.stats.series"}
-FORMATS = {"pickletools"} | {
+MAKE = {"pickletools", "shutil", "sparsediff.apply", "sparsediff.make.merge"} | {
     f"sparsediff.checkpoint.formats.{name}" for name in ("archives", "gguf", "npy", "torch_zip")
 }
 LIBRARY = {"sparsediff.disk", "sparsediff.parallel", "sparsediff.stores"}
@@ -64,13 +65,10 @@ def test_names_are_those_of_their_modules() -> None:
         ("--version", LIGHT | LIBRARY),
         ("--help", LIGHT | LIBRARY),
         ("make --help", LIGHT | LIBRARY),
-        ("log store", LIGHT | {"subprocess"}),
-        ("status run store dest", LIGHT | {"subprocess"}),
-        (
-            "make a b -o made",
-            NEVER | MADE | FORMATS | {"sparsediff.apply", "sparsediff.make.merge"},
-        ),
-        ("apply a p -o applied", NEVER | MADE | {"sparsediff.make", "sparsediff.stats"}),
+        ("log store", LIGHT | {"shutil", "subprocess"}),
+        ("status run store dest", LIGHT | {"shutil", "subprocess"}),
+        ("make a b -o made", SMALL | MADE | MAKE),
+        ("apply a p -o applied", SMALL | MADE | {"sparsediff.make", "sparsediff.stats"}),
     ],
 )
 def test_does_without(line: str, without: set[str], place: Path) -> None:

@@ -16,7 +16,7 @@ def test_disk_that_is_full_for_what_is_buffered_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing the file tries to write once more, and must not hide what was said."""
-    before, after = training_pair(1000, 1e-3)
+    before, after = training_pair(1_000_000, 1e-3)
     for name, words in (("base", before), ("target", after)):
         write_safetensors(tmp_path / name, {"w": words})
     full = open("/dev/full", "r+b")  # noqa: SIM115 - make_patch closes it
