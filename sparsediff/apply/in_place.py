@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -286,7 +285,7 @@ def _replace(
                 yield fd
 
         def job(task: Task) -> int:
-            return run(patches, files, replace(task, payloads=task.payloads[skip:]), place)
+            return run(patches, files, task._replace(payloads=task.payloads[skip:]), place)
 
         for _ in ordered_map(job, own, jobs):
             pass

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparsediff import checksum, kernels
 from sparsediff.apply.base import Base
@@ -35,8 +34,7 @@ PAID_BYTES = 32  # that a byte of payload may unfold to without waiting
 _unfolded = Budget(192 << 20)  # what else payloads may unfold to, on all threads together
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """One skeleton (``bucket`` is None) or bucket of target file ``file``.
 
     ``payloads`` holds what each patch of the group stores of it, None where that is nothing.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from sparsediff.checkpoint.formats import Span, find_spans, have_same_spans
 from sparsediff.disk.inputs import InputFile, Readable, walk
@@ -17,8 +18,7 @@ from sparsediff.disk.selection import Selection
 from sparsediff.errors import UnsupportedError, UsageError, os_errors
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointFile:
+class CheckpointFile(NamedTuple):
     """One file of a checkpoint.
 
     Attributes:

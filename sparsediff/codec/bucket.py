@@ -11,8 +11,8 @@ payload declares before that size is shown to fit the words it must produce.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,7 @@ _NO_TABLE = np.zeros(256, np.uint32)
 _PLANES_SAMPLE = 1 << 18  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """How a bucket will be coded.
 
     Attributes:

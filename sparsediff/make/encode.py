@@ -6,7 +6,7 @@ payload, and what the manifest will say of the bucket: checksums and steps of it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sparsediff import checksum, kernels
 from sparsediff.checkpoint import Checkpoint
@@ -24,8 +24,7 @@ _WHOLE_BYTES = 1 << 22  # buckets up to here are held in memory and surveyed com
 _SMALL_BYTES = 1 << 25  # and all those of checkpoints up to here, which takes milliseconds
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """One encoded skeleton or bucket.
 
     Attributes:

@@ -8,8 +8,8 @@ else a piece at a time, which says as well why a file could not be read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,7 @@ Observer = Callable[[DType, Words, Words], None]
 """Called, from worker threads, with the base and target words of each based part."""
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """What was seen while the words of a bucket were read.
 
     Attributes:

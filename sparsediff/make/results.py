@@ -8,7 +8,7 @@ because all of them end here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,7 @@ from sparsediff.patch.manifest import Manifest
 N_CLASSES = 128  # of |step| - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(NamedTuple):
     """Steps from base to target in each part of a bucket; without parts where nothing changed.
 
     Attributes:
@@ -47,8 +46,7 @@ class Steps:
 NO_STEPS = Steps(np.zeros((0, 0), np.int64), [])
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What the manifest will say of one skeleton or bucket.
 
     Attributes:

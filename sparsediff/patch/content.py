@@ -8,7 +8,7 @@ took a checksum over the same bytes. Reads no file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sparsediff.patch.manifest import Manifest
 
@@ -16,8 +16,7 @@ Place = tuple[int, int, int]
 """Bytes of a checkpoint: index of the file, first byte, how many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """What is known of the contents of a checkpoint.
 
     Attributes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -31,8 +30,7 @@ Locator = Callable[[int, int, int], tuple[int, int] | None]
 """File index, offset and size in bytes to descriptor and offset."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """One side of a bucket.
 
     Attributes:

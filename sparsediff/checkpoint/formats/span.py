@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from sparsediff.dtypes import DType
@@ -43,8 +42,7 @@ class Span(NamedTuple):
         return not self.name and self.nbytes == size
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """What a file says must lie beside it.
 
     Attributes:
