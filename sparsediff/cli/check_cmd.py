@@ -19,8 +19,9 @@ from sparsediff.cli.common import (
     say,
     size,
 )
-from sparsediff.cli.keys import opened_store, sign_option, trust_option
+from sparsediff.cli.keys import sign_option, trust_option
 from sparsediff.cli.service import network_options
+from sparsediff.cli.stores import opened_store
 
 
 @click.command(

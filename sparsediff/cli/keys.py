@@ -1,14 +1,14 @@
 """Options for keys: who is trusted, and who signs.
 
 Enters: paths of keys, or commands that print them; ``SPARSEDIFF_TRUST``. Leaves: keys in click's
-context, from where `checked`, `opened_store` and `signing` take them, so that a verb that has the
-options cannot forget to hand them on. No key is in an argument, and nothing of one is printed.
+context, from where `checked`, `signing` and `stores.opened_store` take them, so that a verb that
+has the options cannot forget to hand them on. No key is in an argument, and nothing of one is
+printed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,19 +95,3 @@ def checked(path: str) -> str | Signed:
     from sparsediff.patch.signed import Signed
 
     return Signed(path, keys)
-
-
-@contextmanager
-def opened_store(url: str, bwlimit: float | None, retries: int, *, create: bool) -> Iterator[Any]:
-    """The store at ``url``; ``bwlimit`` in bits per second. Keys are those of the options."""
-    from sparsediff.stores import Throttle, open_store
-
-    throttle = None if bwlimit is None else Throttle(bwlimit / 8)
-    yield open_store(
-        url,
-        throttle=throttle,
-        retries=retries,
-        create=create,
-        trust=trusted(),
-        signer=signing(),
-    )

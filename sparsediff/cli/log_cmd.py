@@ -22,7 +22,8 @@ from sparsediff.cli.common import (
     say,
     size,
 )
-from sparsediff.cli.keys import opened_store, trust_option
+from sparsediff.cli.keys import trust_option
+from sparsediff.cli.stores import opened_store
 from sparsediff.cli.tables import print_table
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from sparsediff.cli.common import (
     say,
     size,
 )
-from sparsediff.cli.keys import opened_store, sign_option, trust_option
+from sparsediff.cli.keys import sign_option, trust_option
+from sparsediff.cli.stores import opened_store
 
 if TYPE_CHECKING:
     from sparsediff.shipping.prune import PruneResult

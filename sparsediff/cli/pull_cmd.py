@@ -24,7 +24,7 @@ from sparsediff.cli.common import (
     wait_option,
 )
 from sparsediff.cli.dry_run import check_alone, dry_run_options, print_pull, way_of
-from sparsediff.cli.keys import opened_store, trust_option
+from sparsediff.cli.keys import trust_option
 from sparsediff.cli.service import (
     Outcome,
     Service,
@@ -33,6 +33,7 @@ from sparsediff.cli.service import (
     report_options,
     watch_option,
 )
+from sparsediff.cli.stores import opened_store
 from sparsediff.errors import SparsediffError, UnavailableError, printable
 
 if TYPE_CHECKING:

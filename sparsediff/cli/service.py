@@ -20,7 +20,7 @@ import click
 
 from sparsediff.cli.commands import run_command
 from sparsediff.cli.common import Bandwidth, bar_aside, in_options, message, options, say
-from sparsediff.cli.keys import opened_store
+from sparsediff.cli.stores import opened_store
 from sparsediff.errors import LockedError, SparsediffError, one_line
 
 _TRANSIENT = (10, 11, 13, 14)  # after these, --watch goes on

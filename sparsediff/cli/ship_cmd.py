@@ -31,7 +31,7 @@ from sparsediff.cli.common import (
     wait_option,
 )
 from sparsediff.cli.dry_run import check_alone, dry_run_options, print_ship
-from sparsediff.cli.keys import opened_store, sign_option, trust_option
+from sparsediff.cli.keys import sign_option, trust_option
 from sparsediff.cli.service import (
     Outcome,
     Service,
@@ -40,6 +40,7 @@ from sparsediff.cli.service import (
     report_options,
     watch_option,
 )
+from sparsediff.cli.stores import opened_store
 
 if TYPE_CHECKING:
     from sparsediff.errors import SparsediffError

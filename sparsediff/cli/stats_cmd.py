@@ -27,7 +27,8 @@ from sparsediff.cli.common import (
     say,
     size,
 )
-from sparsediff.cli.keys import checked, opened_store, trust_option
+from sparsediff.cli.keys import checked, trust_option
+from sparsediff.cli.stores import opened_store
 from sparsediff.cli.tables import print_table
 
 if TYPE_CHECKING:

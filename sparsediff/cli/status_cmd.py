@@ -20,7 +20,8 @@ from sparsediff.cli.common import (
     print_json,
     say,
 )
-from sparsediff.cli.keys import opened_store, trust_option
+from sparsediff.cli.keys import trust_option
+from sparsediff.cli.stores import opened_store
 from sparsediff.cli.tables import print_table
 from sparsediff.errors import SparsediffError
 
