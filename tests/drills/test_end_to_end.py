@@ -158,7 +158,7 @@ def far_behind(url: str, dest: Path, n_versions: int, final: str) -> None:
 
 
 def test_everything_at_once(url: str, tmp_path: Path) -> None:
-    play(url, tmp_path, 15, 0.7)
+    play(url, tmp_path, 15, 0.5)
 
 
 @pytest.mark.slow
