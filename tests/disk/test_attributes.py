@@ -59,7 +59,7 @@ def test_checkpoint_that_is_one_file(tmp_path: Path) -> None:
 def test_private_while_it_is_built(
     base: Path, target: Path, patch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparsediff.apply import in_place
+    from sparsediff.apply import rebuild
     from sparsediff.disk import outputs
 
     for file in changed(base, target):
@@ -72,7 +72,7 @@ def test_private_while_it_is_built(
         original(fd, offset, data)
 
     original = outputs.write_all
-    monkeypatch.setattr(in_place, "write_all", look)
+    monkeypatch.setattr(rebuild, "write_all", look)
     apply_patch(base, patch, in_place=True)
     assert seen == {0o600}
 

@@ -6,6 +6,7 @@
  * same with every instruction set, damages it, and decodes that, which may fail but must not
  * touch memory it was not given; or it counts, and compares that with a plain count. All buffers
  * are allocated at exactly their size. */
+#define _GNU_SOURCE /* memfd_create */
 #include <stdio.h>
 
 #include "rans.h"
@@ -354,6 +355,8 @@ static void fuzz_rans(void) {
     for (size_t r = 0; r < n_runs; r++) free(symbols[r]);
 }
 
+#include "fuzz_files.inc.h"
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     input = data;
     input_left = size;
@@ -367,6 +370,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
     case 3:
         fuzz_literals();
+        break;
+    case 4:
+        fuzz_files();
         break;
     default:
         fuzz_bucket();

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 native=sparsediff/kernels/native
-sources=(tests/fuzz/fuzz_kernels.c "$native"/{bucket,loops_avx2,loops_avx512,loops_baseline,loops_neon,rans}.c)
+sources=(tests/fuzz/fuzz_kernels.c "$native"/{bucket,files,loops_avx2,loops_avx512,loops_baseline,loops_neon,rans}.c)
 flags=(-std=gnu11 -g -O2 -Wall -Wextra -I "$native" -fno-sanitize-recover=all)
 if ${CC:-cc} --version | grep -q clang; then
     "$CC" "${flags[@]}" -DLIBFUZZER -fsanitize=fuzzer,address,undefined "${sources[@]}" -o "$work/fuzz"

@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -342,12 +342,12 @@ def test_unchanged_file_is_cloned_and_still_checked(
         cloned.append(source.path.name)
         return True
 
-    def write_at(path: Path, offset: int, data: Any) -> None:
+    def is_written(path: Path) -> AbstractContextManager[int]:
         written.add(path.name)
-        outputs.write_at(path, offset, data)
+        return outputs.written(path)
 
     monkeypatch.setattr(chain_module, "clone", clone)
-    monkeypatch.setattr(chain_module, "write_at", write_at)
+    monkeypatch.setattr(chain_module, "written", is_written)
     apply_patch(base, tmp_path / "p", tmp_path / "out")
     assert tree(tmp_path / "out") == tree(target)
     assert name in cloned
