@@ -244,11 +244,10 @@ class Publisher:
         from_held = partial(from_ranks, self._tensors, held, self._ranks)
         made = [joint(start, base, from_held, scratch / "step")]
         step = made[0].result  # on the first rank
-        wants_anchor = (
-            start is not None
-            and step is not None
-            and self._policy.wants_anchor(catalog, step.patch_bytes)
-        )
+        wants_anchor = False
+        with self._ranks.together():  # older versions may be read for it
+            if start is not None and step is not None:
+                wants_anchor = self._policy.wants_anchor(catalog, step.patch_bytes)
         if self._ranks.gather(wants_anchor)[0]:
             collect = from_copy(self._copy, self._ranks)
             made.append(joint(None, NOTHING, lambda _: collect, scratch / "anchor"))

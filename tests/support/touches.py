@@ -1,7 +1,9 @@
-"""Doing something when a function of `os` that changes a disk is called the n-th time."""
+"""Doing something when what changes a disk is called the n-th time: of `os`, or a file's own."""
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,33 +31,63 @@ REMOVALS = ("rmdir", "unlink")  # what is left after one that failed, the next r
 
 
 class Touched:
-    """Functions of `os` that change a disk, before the n-th call of which something is done."""
+    """What changes a disk, before the n-th call of which something is done.
+
+    That is functions of `os`, and opening files to write, and writing to them, as Python does.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
 
-    def before(self, n: int, act: Callable[[], object]) -> list[str]:
+    def before(self, n: int, act: Callable[[], object], *, lasting: bool = False) -> list[str]:
         """Call ``act`` before the n-th call from now on; the list then holds the name of that.
 
         If it belongs to a removal, the name begins with "removal".
+
+        Args:
+            n: which call.
+            act: what to do.
+            lasting: do it before all later calls, too, which belong to no removal.
         """
         count, touched = 0, list[str]()
         aside = False  # the last call gave something a temporary name, to remove it
 
+        def touch(name: str, removes: bool) -> None:
+            nonlocal count
+            count += 1
+            if count == n or (lasting and count > n and not removes):
+                touched.append(f"removal: {name}" if removes else name)
+                act()
+
         def wrap(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             def wrapped(*args: Any, **kwargs: Any) -> Any:
-                nonlocal count, aside
+                nonlocal aside
                 if name != "open" or args[1] & (os.O_WRONLY | os.O_RDWR):
-                    count += 1
-                    if count == n:
-                        touched.append(f"removal: {name}" if aside or name in REMOVALS else name)
-                        act()
+                    touch(name, aside or name in REMOVALS)
                     aside = name == "rename" and is_temp(Path(args[1]).name)
                 return function(*args, **kwargs)
 
             return wrapped
 
         self._patch.setattr(kernels, "rebuild", lambda *_: None)  # which writes without `os`
+
+        class Written(io.FileIO):
+            def write(self, data: Any, /) -> int:
+                touch("write", False)
+                return super().write(data)
+
+        def opened(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **more: Any) -> Any:
+            if "b" not in mode or not buffering or not set(mode) & set("wax+"):
+                return plain(file, mode, buffering, *args, **more)
+            if not isinstance(file, int) and not more.get("opener"):
+                touch("open", False)
+            about = {name: more[name] for name in ("closefd", "opener") if name in more}
+            raw = Written(file, mode.replace("b", ""), **about)
+            return io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+
+        plain = io.open
+        for owner in (io, builtins):
+            self._patch.setattr(owner, "open", opened)
         for name in TOUCHES:
             self._patch.setattr(os, name, wrap(name, getattr(os, name)))
         return touched
