@@ -114,7 +114,8 @@ def pack_part(plan: bytes, found: Findings, *, with_plan: bool = True) -> bytes:
         if len(results) > _MAX_RESULTS:
             raise CorruptError("results are too large")
         _check_paid(results, len(frames[1]))
-        manifest_json.check_paid(plan if with_plan else b"", len(frames[0]))
+        if with_plan:
+            manifest_json.find_columns(plan, len(frames[0]))
     except CorruptError as e:
         raise UnsupportedError(f"too many tensors for a part of a patch ({e.problem})") from e
     sizes = {"plan": len(frames[0]), "results": len(frames[1])} | found.sizes
@@ -178,7 +179,8 @@ class Part:
             self.plan_checksum = sums[0]
             stored = dict(self._entries.sizes)
             self.plan = self._frame("plan", MAX_MANIFEST)
-            manifest_json.check_paid(self.plan, stored["plan"])
+            if self.plan:
+                manifest_json.find_columns(self.plan, stored["plan"])
             if self.plan and checksum(self.plan) != sums[0]:
                 raise CorruptError("plan does not match its checksum", expected=sums[0])
             results = self._frame("results", _MAX_RESULTS)

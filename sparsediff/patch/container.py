@@ -57,10 +57,12 @@ def pack(manifest: Manifest, sizes: dict[str, int]) -> bytes:
     if len(text) > MAX_MANIFEST or len(header) - 8 > MAX_HEADER:
         raise too_many(len(text))
     try:
-        manifest_json.check_paid(text, len(frame))
+        manifest_json.find_columns(text, len(frame))
     except CorruptError as e:
         raise UnsupportedError(
-            "shapes have too many sizes for a patch", expected=e.expected, found=e.found
+            "checkpoint has too many files, tensors or sizes of shapes for a patch this small",
+            expected=e.expected,
+            found=e.found,
         ) from e
     return header + frame
 

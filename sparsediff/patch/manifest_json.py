@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
-
-import numpy as np
 
 from sparsediff.checksum import LOCATOR_DIGITS
 from sparsediff.disk.names import check_relative_name
@@ -22,6 +20,7 @@ from sparsediff.errors import CorruptError, UnsupportedError
 from sparsediff.patch.columns import (
     MAX_SIZE,
     Check,
+    Columns,
     hexes,
     integers,
     lists_of,
@@ -39,9 +38,19 @@ from sparsediff.patch.manifest import (
 from sparsediff.unfolding import uncollected
 
 _SURROGATE = re.compile("[\ud800-\udfff]").search
-_MAX_VALUES = 1 << 20  # of a manifest, whatever its frame takes
-_VALUES_PER_BYTE = 512  # of the frame besides: more than like tensors of 64 dimensions reach
-_COUNTED_AT_ONCE = 1 << 20  # bytes
+_SMALL = 1_000_000  # bytes of a frame, below which there is a limit on what it unfolds to:
+_MAX_MEMORY = 240 << 20  # bytes, which more than 400 000 tensors of usual names do not reach
+_ROWS = {"base": 400, "buckets": 540, "target": 460, "tensors": 400}  # bytes of memory for each
+# fmt: off
+_SECTIONS = {
+    "base": ("directory", "layout", "name", "size", "skeleton"),
+    "buckets": ("base", "locators", "sha256", "target", "tensors", "words"),
+    "target": ("dictionary", "directory", "name", "sha256", "size", "skeleton", "tensors"),
+    "tensors": ("base", "base_skip", "changed", "dtype", "largest", "median", "name", "new",
+                "shape", "skip", "wider"),
+}
+# fmt: on
+_DIGESTS = ("dtype", "skeleton", "sha256", "target")  # are reckoned with the rows
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -105,7 +114,6 @@ def _columns(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-@uncollected()
 def parse(raw: bytes, stored_bytes: int) -> Manifest:
     """Parse and validate a manifest.
 
@@ -117,89 +125,80 @@ def parse(raw: bytes, stored_bytes: int) -> Manifest:
         CorruptError: it breaks a rule of format.md.
         UnsupportedError: it needs a dtype this version does not know.
     """
-    check_paid(raw, stored_bytes)
-    try:
-        table = json.loads(raw.decode("ascii"))  # bytes of UTF-16 would be read as other text
-        if json.dumps(table, sort_keys=True, separators=(",", ":")).encode("ascii") != raw:
-            raise CorruptError("manifest is not canonical JSON")
-        manifest = _from_columns(table)
-    except (ValueError, RecursionError, KeyError, TypeError) as e:
-        raise CorruptError(f"malformed manifest ({type(e).__name__}: {str(e)[:80]})") from None
-    _check_names(manifest)
-    manifest.complete()
+    columns = find_columns(raw, stored_bytes)
+    del raw  # unless the caller holds it
+    with uncollected():
+        try:
+            manifest = _from_columns(columns)
+        except (ValueError, RecursionError, KeyError, TypeError) as e:
+            raise CorruptError(f"malformed manifest ({type(e).__name__}: {str(e)[:80]})") from None
+        _check_names(manifest)
+        manifest.complete()
     return manifest
 
 
-def check_paid(raw: bytes, stored_bytes: int) -> None:
-    """Refuse what would unfold to memory that a patch has no claim to.
-
-    Every list belongs to a file, tensor or bucket, which has at least one string; and there
-    are only so many values for the bytes that are stored of them. Counted before anything is
-    unfolded, in memory that does not grow with what is counted.
+def find_columns(raw: bytes, stored_bytes: int) -> Columns:
+    """The columns of a manifest, of which nothing is unfolded yet.
 
     Args:
-        raw: text of a manifest.
+        raw: its text.
         stored_bytes: that the patch takes for it.
 
     Raises:
-        CorruptError: there are more.
+        CorruptError: they are not those of a manifest, or would take more memory than a small
+            patch has a claim to.
     """
-    most = _MAX_VALUES + _VALUES_PER_BYTE * stored_bytes
-    n_strings = (raw.count(b'"') - raw.count(b'\\"')) // 2  # or so it seems, as in names may be
-    n_lists = raw.count(b"[") + raw.count(b"{")  # both of them
-    if n_lists <= 64 + n_strings and n_lists + raw.count(b",") <= most:
-        return
-    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    n_strings = plain.count(b'"') // 2
-    n_lists = n_commas = 0
-    inside = np.False_
-    for start in range(0, len(plain), _COUNTED_AT_ONCE):
-        text = np.frombuffer(plain[start : start + _COUNTED_AT_ONCE], np.uint8)
-        outside = ~(np.logical_xor.accumulate(text == ord('"')) ^ inside)
-        inside = ~outside[-1]
-        n_lists += int(np.count_nonzero(((text == ord("[")) | (text == ord("{"))) & outside))
-        n_commas += int(np.count_nonzero((text == ord(",")) & outside))
-    if n_lists > 64 + n_strings:
-        raise CorruptError("malformed manifest (too many lists)")
-    if n_lists + n_commas > most:
+    columns = Columns(raw, _SECTIONS)
+    n_bytes = 0
+    for section, row_bytes in _ROWS.items():
+        names = [name for name in _SECTIONS[section] if name != "directory"]
+        rows = {columns.n_rows(section, name) for name in names}
+        if len(rows) > 1:
+            raise CorruptError(f"malformed manifest (columns of {section} must be equally long)")
+        n_bytes += rows.pop() * row_bytes
+        n_bytes += sum(columns.n_bytes(section, name) for name in names if name not in _DIGESTS)
+    if stored_bytes < _SMALL and n_bytes > _MAX_MEMORY:
         raise CorruptError(
-            "malformed manifest (too many values for its size)",
-            expected=f"at most {most}",
-            found=n_lists + n_commas,
+            "malformed manifest (too much for its size)",
+            expected=f"at most {_MAX_MEMORY} bytes of memory for less than {_SMALL} stored",
+            found=f"some {n_bytes} bytes",
         )
+    return columns
 
 
 def _text(c: Sequence[Any]) -> bool:
-    return {*map(type, c)} <= {str} and not any(map(_SURROGATE, c))
+    return {*map(type, c)} <= {str} and (all(map(str.isascii, c)) or not any(map(_SURROGATE, c)))
 
 
-def _rows(table: Any, **checks: Check) -> list[tuple[Any, ...]]:
+def _rows(columns: Columns, section: str, **checks: Check) -> Iterator[tuple[Any, ...]]:
     """Columns, checked, to rows, whose values are in the order of ``checks``."""
-    if not isinstance(table, dict) or set(table) != set(checks):
-        raise ValueError(f"columns must be {', '.join(sorted(checks))}")
+    found = []
     for name, check in checks.items():
-        if not isinstance(table[name], list):
+        column = columns.take(section, name)
+        if not isinstance(column, list):
             raise ValueError(f"{name} must be a list")
-        if not check(table[name]):
-            bad = next(value for value in table[name] if not check([value]))
+        if not check(column):
+            bad = next(value for value in column if not check([value]))
             raise ValueError(f"bad {name} {bad!r}")
-    if len({len(column) for column in table.values()}) > 1:
-        raise ValueError("columns must be equally long")
-    return list(zip(*(table[name] for name in checks), strict=True))
+        if name == "dtype":  # in memory once, of however many tensors, as shapes are
+            column = list(map(DTYPES.get, column, column))
+        elif name == "shape":
+            known: dict[Any, Any] = {}
+            column = list(map(tuple, column))
+            column = list(map(known.setdefault, column, column))
+        found.append(column)
+    return zip(*found, strict=True)
 
 
-def _from_columns(table: Any) -> Manifest:
-    if not isinstance(table, dict) or set(table) != {"base", "target", "tensors", "buckets"}:
-        raise ValueError("sections must be base, buckets, target and tensors")
-    if not all(isinstance(section, dict) for section in table.values()):
-        raise ValueError("sections must be objects")
-    is_directory = [table[side].pop("directory") for side in ("base", "target")]
+def _from_columns(columns: Columns) -> Manifest:
+    is_directory = [columns.take(side, "directory") for side in ("base", "target")]
     if not all(type(v) is bool for v in is_directory):
         raise ValueError("directory must be true or false")
     base_files = [
         BaseFile(*row)
         for row in _rows(
-            table["base"],
+            columns,
+            "base",
             name=_text,
             size=integers(0),
             layout=lists_of(integers(0)),
@@ -214,7 +213,8 @@ def _from_columns(table: Any) -> Manifest:
     target_files = [
         TargetFile(*row)
         for row in _rows(
-            table["target"],
+            columns,
+            "target",
             name=_text,
             size=integers(0),
             tensors=integers(0),
@@ -223,8 +223,10 @@ def _from_columns(table: Any) -> Manifest:
             sha256=or_none(hexes(64)),
         )
     ]
+    n_tensors = columns.n_rows("tensors", "name")
     rows = _rows(
-        table["tensors"],
+        columns,
+        "tensors",
         name=_text,
         dtype=_text,
         shape=lists_of(integers(0)),
@@ -237,13 +239,13 @@ def _from_columns(table: Any) -> Manifest:
         median=integers(0, 1 << 63),
         largest=integers(0, 1 << 63),
     )
-    n_tensors = len(table["tensors"]["name"])
     if sum(f.n_tensors for f in target_files) != n_tensors:
         raise ValueError("tensors do not add up to the files")
     buckets = [
         Bucket(*row)
         for row in _rows(
-            table["buckets"],
+            columns,
+            "buckets",
             tensors=lists_of(integers(0, n_tensors)),
             words=integers(1),
             base=or_none(hexes(32)),
@@ -308,17 +310,17 @@ def _tensors(
         n_bytes = 0
         for row in islice(rows, file.n_tensors):
             name, dtype, shape, skip, base, base_skip, new, changed, wider, median, largest = row
-            if dtype not in DTYPES:
+            if isinstance(dtype, str):
                 raise UnsupportedError("unknown dtype", tensor=name, found=dtype)
-            tensor = Tensor(name, DTYPES[dtype], tuple(shape), end + skip, base)
+            tensor = Tensor(name, dtype, shape, end + skip, base)
             if tensor.n_bytes > MAX_SIZE or not (
                 tensor.n_bytes or tensor.dtype.n_bytes(tensor.shape) == 0
             ):
-                raise ValueError(f"bad shape {shape}")
+                raise ValueError(f"bad shape {list(shape)}")
             n_bytes += tensor.n_bytes
             end = tensor.offset + tensor.n_bytes
-            tensor.n_based = tensor.n_words - new
-            tensor.n_stepped, tensor.n_ones = changed, changed - wider
+            tensor.n_based = tensor.n_words - new if new else tensor.n_words
+            tensor.n_stepped, tensor.n_ones = changed, changed - wider if wider else changed
             tensor.median, tensor.largest = median, largest
             if base is None:
                 if tensor.n_based or base_skip:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -146,7 +147,70 @@ def patches() -> dict[str, Make]:
         "lists": unfolding(b'[],"",'),
         "header": lambda: write.header(fill(b"{},", b'{"a":[', b"0]}")),
         "tensors": lambda: tensors(80_000),
+        **{f"padded {name}": partial(padded, text, name) for name, text in manifests().items()},
     }
+
+
+def padded(text: Make, name: str) -> bytes:
+    """A patch with a manifest, which blocks of nothing make larger: they pay for nothing."""
+    compressed = compress(text(), level=3)
+    n = (_MOST - len(compressed)) // 4
+    assert n > 0, name
+    entries = {"manifest": write.padded(compressed, n), "skeleton.0": write.frame()}
+    return container(entries | {"bucket.0": write.zeros(8)})
+
+
+def manifests() -> dict[str, Make]:
+    """Texts of 32 MiB, and those of manifests that take as much memory as they may."""
+
+    def column(section: str, name: str, item: bytes, last: bytes, more: bytes = b"") -> Make:
+        def make() -> bytes:
+            manifest = write.anchor()
+            manifest[section][name] = "@"
+            head, tail = dumped(manifest).split(b'"@"')
+            return fill(item, head + b"[" + more, last + b"]" + tail, (1 << 25) - 64)
+
+        return make
+
+    def rows(section: str, n: int, **columns: list[Any]) -> Make:
+        def make() -> bytes:
+            manifest = write.anchor()
+            manifest["base"] = {"directory": True, "name": ["a"], "size": [0], "layout": [[0]],
+                                "skeleton": [write.xxh3(b"")]}  # fmt: skip
+            one = {k: v for k, v in manifest[section].items() if k != "directory"}
+            manifest[section] |= {k: columns.get(k, v) * n for k, v in one.items()}
+            manifest[section]["name"] = list(itertools.islice(names(), n))
+            if section == "tensors":
+                manifest["target"]["tensors"] = [n]
+            return dumped(manifest)
+
+        return make
+
+    return {
+        "values": lambda: fill(b"999,", b'{"a":[', b"0]}", (1 << 25) - 64),
+        "numbers": column("tensors", "largest", b"999,", b"0"),
+        "strings": column("tensors", "name", b'"aa",', b'""'),
+        "lists": column("tensors", "shape", b"[1],", b"[8]"),
+        "objects": column("target", "sha256", b'{"":{"":"aa"}},', b"null"),
+        "shape": column("tensors", "shape", b"999,", b"8]", b"["),
+        "long shape": lambda: dumped(shaped(1, 4_700_000)),
+        "shapes": lambda: dumped(shaped(62_000, 64)),
+        "tensors": rows("tensors", 450_000, shape=[[0]], new=[0]),
+        "files": rows("target", 500_000, size=[0], tensors=[0], dictionary=[0], sha256=[None]),
+        "base": rows("base", 520_000),
+    }
+
+
+def shaped(n: int, n_sides: int) -> dict[str, Any]:
+    """A manifest that is right, of empty tensors with so many sides, and one that is not empty."""
+    manifest = write.anchor()
+    one = {k: column[0] for k, column in manifest["tensors"].items()} | {"new": 0}
+    shapes = [[0, *([300 + i % 600] * n_sides)] for i in range(n)]
+    manifest["tensors"] = {k: [v] * n + manifest["tensors"][k] for k, v in one.items()}
+    manifest["tensors"]["shape"] = [*shapes, [8]]
+    manifest["target"]["tensors"] = [n + 1]
+    manifest["buckets"]["tensors"] = [[n, 1]]
+    return manifest
 
 
 def tensors(n: int) -> bytes:

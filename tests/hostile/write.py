@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+import zstandard
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -127,6 +128,20 @@ def manifest_of(*runs: bytes | tuple[bytes, int], **lies: Any) -> bytes:
     return container({"manifest": frame(*runs, **lies)})
 
 
+def padded(compressed: bytes, n: int) -> bytes:
+    """A frame with ``n`` blocks of nothing before its own."""
+    at = zstandard.frame_header_size(compressed)
+    return compressed[:at] + bytes(3) * n + compressed[at:]
+
+
+def one_column(size: int) -> bytes:
+    """The frame of a manifest that is right, but for the commas of one column."""
+    manifest = anchor()
+    manifest["tensors"]["largest"] = "@"
+    before, after = dumped(manifest).split(b'"@"')
+    return frame(before + b"[0", (b",", size - len(before + after) - 4), b"0]" + after)
+
+
 def header(text: bytes, data: bytes = b"") -> bytes:
     """Length, header, data; of a patch as of any safetensors file."""
     text += b" " * (-len(text) % 8)
@@ -178,6 +193,8 @@ def patches() -> Entries:
         "patch-manifest-commas.sdiff": manifest_of(b'{"a":[0', (b",", many), b"]}"),
         "patch-manifest-backslashes.sdiff": manifest_of(b'{"a":"', (b"\\", many), b'"}'),
         "patch-manifest-text.sdiff": manifest_of(b'{"a":"', (b"a", many), b'"}'),
+        "patch-manifest-blocks.sdiff": container({"manifest": padded(frame(b"{}"), 1000)}),
+        "patch-manifest-column.sdiff": container({"manifest": padded(one_column(many), 1000)}),
         "patch-shape-overflow.sdiff": stored(huge),
         "patch-negative-offset.sdiff": stored(overlap),
         "patch-runs.sdiff": stored(runs),

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from sparsediff import make_patch
 from sparsediff.errors import CorruptError, UnsupportedError
 from sparsediff.patch import manifest_json
+from sparsediff.patch.columns import Columns
+from sparsediff.patch.container import MAX_MANIFEST
 from tests.conftest import Run
-from tests.patch.rewriting import container
+from tests.hostile import write as hostile
+from tests.patch.rewriting import container, dumped
 from tests.support.costs import cost
 from tests.support.refusals import EXIT, refused
 
@@ -58,31 +61,51 @@ def test_text_is_not_counted_as_another_encoding_than_it_is_read_as(tmp_path: Pa
     assert found.peak_bytes < 300 << 20
 
 
-_values = st.recursive(
-    st.integers(0, 999) | st.text('\\",[{a'),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text('\\",[{a'), inner),
+@given(st.lists(st.text('\\",[]{}ab')))
+def test_names_are_counted_without_unfolding_them(names: list[str]) -> None:
+    text = json.dumps({"a": {"name": names, "size": []}}, separators=(",", ":"))
+    columns = Columns(text.encode(), {"a": ("name", "size")})
+    assert (columns.n_rows("a", "name"), columns.n_rows("a", "size")) == (len(names), 0)
+    assert (columns.take("a", "name"), columns.take("a", "size")) == (names, [])
+
+
+@pytest.mark.parametrize(
+    ("section", "column", "value"),
+    [
+        ("tensors", "largest", "[999,999]"),
+        ("tensors", "name", '["a","b"]'),
+        ("tensors", "median", "[[1],[2]]"),
+        ("tensors", "shape", '[[3],{"a":3}]'),
+        ("buckets", "sha256", '[{"":{"":1}}]'),
+        ("target", "sha256", "[null,null]"),
+        ("base", "layout", "[[[1]]]"),
+    ],
 )
+def test_columns_are_refused_before_they_are_unfolded(
+    section: str, column: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = hostile.anchor()
+    manifest_json.parse(dumped(manifest), 1)
+    manifest[section][column] = "@"
+    monkeypatch.setattr(Columns, "take", lambda *_: pytest.fail("unfolded"))
+    with pytest.raises(CorruptError, match="malformed manifest"):
+        manifest_json.parse(dumped(manifest).replace(b'"@"', value.encode()), 1)
 
 
-@given(st.lists(_values))
-def test_what_stands_in_strings_is_not_counted(document: list[object]) -> None:
-    n_lists = n_values = 0
-    rest: list[object] = [document]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, (list, dict)):
-            n_lists += 1
-            n_values += max(len(value) - 1, 0)
-            rest += value.values() if isinstance(value, dict) else value
-    text = json.dumps([document, [""] * n_lists]).encode()  # each list has a string of its own
-    most = n_lists + n_values + 2 + 1 + n_lists - 1
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(manifest_json, "_COUNTED_AT_ONCE", 7)
-        patched.setattr(manifest_json, "_MAX_VALUES", most)
-        manifest_json.check_paid(text, 0)
-        patched.setattr(manifest_json, "_MAX_VALUES", most - 1)
-        with pytest.raises(CorruptError, match="too many values"):
-            manifest_json.check_paid(text, 0)
+def test_as_many_tensors_as_ever_are_read_however_few_bytes_they_take() -> None:
+    n = 400_000
+    manifest = hostile.anchor()
+    row = {k: column[0] for k, column in manifest["tensors"].items()}
+    row |= {"name": "model.layers.12.mlp.experts.gate", "shape": [4096, 64], "largest": 128}
+    manifest["tensors"] = {k: [value] * n for k, value in row.items()}
+    text = dumped(manifest)
+    assert len(text) < MAX_MANIFEST
+    manifest_json.find_columns(text, 1)
+    manifest["tensors"] = {k: [value] * n for k, value in (row | {"shape": [1] * 24}).items()}
+    text = dumped(manifest)
+    manifest_json.find_columns(text, 1_000_000)  # paid for
+    with pytest.raises(CorruptError, match="too much for its size"):
+        manifest_json.find_columns(text, 999_999)
 
 
 def test_what_no_reader_would_take_is_not_written(
@@ -95,9 +118,8 @@ def test_what_no_reader_would_take_is_not_written(
         path.write_bytes(len(header).to_bytes(8, "little") + header + byte)
     make_patch(base, target, tmp_path / "p")
     assert cli("verify", tmp_path / "p")[0] == 0
-    monkeypatch.setattr(manifest_json, "_MAX_VALUES", 100)
-    monkeypatch.setattr(manifest_json, "_VALUES_PER_BYTE", 1)
-    with pytest.raises(UnsupportedError, match="too many sizes"):
+    monkeypatch.setattr(manifest_json, "_MAX_MEMORY", 80_000)
+    with pytest.raises(UnsupportedError, match="sizes of shapes"):
         make_patch(base, target, tmp_path / "q")
-    refused(cli("verify", tmp_path / "p"), EXIT["corrupt"], "too many values")
+    refused(cli("verify", tmp_path / "p"), EXIT["corrupt"], "too much for its size")
     assert not (tmp_path / "q").exists()
