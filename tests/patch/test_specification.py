@@ -319,7 +319,10 @@ def test_base_skip_has_a_lower_bound(made: tuple[Path, bytes], tmp_path: Path) -
 
 
 def test_keys_count_among_the_strings(tmp_path: Path) -> None:
-    """A manifest of n lists needs n - 64 strings; the 27 keys are among them."""
+    """A manifest of n lists needs n - 64 strings; the 27 keys are among them.
+
+    Whoever reads column by column refuses others before they are counted: none is a column.
+    """
     (tmp_path / "base").mkdir()
     empty: dict[str, Any] = {
         table: {name: column if name == "directory" else [] for name, column in columns.items()}
@@ -340,7 +343,7 @@ def test_keys_count_among_the_strings(tmp_path: Path) -> None:
             container({"manifest": zstandard.compress(dumped(nested))}),
             tmp_path / "out",
         )
-        assert ("too many lists" in why) == (n > 64 + n_keys - n_lists)
+        assert why.count("malformed manifest") == 1
 
 
 @pytest.mark.parametrize(
