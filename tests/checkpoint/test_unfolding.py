@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from sparsediff.checkpoint.formats import find_references, find_spans
+from sparsediff.checkpoint.formats import find_references, find_spans, pickles
 from sparsediff.disk.inputs import InputFile
 from sparsediff.errors import CorruptError
 from sparsediff.patch import manifest_json
 from sparsediff.shipping import fields
 from sparsediff.unfolding import uncollected
 from tests.checkpoint.test_archives import zip_bytes
+from tests.hostile.costly import legacy
 
 LISTS = b"[" + b"[]," * 100_000 + b"0]"
 
@@ -106,3 +107,27 @@ def test_it_begins_again_after_an_error() -> None:
     with pytest.raises(ValueError, match="x"), uncollected():
         raise ValueError("x")
     assert gc.isenabled()
+
+
+def test_a_file_of_old_torch_is_unfolded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    load = pickles.load
+
+    def counted(data: bytes) -> object:
+        read.append(len(data))
+        return load(data)
+
+    monkeypatch.setattr(pickles, "load", counted)
+    path = tmp_path / "a.bin"
+    path.write_bytes(legacy(b"\x80\2" + b"}" * 100 + b"."))
+    file = InputFile.of(path)
+    find_references(file)
+    spans = find_spans(file)
+    assert len(read) == 5
+    assert find_spans(file) is not spans  # which is the caller's own
+    assert len(read) == 5
+    path.write_bytes(legacy(b"\x80\2" + b"}" * 101 + b"."))
+    find_spans(InputFile.of(path))  # another file under its name is read anew
+    assert len(read) == 10

@@ -67,7 +67,7 @@ def costly() -> dict[str, dict[str, Make]]:
             "names": lambda: write.header(rows("{", (f'"{n}":{{}}' for n in names()), "}")),
         } | {name: partial(write.header, t) for name, t in texts().items()},
         "torch": {name: partial(zip_bytes, {"a/data.pkl": b}) for name, b in pickles().items()},
-        "torch-legacy": {"dicts": lambda: legacy(pickles()["dicts"])},
+        "torch-legacy": {name: partial(legacy, b) for name, b in pickles().items()},
         "rank": {"ranks": lambda: zip_bytes({"a/data.pkl": b"\x80\x02}(" + b"".join(
             b"\x8c" + bytes([len(key)]) + key + value for key, value in (
                 (b"mp_world_size", b"J\0\0\1\0"), (b"dp_world_size", b"J\0\0\1\0"),
@@ -249,6 +249,16 @@ def pickles() -> dict[str, bytes]:
         "memo": b"}\x94" * 495_000,
         "shared": b"c\n\nq\0(" + b"N" * 480_000 + b"tq\1](" + b"h\0h\1R" * 95_000 + b"e",
         "instances": b"(i\n\n" * 240_000,
+        "lists": b"](" + b"]" * 980_000 + b"e",
+        "pairs": b"](" + b")\x85" * 490_000 + b"e",
+        "sets": b"](" + b"(\x91" * 490_000 + b"e",
+        "states": b"c\n\n)R" + b"}b" * 490_000,
+        "keys": b"K\1" + b"Q" * 980_000,
+        "copies": b"}" + b"2" * 990_000,
+        "long": b"\x8b" + (980_000).to_bytes(4, "little") + b"\x7f" * 980_000,
+        "digits": b"L" + b"9" * 980_000 + b"L\n",
+        "texts": b"](" + b"X\0\0\0\0" * 196_000 + b"e",
+        "nested": b"}X\xf4\1\0\0" + b"a" * 500 + b"q\1" + b"}h\1" * 240_000 + b"N" + b"s" * 240_001,
     }
     return {name: b"\x80\2" + body + b"." for name, body in bodies.items()}
 

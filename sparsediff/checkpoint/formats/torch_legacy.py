@@ -10,6 +10,7 @@ Never imports torch, never executes anything.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from sparsediff.checkpoint.formats import opaque, pickles
@@ -45,6 +46,13 @@ def find_spans(file: Input) -> list[Span] | None:
     Raises:
         MalformedError: it ends before all of them.
     """
+    spans = _find_spans(file)
+    return None if spans is None else list(spans)
+
+
+@lru_cache(maxsize=1)  # for who asks what it refers to first; the key knows its identity
+def _find_spans(file: Input) -> tuple[Span, ...] | None:
+    """See `find_spans`."""
     at = 0
     parts: list[Any] = []
     try:
@@ -85,7 +93,7 @@ def find_spans(file: Input) -> list[Span] | None:
             at += n_bytes
     if at != file.size:
         return None
-    return spans or opaque.find_spans(file)
+    return tuple(spans or opaque.find_spans(file))
 
 
 def _cut(file: Input, at: int, what: str) -> MalformedError:
