@@ -86,19 +86,17 @@ class Retrying:
 
     def swap(self, key: str, data: bytes, expected: str | None) -> bool:
         """See `Store`."""
-        uncertain = False  # an attempt whose answer never came may have written
 
         def attempt() -> bool:
-            nonlocal uncertain
+            # What was refused may be there: an attempt whose answer never came, or the same
+            # request, which arrived twice, had written it.
             try:
-                if self._store.swap(key, data, expected):
-                    return True
+                swapped = self._store.swap(key, data, expected)
             except UnavailableError:
-                uncertain = True
                 if self._holds(key, data):
                     return True
                 raise
-            return uncertain and self._holds(key, data)
+            return swapped or self._holds(key, data)
 
         return retried(attempt, self._retries)
 
