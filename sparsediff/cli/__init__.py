@@ -194,8 +194,8 @@ def _give_up(descriptor: int) -> None:
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that goes says so more than once
     while frame is not None:
-        # What is imported, is imported before anything is begun, and a module of C may make
-        # any error of an interrupt.
+        # A module of C may make any error of an interrupt. What was begun when something is
+        # imported late is as a kill leaves it, and the next run completes or removes it.
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             os.write(2, b"sparsediff: interrupted\n")
             os._exit(_InterruptedError.exit_code)

@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM at any line that a command runs, in the middle of an import, too."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run
+from tests.support.commands import ALL, left_over
+
+SIGNALS = ["SIGINT", "SIGTERM"]
+VERBS = ["apply in place", "pull", "pull in place", "ship"]
+
+
+def interrupted(n: int, signum: str, log: Path, words: tuple[object, ...]) -> tuple[int, str, str]:
+    """How a run ended that was sent a signal at its n-th line: exit code, stderr, that line."""
+    command = [sys.executable, "-m", "tests.support.interrupts", n, signum, log, *words, "-q"]
+    child = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert child.stdout == ""
+    return child.returncode, child.stderr, log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [("pull", 6), *(pytest.param(verb, 150, marks=pytest.mark.slow) for verb in VERBS)],
+)
+def test_a_signal_at_any_line(name: str, points: int, tmp_path: Path, cli: Run) -> None:
+    case, log = ALL[name](tmp_path), tmp_path / "log"
+    case.prepare()
+    code, err, n_lines = interrupted(0, "SIGINT", log, case.words)
+    assert (code, err) == (0, "")
+    case.done()
+    where: list[str] = []
+    for i in range(points):
+        n = 1 + int(n_lines) * (2 * i + 1) // (2 * points)
+        case.prepare()
+        code, err, place = interrupted(n, SIGNALS[i % 2], log, case.words)
+        where.append(place)
+        about = (n, place, code, err)
+        assert (code, err) == (130, "sparsediff: interrupted\n"), about
+        case.sound()
+        again = cli(*case.words)
+        assert again[0] == 0, (about, again)
+        case.done()
+        case.clean()
+        assert not left_over(tmp_path / "live"), about
+    assert len(set(where)) > points // 2, where
