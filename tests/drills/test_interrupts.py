@@ -25,7 +25,7 @@ def interrupted(n: int, signum: str, log: Path, words: tuple[object, ...]) -> tu
 
 @pytest.mark.parametrize(
     ("name", "points"),
-    [("pull", 6), *(pytest.param(verb, 150, marks=pytest.mark.slow) for verb in VERBS)],
+    [("pull", 6), *(pytest.param(verb, 40, marks=pytest.mark.slow) for verb in VERBS)],
 )
 def test_a_signal_at_any_line(name: str, points: int, tmp_path: Path, cli: Run) -> None:
     case, log = ALL[name](tmp_path), tmp_path / "log"
