@@ -151,7 +151,7 @@ def publish(
         if not where:
             break
         n += stride
-    assert n > 3
+    assert n > stride  # of one rank that is not the first there are few requests
     assert bool(failures) == can_fail
 
 
@@ -205,9 +205,11 @@ def test_requests_of_the_first_rank_get_no_answer(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("retries", [0, 2])
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("victim", "how"), [(0, "in parts"), (0, "as one"), (2, "in parts")])
+@pytest.mark.parametrize(
+    ("victim", "how", "retries"),
+    [(0, "in parts", 0), (0, "in parts", 2), (0, "as one", 0), (2, "in parts", 0)],
+)
 def test_requests_of_one_rank_fail(
     victim: int,
     how: str,
