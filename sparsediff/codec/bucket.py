@@ -10,7 +10,6 @@ payload declares before that size is shown to fit the words it must produce.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,17 +18,15 @@ import numpy as np
 from sparsediff import kernels
 from sparsediff.checksum import Verified
 from sparsediff.codec import tables
-from sparsediff.codec.tables import Table
-from sparsediff.codec.tiers import choose_tiers
 from sparsediff.codec.varint import Reader, varint
 from sparsediff.codec.zstd import compress, decompress
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
 from sparsediff.kernels import Differ, Survey, TierCode, Words, numbers
+from sparsediff.kernels.rans import Tables
+from sparsediff.kernels.tables import GAPS_GEOMETRIC, STEPS_AS_BEFORE, STEPS_SYMMETRIC, STEPS_TABLE
 
 MODE_TIERS, MODE_PLANES, MODE_XOR_PLANES = 1, 2, 3
-GAPS_GEOMETRIC, GAPS_TABLE = 0, 1
-STEPS_TABLE, STEPS_SYMMETRIC, STEPS_AS_BEFORE = 0, 1, 2
 
 SMALL_BYTES = 1 << 20  # up to here more is tried to see whether byte planes win,
 _TINY_BYTES = 1 << 16  # and up to here, or where tiers take no more than this, it is tried out
@@ -66,12 +63,7 @@ class Choice(NamedTuple):
 
 def choose(survey: Survey, n_words: int) -> Choice:
     """How to code a bucket of ``n_words`` words, of which ``survey`` counted some or all."""
-    scale = n_words / int(survey.members.sum())
-    bounds, estimate = choose_tiers(survey, scale)
-    members = np.add.reduceat(survey.members, bounds)
-    changed = np.add.reduceat(survey.changed, bounds)
-    marks = [bool(2 * k > n) for n, k in zip(members, changed, strict=True)]
-    return Choice(bounds, marks, estimate)
+    return Choice(*kernels.choose_tiers(survey, n_words / int(survey.members.sum())))
 
 
 def planes_may_win(base: Words, target: Words, choice: Choice, n_bytes: int) -> bool:
@@ -137,26 +129,15 @@ def _encode_tiers(tiers: list[TierCode], bounds: list[int]) -> bytes:
     """Payload of a bucket coded as tiers that begin at the classes ``bounds``."""
     head = [bytes([MODE_TIERS]), varint(len(tiers))]
     head += [varint(b - a) for a, b in pairwise(bounds)]
-    coder_tables: list[Table] = []
-    runs: list[bytes] = []
-    stepped = [t for t in tiers if t.n_changed]
-    gap_tables = iter(_gap_tables([t for t in stepped if t.n_marked]))
-    step_tables = iter(_step_tables(stepped))
+    stepped, coder_tables = kernels.tier_tables([t for t in tiers if t.n_changed])
+    of_tables = iter(stepped)
     for tier in tiers:
         head += [varint(tier.n_members), varint(tier.n_changed)]
-        if not tier.n_changed:
-            continue
-        gap_kind, stored_gaps = GAPS_GEOMETRIC, b""
-        if tier.n_marked:
-            gap_kind, stored_gaps, table = next(gap_tables)
-            coder_tables.append(table)
-            runs.append(tier.gap_symbols)
-        step_kind, stored_steps, table = next(step_tables)
-        coder_tables.append(table)
-        runs.append(tier.step_symbols)
-        head += [bytes([step_kind << 1 | gap_kind]), stored_gaps, stored_steps]
+        if tier.n_changed:
+            head.append(next(of_tables))
+    runs = [run for tier in tiers for run in (tier.gap_symbols, tier.step_symbols) if run]
     lanes_log2 = _lanes_log2(sum(map(len, runs)))
-    coded = kernels.rans_encode(runs, np.stack(coder_tables), 1 << lanes_log2)
+    coded = kernels.rans_encode(runs, coder_tables, 1 << lanes_log2)
     head += [bytes([lanes_log2]), varint(len(coded)), coded]
     head += [extra for tier in tiers for extra in (tier.gap_extra, tier.step_extra)]
     return b"".join(head)
@@ -247,40 +228,6 @@ def _lanes_log2(n_symbols: int) -> int:
     return min(max(n_symbols.bit_length() - 13, 0), 11)
 
 
-def _gap_tables(tiers: list[TierCode]) -> Iterator[tuple[int, bytes, Table]]:
-    """Cheapest table for the gaps of each tier: its kind, its stored form, and itself."""
-    if not tiers:
-        return
-    counts = np.stack([kernels.histogram(t.gap_symbols) for t in tiers])
-    by_chance = tables.geometric([t.n_marked for t in tiers], [t.n_members for t in tiers])
-    fitted = tables.fitted(counts)
-    saved = tables.cost_bits(counts, by_chance) - tables.cost_bits(counts, fitted)
-    for i, pays in enumerate(saved > 8 * tables.stored_bytes(fitted)):
-        if pays:
-            yield GAPS_TABLE, tables.dump(fitted[i]), fitted[i]
-        else:
-            yield GAPS_GEOMETRIC, b"", by_chance[i]
-
-
-def _step_tables(tiers: list[TierCode]) -> Iterator[tuple[int, bytes, Table]]:
-    """Cheapest table for the steps of each tier; one choice is that of the tier before."""
-    counts = np.stack([kernels.histogram(t.step_symbols) for t in tiers])
-    both, even = tables.fitted(counts), tables.fitted_symmetric(counts)
-    bits_both = tables.cost_bits(counts, both) + 8 * tables.stored_bytes(both)
-    bits_even = tables.cost_bits(counts, even) + 8 * tables.stored_bytes(even, symmetric=True)
-    previous: Table | None = None
-    for i in range(len(tiers)):
-        new = min(bits_both[i], bits_even[i])
-        if previous is not None and tables.cost_bits(counts[i], previous) <= new:
-            yield STEPS_AS_BEFORE, b"", previous
-        elif bits_even[i] <= bits_both[i]:
-            previous = even[i]
-            yield STEPS_SYMMETRIC, tables.dump_symmetric(previous), previous
-        else:
-            previous = both[i]
-            yield STEPS_TABLE, tables.dump(previous), previous
-
-
 def _decode_tiers(reader: Reader, n_words: int, dtype: DType) -> kernels.Patcher:
     n_tiers = reader.varint()
     if not 1 <= n_tiers <= min(dtype.n_classes, 64):
@@ -291,10 +238,10 @@ def _decode_tiers(reader: Reader, n_words: int, dtype: DType) -> kernels.Patcher
         if bounds[-1] == bounds[-2] or bounds[-1] >= dtype.n_classes:
             raise CorruptError("tier boundaries out of order")
     tiers: list[TierCode] = []
-    coder_tables: list[Table] = []
+    coder_tables: list[Tables] = []
     sizes: list[int] = []
     by_chance: list[tuple[int, int, int]] = []  # rows that follow from counts
-    previous: Table | None = None
+    previous: Tables | None = None
     for _ in range(n_tiers):
         tier = TierCode(reader.varint(), reader.varint(), b"", b"", b"", b"")
         tiers.append(tier)
@@ -329,7 +276,7 @@ def _decode_tiers(reader: Reader, n_words: int, dtype: DType) -> kernels.Patcher
     tabs = np.stack(coder_tables)
     if by_chance:
         rows, n_marked, n_members = zip(*by_chance, strict=True)
-        tabs[list(rows)] = tables.geometric(n_marked, n_members)
+        tabs[list(rows)] = kernels.geometric(n_marked, n_members)
     symbols = iter(kernels.rans_decode(coded, sizes, tabs, 1 << lanes_log2))
     for tier in tiers:
         if tier.n_marked:

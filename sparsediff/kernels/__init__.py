@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         literals,
         survey,
     )
+    from sparsediff.kernels.tables import geometric, tier_tables
+    from sparsediff.kernels.tiers import choose_tiers
 
 NAME = "reference"
 
@@ -52,8 +54,10 @@ if not TYPE_CHECKING and _wanted != NAME:
 _COMPILED = (
     "Differ",
     "Patcher",
+    "choose_tiers",
     "count_parts",
     "count_steps",
+    "geometric",
     "histogram",
     "literals",
     "rans_decode",
@@ -61,8 +65,10 @@ _COMPILED = (
     "rebuild",
     "survey",
     "take_in",
+    "tier_tables",
 )
 _OF_RANS = {"rans_decode": "decode", "rans_encode": "encode"}
+_ELSEWHERE = {"choose_tiers": "tiers", "geometric": "tables", "tier_tables": "tables"}
 _OF_TIERS = ("Differ", "Extents", "Patcher", "TierCode", "rebuild", "remark", "take_in")
 
 
@@ -75,7 +81,7 @@ def __getattr__(name: str) -> Any:
     elif name in _OF_RANS:
         found = getattr(import_module("sparsediff.kernels.rans"), _OF_RANS[name])
     else:
-        module = "reference" if name in _OF_TIERS else "steps"
+        module = _ELSEWHERE.get(name, "reference" if name in _OF_TIERS else "steps")
         found = getattr(import_module(f"sparsediff.kernels.{module}"), name)
     globals()[name] = found
     return found
@@ -89,8 +95,10 @@ __all__ = [
     "Survey",
     "TierCode",
     "Words",
+    "choose_tiers",
     "count_parts",
     "count_steps",
+    "geometric",
     "histogram",
     "literals",
     "rans_decode",
@@ -99,4 +107,5 @@ __all__ = [
     "remark",
     "survey",
     "take_in",
+    "tier_tables",
 ]

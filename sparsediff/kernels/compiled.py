@@ -18,6 +18,8 @@ from sparsediff.kernels.numbers import Bytes, Int64s, class_of
 from sparsediff.kernels.rans import Tables
 from sparsediff.kernels.reference import Extents, TakenIn, TierCode
 from sparsediff.kernels.steps import N_SYMBOLS, Survey, Words
+from sparsediff.kernels.tables import MICROBITS
+from sparsediff.kernels.tiers import LOG2
 
 _KINDS = ("float", "signed", "unsigned")
 
@@ -171,6 +173,24 @@ class Patcher:
         """See `reference.Patcher.finish`."""
         with _corrupt():
             self.native.finish()
+
+
+def choose_tiers(survey: Survey, scale: float = 1.0) -> tuple[list[int], list[bool], float]:
+    """See `tiers.choose_tiers`."""
+    return _native.choose_tiers(survey.members, survey.steps, scale, LOG2)
+
+
+def tier_tables(tiers: Sequence[TierCode]) -> tuple[list[bytes], Tables]:
+    """See `tables.tier_tables`."""
+    rows = [(t.n_members, t.gap_symbols, t.step_symbols) for t in tiers]
+    heads, tables = _native.tier_tables(rows, MICROBITS)
+    return heads, np.frombuffer(tables, np.uint32).reshape(-1, N_SYMBOLS)
+
+
+def geometric(n_marked: Sequence[int], n_members: Sequence[int]) -> Tables:
+    """See `tables.geometric`."""
+    rows = b"".join(map(_native.geometric, n_marked, n_members))
+    return np.frombuffer(rows, np.uint32).reshape(-1, N_SYMBOLS)
 
 
 def histogram(symbols: bytes) -> Int64s:

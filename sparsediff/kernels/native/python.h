@@ -18,6 +18,11 @@ extern PyType_Spec diff_spec, patch_spec;
 PyObject *take_in(int word_bits, int kind, Diff *diff, PyObject *args);
 PyObject *rebuild(int word_bits, int kind, Patch *patch, PyObject *args);
 
+/* choices.c */
+PyObject *py_choose_tiers(PyObject *module, PyObject *args);
+PyObject *py_tier_tables(PyObject *module, PyObject *args);
+PyObject *py_geometric(PyObject *module, PyObject *args);
+
 /* Set the exception for a status and return NULL. ValueError says that the input is corrupt;
  * the Python side gives it its proper class. */
 PyObject *failed(enum status status);

@@ -1,0 +1,160 @@
+"""Frequency tables of the entropy coder: which ones a bucket's tiers take, and as what bytes.
+
+Enters: the symbols of tiers. Leaves: 14-bit frequencies, and their serialised form. All
+arithmetic is on integers, so every machine gets the same tables (format.md, "Frequency
+tables"); only `geometric` is part of the format, the rest is a choice of the encoder's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparsediff.kernels.numbers import Int64s, class_of
+from sparsediff.kernels.rans import SCALE, SCALE_BITS, Tables
+from sparsediff.kernels.steps import N_SYMBOLS, histogram
+
+if TYPE_CHECKING:
+    from sparsediff.kernels.reference import TierCode
+
+GAPS_GEOMETRIC, GAPS_TABLE = 0, 1
+STEPS_TABLE, STEPS_SYMMETRIC, STEPS_AS_BEFORE = 0, 1, 2
+
+STORED = SCALE // 4  # stored frequencies are coarser: a varint each, most of one byte
+
+_NO_CODE = 1 << 60  # bits
+_MILLION = 1_000_000
+
+# Millionths of a bit that a symbol of each frequency takes; no finer, because the last digit of
+# a logarithm is not the same on every processor.
+MICROBITS = np.rint(_MILLION * (SCALE_BITS - np.log2(np.maximum(np.arange(SCALE + 1), 1)))).astype(
+    np.int64
+)
+
+
+def geometric(n_marked: Sequence[int], n_members: Sequence[int]) -> Tables:
+    """Tables of gap classes when ``n_marked`` of ``n_members`` are marked at random.
+
+    The chance that a gap is at least ``a`` is (1 - n_marked / n_members) ** a,
+    computed in 32-bit fixed point by squaring.
+
+    Args:
+        n_marked: at least 1, at most ``n_members``.
+        n_members: below 2^32.
+    """
+    tables = np.zeros((len(n_marked), N_SYMBOLS), np.uint32)
+    for table, marked, members in zip(tables, n_marked, n_members, strict=True):
+        last = class_of(members - marked)  # of the largest possible gap
+        # The chance to reach each class, times 2^32; q ** 2^b and q ** (2^b + 2^(b-1)) from
+        # octave b.
+        power = ((members - marked) << 32) // members
+        reached = [1 << 32, power]
+        while len(reached) <= last:
+            square = power * power >> 32
+            reached += square, square * power >> 32
+            power = square
+        reached[last + 1 :] = [0]
+        freqs = [(a - b >> 32 - SCALE_BITS) or 1 for a, b in pairwise(reached)]
+        freqs[freqs.index(max(freqs))] += SCALE - sum(freqs)
+        table[: last + 1] = freqs
+    return tables
+
+
+def tier_tables(tiers: Sequence[TierCode]) -> tuple[list[bytes], Tables]:
+    """The cheapest tables for the gaps and the steps of tiers, all of which changed.
+
+    Gaps may follow from the two counts of a tier; steps may be coded with equal frequencies for
+    the two signs, or with the table of the tier before.
+
+    Returns:
+        heads: for each tier the kinds of its tables and what is stored of them.
+        tables: of gaps, where there are any, and steps of each tier, in order.
+    """
+    heads: list[bytes] = []
+    tables: list[Tables] = []
+    previous = np.zeros((1, N_SYMBOLS), np.uint32)  # codes nothing
+    for tier in tiers:
+        kinds, stored = GAPS_GEOMETRIC, b""
+        if tier.n_marked:
+            counts = histogram(tier.gap_symbols)
+            table = geometric([tier.n_marked], [tier.n_members])
+            own = fitted(counts[None])
+            form = dump(own[0])
+            if cost_bits(counts, table[0]) - cost_bits(counts, own[0]) > 8 * len(form):
+                kinds, stored, table = GAPS_TABLE, form, own
+            tables.append(table)
+        counts = histogram(tier.step_symbols)
+        both, even = fitted(counts[None]), fitted_symmetric(counts[None])
+        both_form, even_form = dump(both[0]), dump_symmetric(even[0])
+        both_bits = cost_bits(counts, both[0]) + 8 * len(both_form)
+        even_bits = cost_bits(counts, even[0]) + 8 * len(even_form)
+        if cost_bits(counts, previous[0]) <= min(both_bits, even_bits):
+            kinds |= STEPS_AS_BEFORE << 1
+        elif even_bits <= both_bits:
+            kinds |= STEPS_SYMMETRIC << 1
+            stored += even_form
+            previous = even
+        else:
+            kinds |= STEPS_TABLE << 1
+            stored += both_form
+            previous = both
+        tables.append(previous)
+        heads.append(bytes([kinds]) + stored)
+    return heads, np.concatenate(tables)
+
+
+def fitted(counts: Int64s) -> Tables:
+    """Tables close to ``counts``, a row each, in which every symbol that occurs has a frequency."""
+    return _fit(counts, STORED) * np.uint32(SCALE // STORED)
+
+
+def _fit(counts: Int64s, scale: int) -> Tables:
+    total = counts.sum(axis=1, keepdims=True)
+    freqs = (counts * scale * 2 + total) // (2 * total)
+    freqs[(counts > 0) & (freqs == 0)] = 1
+    excess = freqs.sum(axis=1) - scale
+    for row in np.flatnonzero(excess > 0):  # rare symbols rounded up to 1: the frequent ones pay
+        while excess[row] > 0:
+            top = int(freqs[row].argmax())
+            taken = min(int(excess[row]), max(1, int(freqs[row, top]) // 8))
+            freqs[row, top] -= taken
+            excess[row] -= taken
+    freqs[np.arange(len(freqs)), freqs.argmax(axis=1)] -= excess
+    return np.asarray(freqs, np.uint32)
+
+
+def fitted_symmetric(counts: Int64s) -> Tables:
+    """Like `fitted`, with equal frequencies for the two signs of a step."""
+    pairs = np.zeros_like(counts)
+    pairs[:, :128] = counts.reshape(-1, 128, 2).sum(axis=2)
+    by_class = _fit(pairs, STORED // 2)[:, :128]
+    return np.asarray(np.repeat(by_class, 2, axis=1) * np.uint32(SCALE // STORED))
+
+
+def cost_bits(counts: Int64s, table: Tables) -> int:
+    """Bits that symbols with these counts take under a table; very many where one has no code."""
+    if table[counts > 0].all():
+        return (2 * int(counts @ MICROBITS[table]) + _MILLION) // (2 * _MILLION)
+    return _NO_CODE
+
+
+def dump(table: Tables) -> bytes:
+    """Serialise a table that `fitted` made: a quarter of its frequencies."""
+    return _dump(table // np.uint32(SCALE // STORED))
+
+
+def dump_symmetric(table: Tables) -> bytes:
+    """Serialise a table that `fitted_symmetric` made: one frequency for each class."""
+    return _dump(table[0::2] // np.uint32(SCALE // STORED))
+
+
+def _dump(freqs: Tables) -> bytes:
+    """First symbol, last symbol, all frequencies but the last as varints of two bytes at most."""
+    first, *_, last = used if len(used := np.flatnonzero(freqs).tolist()) > 1 else 2 * used
+    out = bytearray([first, last])
+    for f in freqs[first:last].tolist():
+        out += bytes([f]) if f < 128 else bytes([f & 127 | 128, f >> 7])
+    return bytes(out)
