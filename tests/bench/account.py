@@ -22,19 +22,13 @@ from types import SimpleNamespace
 from typing import Any
 
 UNLOCKED_HASH_BYTES = 1 << 16  # xxhash keeps the lock for less
-NATIVE = {
-    "feed": "kernels",
-    "finish": "kernels",
-    "take_in": "at once",
-    "rebuild": "at once",
-    "survey": "kernels",
-    "count_parts": "kernels",
-    "literals": "kernels",
-    "histogram": "kernels",
-    "rans_encode": "kernels",
-    "rans_decode": "kernels",
-}
-"""What the compiled kernels' calls are spent on; at once they read and hash as well."""
+AT_ONCE = {"take_in", "rebuild"}  # these read, hash and write as well
+OTHERS = [  # of what we call, what releases the lock as well: SHA-256, and zstd
+    ("sparsediff.checksum", "digest", "hash"),
+    ("sparsediff.patch.container", "digest", "hash"),
+    ("sparsediff.codec.bucket", "compress", "kernels"),
+]
+LOCKED = {"geometric", "use"}  # calls of the kernels that keep the lock
 
 
 class Account:
@@ -46,10 +40,10 @@ class Account:
     def timed(self, call: Callable[..., Any], key: str) -> Callable[..., Any]:
         """``call``, whose time is added to that of ``key``."""
 
-        def timed(*args: Any) -> Any:
+        def timed(*args: Any, **more: Any) -> Any:
             start = clock()
             try:
-                return call(*args)
+                return call(*args, **more)
             finally:
                 self.seconds[key] = self.seconds.get(key, 0.0) + clock() - start
 
@@ -82,23 +76,28 @@ def _watch(account: Account) -> None:
     one = account.timed_hash(xxhash.xxh3_128_hexdigest)
     _replace("sparsediff.checksum", "xxhash", xxh3_128=Hash, xxh3_128_hexdigest=one)
 
-    def keys_of(owner: object) -> dict[str, str]:
-        return {name: key for name, key in NATIVE.items() if hasattr(owner, name)}
+    for module, name, key in OTHERS:
+        owner = import_module(module)
+        setattr(owner, name, account.timed(getattr(owner, name), key))
+
+    def timed(owner: object) -> dict[str, Any]:
+        """Members of the kernels, those timed that release the lock."""
+        found = {name: getattr(owner, name) for name in dir(owner) if not name.startswith("_")}
+        return {
+            name: member
+            if isinstance(member, type) or name in LOCKED
+            else account.timed(member, "at once" if name in AT_ONCE else "kernels")
+            for name, member in found.items()
+        }
 
     def stepwise(made: Callable[..., Any]) -> Callable[..., Any]:
-        def make(*args: Any) -> Any:
-            coder = account.timed(made, "kernels")(*args)
-            steps = {k: account.timed(getattr(coder, k), v) for k, v in keys_of(coder).items()}
-            return SimpleNamespace(**steps)
+        return lambda *args: SimpleNamespace(**timed(account.timed(made, "kernels")(*args)))
 
-        return make
-
-    functions = {k: account.timed(getattr(_native, k), v) for k, v in keys_of(_native).items()}
+    functions = timed(_native)
+    functions |= {name: stepwise(functions[name]) for name in ("Diff", "Patch")}
     _replace(
         "sparsediff.kernels.compiled",
         "_native",
-        Diff=stepwise(_native.Diff),
-        Patch=stepwise(_native.Patch),
         **functions,
     )
 
