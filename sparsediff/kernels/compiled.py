@@ -50,7 +50,7 @@ def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -
     if not by_class:
         shift = word_bits - 1  # leaves nothing of the magnitude
     largest = _native.survey(word_bits, kind, shift, base, target, members, steps)
-    return Survey(members, steps.sum(axis=1), steps, largest)
+    return Survey(members, steps, largest)
 
 
 def count_steps(base: Words, target: Words, dtype: DType, counts: Int64s) -> int:

@@ -98,13 +98,11 @@ class Survey:
 
     Attributes:
         members: int64, (n_classes,): words per class of the base.
-        changed: int64, (n_classes,): changed words per class.
         steps: int64, (n_classes, 256): step symbols per class.
         largest: largest |step| in ULP; 0 if nothing changed.
     """
 
     members: Int64s
-    changed: Int64s
     steps: Int64s
     largest: int
 
@@ -134,8 +132,7 @@ def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -
             steps[where] += count
         else:
             steps += np.bincount(cell, minlength=steps.size)
-    table = steps.reshape(n, N_SYMBOLS)
-    return Survey(members, table.sum(axis=1), table, largest)
+    return Survey(members, steps.reshape(n, N_SYMBOLS), largest)
 
 
 def count_steps(base: Words, target: Words, dtype: DType, counts: Int64s) -> int:

@@ -58,7 +58,8 @@ def _groups(survey: Survey, used: Int64s) -> Int64s:
     if used.size <= _MAX_GROUPS:
         return np.arange(used.size)
     weight = survey.members[used] / survey.members.sum()
-    weight = weight + survey.changed[used] / max(int(survey.changed.sum()), 1)
+    changed = survey.steps[used].sum(axis=1)
+    weight = weight + changed / max(int(changed.sum()), 1)
     group = np.floor(np.cumsum(weight) / 2 * (_MAX_GROUPS - 2))
     return np.flatnonzero(np.diff(group, prepend=-1))
 

@@ -85,7 +85,7 @@ def _choose_by_sample(
     found = kernels.survey(b, t, words.bucket_dtype(manifest, bucket))
     choice = codec.choose(found, manifest.buckets[bucket].n_words)
     n_bytes = words.n_bytes(manifest, bucket)
-    if found.changed.any() and codec.planes_may_win(b, t, choice, n_bytes):
+    if found.largest and codec.planes_may_win(b, t, choice, n_bytes):
         return None
     return choice
 

@@ -170,13 +170,13 @@ class Manifest:
     """Per target file, the indices of its tensors."""
     file_buckets: list[list[int]] = field(default_factory=list)
     """Per target file, the indices of its buckets."""
+    _skeleton_sizes: list[int] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
     """Per tensor its name, which may be empty; None for the bytes of a file of no known format."""
 
     def skeleton_size(self, file: int) -> int:
         """Bytes of a target file that lie outside its tensors."""
-        tensors = self.file_tensors[file]
-        return self.target_files[file].size - sum(self.tensors[t].n_bytes for t in tensors)
+        return self._skeleton_sizes[file]
 
     def skeleton_ranges(self, file: int) -> list[tuple[int, int]]:
         """Begin and end of each run of skeleton in a target file, in bytes."""
@@ -237,6 +237,10 @@ class Manifest:
         ]
         file_of = [i for i, f in enumerate(self.target_files) for _ in range(f.n_tensors)]
         tensors = self.tensors
+        self._skeleton_sizes = [
+            file.size - sum(t.n_bytes for t in tensors[indices.start : indices.stop])
+            for indices, file in zip(self.file_tensors, self.target_files, strict=True)
+        ]
         # A format that knows names has a header to keep them in, so no tensor is all of a file.
         self.names = [
             t.name if t.name or t.n_bytes < self.target_files[i].size else None
