@@ -40,6 +40,7 @@ def _main(n: int, signum: int, log: Path, arguments: list[str]) -> None:
             if count < n or n == 0:
                 log.write_text(str(count))
 
+    signal.signal(signum, signal.SIG_DFL)  # who runs tests in the background may ignore it
     cli.run = run  # which `main` calls
     cli.main()
 
