@@ -97,7 +97,7 @@ PyObject *py_tier_tables(PyObject *module, PyObject *args) {
     uint32_t(*tables)[N_SYMBOLS] = malloc((2 * (size_t)n + 1) * sizeof *tables);
     if (held && (!tiers || !tables))
         PyErr_NoMemory();
-    else if (held && !is_aligned(&microbits, (CODE_SCALE + 1) * (Py_ssize_t)sizeof(int64_t)))
+    else if (held && !is_aligned(&microbits, (SCALE + 1) * (Py_ssize_t)sizeof(int64_t)))
         PyErr_SetString(PyExc_AssertionError, "costs of the wrong size");
     else if (held) {
         Py_ssize_t i = 0;

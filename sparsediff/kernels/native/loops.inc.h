@@ -159,6 +159,8 @@ static int put_marks(OutTier *t) {
     return 1;
 }
 
+#include "rans.inc.h"
+
 #define WORD uint8_t
 #define NAME(x) x##_8
 #include "words.inc.h"
@@ -177,6 +179,8 @@ const Loops LOOPS = {
     {diff_8, diff_16, diff_32, diff_64},
     {patch_8, patch_16, patch_32, patch_64},
     {survey_8, survey_16, survey_32, survey_64},
+    encode_run,
+    decode_run,
     hash,
     hash_begin,
     hash_add,

@@ -219,7 +219,7 @@ static PyObject *py_rans_encode(PyObject *module, PyObject *args) {
         enum status status = out ? OK : NO_MEMORY;
         size_t size = 0;
         Py_BEGIN_ALLOW_THREADS
-        if (out) status = rans_encode(runs->run, runs->n, (size_t)lanes, out, limit, &size);
+        if (out) status = rans_encode(loops, runs->run, runs->n, (size_t)lanes, out, limit, &size);
         Py_END_ALLOW_THREADS
         result = status == OK ? PyBytes_FromStringAndSize((char *)out + limit - size,
                                                           (Py_ssize_t)size)
@@ -242,7 +242,8 @@ static PyObject *py_rans_decode(PyObject *module, PyObject *args) {
     if (runs && lanes_are_few(lanes)) {
         enum status status;
         Py_BEGIN_ALLOW_THREADS
-        status = rans_decode(data.buf, (size_t)data.len, runs->run, runs->n, (size_t)lanes);
+        status = rans_decode(loops, data.buf, (size_t)data.len, runs->run, runs->n,
+                             (size_t)lanes);
         Py_END_ALLOW_THREADS
         result = status == OK ? Py_NewRef(Py_None) : failed(status);
     }

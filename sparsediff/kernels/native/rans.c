@@ -1,109 +1,51 @@
 #include "rans.h"
 
-#define SCALE_BITS 14
-#define SCALE (1u << SCALE_BITS)
-#define LOW (1u << 16)
-
 int rans_table_is_valid(const uint32_t *table) {
     uint64_t sum = 0;
     for (int s = 0; s < N_SYMBOLS; s++) sum += table[s];
     return sum == SCALE;
 }
 
-size_t rans_limit(size_t n, size_t lanes) { return 4 * lanes + 2 * n; }
-
-static void starts_of(const uint32_t *table, uint32_t *start) {
-    uint32_t sum = 0;
-    for (int s = 0; s < N_SYMBOLS; s++) {
-        start[s] = sum;
-        sum += table[s];
-    }
-}
+size_t rans_limit(size_t n, size_t lanes) { return 4 * lanes + 2 * n + 32; }
 
 /* From the last symbol to the first, filling the output from its end, so that the
  * decoder takes words in file order. */
-enum status rans_encode(const Run *runs, size_t n_runs, size_t lanes, uint8_t *out, size_t limit,
-                        size_t *size) {
-    uint32_t *state = malloc(lanes * sizeof *state);
-    if (!state) return NO_MEMORY;
-    size_t n = 0, at = limit;
+enum status rans_encode(const Loops *loops, const Run *runs, size_t n_runs, size_t lanes,
+                        uint8_t *out, size_t limit, size_t *size) {
+    size_t n = 0;
     for (size_t r = 0; r < n_runs; r++) n += runs[r].n;
-    for (size_t i = 0; i < lanes; i++) state[i] = LOW;
-    size_t lane = n ? (n - 1) % lanes : 0;
-    for (size_t r = n_runs; r-- > 0;) {
-        uint32_t start[N_SYMBOLS];
-        starts_of(runs[r].table, start);
-        for (size_t i = runs[r].n; i-- > 0;) {
-            const unsigned s = runs[r].symbols[i];
-            const uint32_t f = runs[r].table[s];
-            uint32_t x = state[lane];
-            if (!f || at < 4 * lanes + 2) {
-                free(state);
-                return RANS_STATE;
-            }
-            if (x >= (uint64_t)f << (32 - SCALE_BITS)) {
-                const uint16_t word = (uint16_t)x;
-                at -= 2;
-                memcpy(out + at, &word, 2);
-                x >>= 16;
-            }
-            state[lane] = ((x / f) << SCALE_BITS) + x % f + start[s];
-            lane = lane ? lane - 1 : lanes - 1;
-        }
+    Lanes l = {malloc(lanes * sizeof *l.state), lanes, n ? (n - 1) % lanes : 0, limit};
+    if (!l.state) return NO_MEMORY;
+    for (size_t i = 0; i < lanes; i++) l.state[i] = LOW;
+    enum status status = OK;
+    for (size_t r = n_runs; status == OK && r-- > 0;)
+        status = loops->encode_run(&runs[r], &l, out);
+    if (status == OK) {
+        l.at -= 4 * lanes;
+        memcpy(out + l.at, l.state, 4 * lanes);
+        *size = limit - l.at;
     }
-    at -= 4 * lanes;
-    memcpy(out + at, state, 4 * lanes);
-    free(state);
-    *size = limit - at;
-    return OK;
+    free(l.state);
+    return status;
 }
 
-enum status rans_decode(const uint8_t *data, size_t size, Run *runs, size_t n_runs, size_t lanes) {
+enum status rans_decode(const Loops *loops, const uint8_t *data, size_t size, Run *runs,
+                        size_t n_runs, size_t lanes) {
     if (size % 2 || size / 4 < lanes) return RANS_SHORT;
-    enum status status = OK;
-    uint32_t *state = malloc(lanes * sizeof *state);
-    uint8_t *symbol_of = malloc(SCALE);
-    if (!state || !symbol_of) {
-        status = NO_MEMORY;
-        goto end;
+    Lanes l = {malloc(lanes * sizeof *l.state), lanes, 0, 4 * lanes};
+    uint8_t *symbol_of = calloc(SCALE + 3, 1);
+    enum status status = l.state && symbol_of ? OK : NO_MEMORY;
+    if (status == OK) {
+        memcpy(l.state, data, 4 * lanes);
+        for (size_t i = 0; i < lanes; i++)
+            if (l.state[i] < LOW) status = RANS_STATE;
     }
-    memcpy(state, data, 4 * lanes);
-    for (size_t i = 0; i < lanes; i++)
-        if (state[i] < LOW) {
-            status = RANS_STATE;
-            goto end;
-        }
-    size_t at = 4 * lanes, lane = 0;
-    for (size_t r = 0; r < n_runs; r++) {
-        uint32_t start[N_SYMBOLS];
-        const uint32_t *table = runs[r].table;
-        starts_of(table, start);
-        for (int s = 0; s < N_SYMBOLS; s++) memset(symbol_of + start[s], s, table[s]);
-        for (size_t i = 0; i < runs[r].n; i++) {
-            uint32_t x = state[lane];
-            const uint32_t slot = x & (SCALE - 1);
-            const unsigned s = symbol_of[slot];
-            runs[r].symbols[i] = (uint8_t)s;
-            x = table[s] * (x >> SCALE_BITS) + slot - start[s];
-            if (x < LOW) {
-                uint16_t word;
-                if (at == size) {
-                    status = RANS_SHORT;
-                    goto end;
-                }
-                memcpy(&word, data + at, 2);
-                at += 2;
-                x = x << 16 | word;
-            }
-            state[lane] = x;
-            if (++lane == lanes) lane = 0;
-        }
-    }
-    for (size_t i = 0; i < lanes; i++)
-        if (state[i] != LOW) status = RANS_END;
-    if (at != size) status = RANS_END;
-end:
-    free(state);
+    for (size_t r = 0; status == OK && r < n_runs; r++)
+        status = loops->decode_run(&runs[r], &l, data, size, symbol_of);
+    for (size_t i = 0; status == OK && i < lanes; i++)
+        if (l.state[i] != LOW) status = RANS_END;
+    if (status == OK && l.at != size) status = RANS_END;
+    free(l.state);
     free(symbol_of);
     return status;
 }

@@ -174,7 +174,33 @@ typedef struct {
 
 #define HASH_BYTES 16 /* of its canonical form */
 
-/* The loops over words, compiled once for each instruction set; by width_index. */
+/* A run of symbols coded with one frequency table of 256 entries that sum to SCALE. */
+typedef struct {
+    uint8_t *symbols;
+    size_t n;
+    const uint32_t *table;
+} Run;
+
+#define SCALE_BITS 14
+#define SCALE (1u << SCALE_BITS)
+#define LOW (1u << 16)
+
+/* The interleaved states of the entropy coder, between two runs. */
+typedef struct {
+    uint32_t *state;
+    size_t n, next; /* of them; which takes the next symbol */
+    size_t at;      /* in the coded bytes */
+} Lanes;
+
+static inline void rans_starts(const uint32_t *table, uint32_t *start) {
+    uint32_t sum = 0;
+    for (int s = 0; s < N_SYMBOLS; s++) {
+        start[s] = sum;
+        sum += table[s];
+    }
+}
+
+/* The loops over words, by width_index, and symbols; compiled once for each instruction set. */
 typedef struct {
     const char *name;
     enum status (*diff[4])(Diff *, const uint8_t *base, const uint8_t *target, size_t n_words,
@@ -182,6 +208,8 @@ typedef struct {
     enum status (*patch[4])(Patch *, uint8_t *words, size_t n_words); /* in place */
     void (*survey[4])(const Layout *, const uint8_t *base, const uint8_t *target, size_t n_words,
                       int64_t *members, int64_t *steps, uint64_t *largest);
+    enum status (*encode_run)(const Run *, Lanes *, uint8_t *out);
+    enum status (*decode_run)(Run *, Lanes *, const uint8_t *data, size_t size, uint8_t *symbol_of);
     void (*hash)(const uint8_t *data, size_t size, uint8_t *sum); /* at once, or in pieces: */
     void (*hash_begin)(Hash *);
     void (*hash_add)(Hash *, const uint8_t *data, size_t size);

@@ -158,7 +158,7 @@ enum status choose_tiers(TierChoice *c) {
     return OK;
 }
 
-#define STORED (CODE_SCALE / 4)
+#define STORED (SCALE / 4)
 #define GAPS_TABLE 1
 enum { STEPS_TABLE, STEPS_SYMMETRIC, STEPS_AS_BEFORE };
 #define NO_CODE ((int64_t)1 << 60)
@@ -190,7 +190,7 @@ void geometric_table(uint64_t n_marked, uint64_t n_members, uint32_t *table) {
         if (!freqs[s]) freqs[s] = 1;
         sum += freqs[s];
     }
-    freqs[largest_of(freqs, (int)last + 1)] += CODE_SCALE - sum;
+    freqs[largest_of(freqs, (int)last + 1)] += SCALE - sum;
     for (unsigned s = 0; s < N_SYMBOLS; s++) table[s] = s <= last ? (uint32_t)freqs[s] : 0;
 }
 
@@ -245,7 +245,7 @@ static void append(TierSymbols *t, const uint8_t *form, size_t size) {
 static size_t fitted(const int64_t *counts, uint32_t *table, uint8_t *form) {
     int64_t freqs[N_SYMBOLS];
     fit(counts, N_SYMBOLS, STORED, freqs);
-    for (int s = 0; s < N_SYMBOLS; s++) table[s] = (uint32_t)freqs[s] * (CODE_SCALE / STORED);
+    for (int s = 0; s < N_SYMBOLS; s++) table[s] = (uint32_t)freqs[s] * (SCALE / STORED);
     return dump(freqs, N_SYMBOLS, form);
 }
 
@@ -254,7 +254,7 @@ static size_t fitted_symmetric(const int64_t *counts, uint32_t *table, uint8_t *
     for (int c = 0; c < N_SYMBOLS / 2; c++) pairs[c] = counts[2 * c] + counts[2 * c + 1];
     fit(pairs, N_SYMBOLS / 2, STORED / 2, freqs);
     for (int s = 0; s < N_SYMBOLS; s++)
-        table[s] = (uint32_t)freqs[s / 2] * (CODE_SCALE / STORED);
+        table[s] = (uint32_t)freqs[s / 2] * (SCALE / STORED);
     return dump(freqs, N_SYMBOLS / 2, form);
 }
 

@@ -24,7 +24,6 @@ typedef struct {
 int survey_is_sound(const TierChoice *c); /* counts that fit each other, of at least one word */
 enum status choose_tiers(TierChoice *c);
 
-#define CODE_SCALE (1u << 14)
 #define MAX_HEAD (1 + 2 * 2 * (1 + N_SYMBOLS))
 
 /* A tier that changed; its symbols, and what is stored of their tables. */
@@ -40,7 +39,7 @@ typedef struct {
 void geometric_table(uint64_t n_marked, uint64_t n_members, uint32_t *table);
 
 /* Fills in the heads, and two tables for each tier at most; returns how many. `microbits` has
- * CODE_SCALE + 1 entries. */
+ * SCALE + 1 entries. */
 size_t tier_tables(TierSymbols *tiers, size_t n_tiers, const int64_t *microbits,
                    uint32_t tables[][N_SYMBOLS]);
 
