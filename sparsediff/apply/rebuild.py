@@ -150,10 +150,8 @@ def _at_once(
     if payload is not None and codec.is_dense(payload):
         return False
     dtype = words.bucket_dtype(manifest, bucket)
-    target = words.Source(
-        lambda index: (0, manifest.tensors[index].offset),
-        words.NOTHING.read,
-        lambda _, offset, __: (fd, offset),
+    target = words.target_source(
+        manifest, 0, words.NOTHING.read, lambda _, offset, __: (fd, offset)
     )
     places = words.extents(manifest, bucket, target)
     ends = list(accumulate(part.n_words for part in parts))

@@ -1,4 +1,5 @@
 /* Words of files: read, hashed, compared or patched, and written, piece by piece. */
+#define _FILE_OFFSET_BITS 64 /* where long has 32 */
 #define _GNU_SOURCE /* sync_file_range */
 #include "files.h"
 
