@@ -43,11 +43,7 @@ def choose_tiers(survey: Survey, scale: float = 1.0) -> tuple[list[int], list[bo
     members = np.add.reduceat(survey.members, first)
     steps = np.add.reduceat(survey.steps, first, axis=0)
     cost = _cost_of_ranges(members, steps, scale)
-    while True:
-        cuts, bits = _cheapest_cuts(cost)
-        if len(cuts) <= MAX_TIERS:
-            break
-        cost += _TIER_BITS
+    cuts, bits = _cheapest_cuts(cost)
     changed = np.add.reduceat(steps.sum(axis=1), cuts)
     marks = (2 * changed > np.add.reduceat(members, cuts)).tolist()
     return [0, *first[cuts[1:]].tolist()], marks, bits / 8
@@ -79,7 +75,7 @@ def _x_log2_x(x: Int64s) -> Int64s:
 
 
 def _cost_of_ranges(members: Int64s, steps: Int64s, scale: float) -> Int64s:
-    """Coded size of the groups i … j - 1 as one tier, in bits, at [i, j]; much for i >= j.
+    """Bits that the groups i … j - 1 take as one tier, at [i, j]; 0 for none, much for i > j.
 
     Which k of n members changed takes n log n - k log k - (n - k) log (n - k), and their steps,
     of which s are alike, k log k - sum of s log s, and extra bits. All of it grows with the scale.
@@ -100,21 +96,24 @@ def _cost_of_ranges(members: Int64s, steps: Int64s, scale: float) -> Int64s:
     cost = np.full((members.size + 1,) * 2, 1 << 60)
     table = _SYMBOL_BITS * np.count_nonzero(s, axis=1)
     bits = np.rint(fine * scale / _FINE).astype(np.int64)
+    np.fill_diagonal(cost, 0)
     cost[np.triu_indices(len(cost), 1)] = bits + table + _TIER_BITS
     return cost
 
 
 def _cheapest_cuts(cost: Int64s) -> tuple[list[int], int]:
-    """Where the tiers of the cheapest partition begin, and what it costs."""
-    n = len(cost) - 1
-    best = np.zeros(n + 1, np.int64)
-    start = [0] * (n + 1)
-    for j in range(1, n + 1):
-        total = best[:j] + cost[:j, j]
-        start[j] = int(total.argmin())
-        best[j] = total[start[j]]
-    cuts, j = [], n
+    """Where the tiers of the cheapest partition begin, at most `MAX_TIERS`, and what it costs."""
+    best, starts = cost[0], [np.zeros(len(cost), np.int64)]  # of the last of 1, of at most 2, …
+    while len(starts) < MAX_TIERS:
+        before, total = best, best[:, None] + cost
+        starts.append(total.argmin(axis=0))
+        best = total.min(axis=0)
+        if np.array_equal(best, before):
+            break
+    cuts, j = [], len(cost) - 1
     while j:
-        j = start[j]
-        cuts.append(j)
-    return cuts[::-1], int(best[n])
+        start = int(starts.pop()[j])
+        if start < j:
+            cuts.append(start)
+        j = start
+    return cuts[::-1], int(best[-1])

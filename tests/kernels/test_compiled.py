@@ -19,7 +19,7 @@ from sparsediff.codec import bucket
 from sparsediff.codec.zstd import compress
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError
-from sparsediff.kernels import NAME, Survey, TierCode, rans, reference, steps, tables, tiers
+from sparsediff.kernels import NAME, TierCode, rans, reference, steps, tables
 from tests.codec.test_buckets import word_pairs
 from tests.support.pairs import Array, bf16, step_of_training, words, write_safetensors
 
@@ -174,82 +174,6 @@ def test_long_runs_and_many_tiers_agree() -> None:
             assert diff(compiled, choice, pair, 77)[:2] == tiers[:2]
             found = patch(compiled, choice, tiers[0], base, dtype, 12345)
             assert np.array_equal(found, target)
-
-
-@given(st.integers(0, 2**32), st.sampled_from([1, 2, 33, 64, 65, 256, 2048]), st.data())
-def test_choice_of_tiers_agrees(seed: int, n_classes: int, data: st.DataObject) -> None:
-    rng = np.random.default_rng(seed)
-    steps = np.zeros((n_classes, 256), np.int64)
-    n_symbols = data.draw(st.integers(1, 256))
-    spread, most = data.draw(st.floats(0, 4)), 2 ** data.draw(st.integers(0, 25)) // n_classes
-    for row in steps:
-        row[rng.permutation(256)[:n_symbols]] = rng.exponential(most / n_symbols, n_symbols)
-    steps = (steps * np.exp(-spread * rng.random((n_classes, 1)))).astype(np.int64)
-    unchanged = rng.exponential(most * data.draw(st.floats(0, 50)) / 100, n_classes)
-    members = steps.sum(axis=1) + unchanged.astype(np.int64)
-    members[0] += 1
-    survey = Survey(members, steps, 1)
-    scale = data.draw(st.floats(1, 40))
-    assert compiled.choose_tiers(survey, scale) == tiers.choose_tiers(survey, scale)
-
-
-@pytest.mark.parametrize("most", [1, 1 << 12, 1 << 24])
-def test_tiers_are_the_cheapest(most: int) -> None:
-    """Of all partitions, by the entropy as anyone would reckon it."""
-    rng = np.random.default_rng(most)
-    members = rng.integers(1, most + 1, 8)
-    steps = np.zeros((8, 256), np.int64)
-    steps[:, :4] = (members[:, None] * rng.random((8, 4)) / 4).astype(np.int64)
-
-    def cost(n: Array, s: Array) -> float:
-        each = np.append(s, n - s.sum()).astype(float)
-        bits = n * np.log2(n) - sum(x * np.log2(x) for x in each if x)
-        return round(3 * float(bits)) + 8 * int(np.count_nonzero(s)) + 48
-
-    total = {}
-    for cut in range(1 << 7):
-        first = [0, *(i + 1 for i in range(7) if cut >> i & 1)]
-        sums = (np.add.reduceat(a, first) for a in (members, steps))
-        total[tuple(first)] = sum(map(cost, *sums))
-    bounds, _, estimate = compiled.choose_tiers(Survey(members, steps, 1), 3.0)
-    assert total[tuple(bounds)] == min(total.values()) == 8 * estimate
-
-
-@given(st.integers(0, 2**32), st.data())
-def test_choice_of_tables_agrees(seed: int, data: st.DataObject) -> None:
-    rng = np.random.default_rng(seed)
-    codes = []
-    for _ in range(data.draw(st.integers(1, 5))):
-        n_changed = data.draw(st.integers(1, 3000))
-        n_members = n_changed + data.draw(st.integers(0, 2 ** data.draw(st.integers(0, 24))))
-        n_marked = min(n_changed, n_members - n_changed)
-        gaps = np.minimum(rng.geometric(data.draw(st.floats(0.02, 1)), n_marked), 60)
-        steps = rng.geometric(data.draw(st.floats(0.02, 1)), n_changed) & 255
-        symbols = (a.astype(np.uint8).tobytes() for a in (gaps, steps))
-        codes.append(TierCode(n_members, n_changed, next(symbols), b"", next(symbols), b""))
-    heads, found = tables.tier_tables(codes)
-    same_heads, same = compiled.tier_tables(codes)
-    assert same_heads == heads
-    assert np.array_equal(same, found)
-    for code in codes:
-        if code.n_marked:
-            counts = [code.n_marked], [code.n_members]
-            assert np.array_equal(compiled.geometric(*counts), tables.geometric(*counts))
-
-
-def test_choices_refuse_counts_that_do_not_fit() -> None:
-    one, steps = np.ones(1, np.int64), np.zeros((1, 256), np.int64)
-    more = steps.copy()
-    more[0, 3] = 2
-    for members, found in ((0 * one, steps), (-one, steps), (one, more), (one << 27, steps)):
-        with pytest.raises(AssertionError):
-            compiled.choose_tiers(Survey(members, found, 0))
-    for gaps, changed in ((b"", b"0"), (b"00", b"0"), (b"0", b""), (b"000", b"000")):
-        with pytest.raises(AssertionError):
-            compiled.tier_tables([TierCode(2, len(changed), gaps, b"", changed, b"")])
-    for n_marked, n_members in ((0, 1), (2, 1), (1, 1 << 33)):
-        with pytest.raises(AssertionError):
-            compiled.geometric([n_marked], [n_members])
 
 
 @given(

@@ -119,20 +119,29 @@ static void find_costs(Groups *g, const TierChoice *c, int i) {
     }
 }
 
-/* The cheapest partition: how many ranges, with which groups they begin, and what they cost. */
-static int cheapest_cuts(const Groups *g, int64_t extra, int *cuts, int64_t *bits) {
-    int64_t best[MAX_GROUPS + 1] = {0};
-    int start[MAX_GROUPS + 1] = {0}, n = 0;
-    for (int j = 1; j <= g->n; j++) {
-        best[j] = INT64_MAX;
-        for (int i = 0; i < j; i++)
-            if (best[i] + g->cost[i][j] + extra < best[j]) {
-                best[j] = best[i] + g->cost[i][j] + extra;
-                start[j] = i;
-            }
+/* The cheapest partition into MAX_CHOSEN ranges at most: how many, with which groups they begin,
+ * and what they cost. */
+static int cheapest_cuts(const Groups *g, int *cuts, int64_t *bits) {
+    int64_t best[MAX_GROUPS + 1], before[MAX_GROUPS + 1];
+    int start[MAX_CHOSEN][MAX_GROUPS + 1] = {{0}}; /* of the last of 1 range, of at most 2, ... */
+    int n_most = 1, n = 0;
+    memcpy(best, g->cost[0], sizeof best);
+    for (int improved = 1; improved && n_most < MAX_CHOSEN; n_most++) {
+        memcpy(before, best, sizeof best);
+        improved = 0;
+        for (int j = 1; j <= g->n; j++) {
+            best[j] = INT64_MAX;
+            for (int i = 0; i <= j; i++) /* an empty range, where i is j, costs 0 */
+                if (before[i] + g->cost[i][j] < best[j]) {
+                    best[j] = before[i] + g->cost[i][j];
+                    start[n_most][j] = i;
+                }
+            improved |= best[j] < before[j];
+        }
     }
-    for (int j = g->n; j; j = start[j]) n++;
-    for (int j = g->n, k = n; j; j = start[j]) cuts[--k] = start[j];
+    for (int k = n_most - 1, j = g->n; j; j = start[k--][j]) n += start[k][j] < j;
+    for (int k = n_most - 1, j = g->n, at = n; j; j = start[k--][j])
+        if (start[k][j] < j) cuts[--at] = start[k][j];
     *bits = best[g->n];
     return n;
 }
@@ -143,8 +152,7 @@ enum status choose_tiers(TierChoice *c) {
     make_groups(g, c);
     for (int i = 0; i < g->n; i++) find_costs(g, c, i);
     int cuts[MAX_GROUPS];
-    int64_t extra = 0;
-    while ((c->n_tiers = cheapest_cuts(g, extra, cuts, &c->bits)) > MAX_CHOSEN) extra += TIER_BITS;
+    c->n_tiers = cheapest_cuts(g, cuts, &c->bits);
     for (int k = 0; k < c->n_tiers; k++) {
         int64_t members = 0, changed = 0;
         for (int i = cuts[k]; i < (k + 1 < c->n_tiers ? cuts[k + 1] : g->n); i++) {
