@@ -95,7 +95,7 @@ def command(
     With --ray a cluster does all of that.
     """
     from sparsediff.errors import UsageError
-    from sparsediff.make import Share, make_part, make_patch
+    from sparsediff.make import Share, make_patch
     from sparsediff.patch.container import SUFFIX, is_patch
 
     for path in (base, target):
@@ -116,6 +116,8 @@ def command(
     start = time.monotonic()
     with progress_bar("make", quiet=quiet) as progress:
         if share is not None:
+            from sparsediff.make import make_part
+
             made = make_part(
                 base,
                 target,

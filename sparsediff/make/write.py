@@ -1,8 +1,8 @@
-"""make: two checkpoints to one patch, or to a part of it.
+"""make: two checkpoints to one patch.
 
 Enters: base and target. Leaves: a patch file that appears whole or not at all,
-and a `MakeResult`; or the same of one share of the work, for `merge`. Reads every byte of
-both once, and a sample of large buckets before, and refuses if a file changed meanwhile.
+and a `MakeResult`. Reads every byte of both once, and a sample of large buckets before, and
+refuses if a file changed meanwhile.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from sparsediff.disk.selection import Selection
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make.encode import Encoded, encode_bucket, encode_skeleton
 from sparsediff.make.intake import Observer
-from sparsediff.make.part import Findings, Read, changed_at, pack_part, payload_name, plan_text
 from sparsediff.make.plan import plan
-from sparsediff.make.results import Completion, Result
+from sparsediff.make.results import Completion
 from sparsediff.make.shares import WHOLE, Share, Task, n_bytes, tasks
 from sparsediff.make.spool import Output, deliver, place_of, rewound, spool
 from sparsediff.parallel import Progress, ordered_map, threads
@@ -60,21 +59,6 @@ class MakeResult:
     def ratio(self) -> float | None:
         """Target bytes per patch byte."""
         return share(self.target_bytes, self.patch_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class PartResult:
-    """What `make_part` did.
-
-    Attributes:
-        share: which part.
-        target_bytes: bytes of the target that it holds.
-        part_bytes: bytes of the part.
-    """
-
-    share: Share
-    target_bytes: int
-    part_bytes: int
 
 
 def make_patch(
@@ -118,12 +102,12 @@ def make_patch(
         UnavailableError: a file changed while it was read, or the disk is full.
         LockedError: another run writes the same output.
     """
-    place = place_of(output, force=force, inputs=_paths(base, target), signer=signer)
-    sides = _opened(base, target, Selection(tuple(include), tuple(exclude)))
-    manifest = _planned(*sides, bucket_words)
+    place = place_of(output, force=force, inputs=paths_of(base, target), signer=signer)
+    sides = open_both(base, target, Selection(tuple(include), tuple(exclude)))
+    manifest = planned(*sides, bucket_words)
     found, jobs = Completion(manifest), threads(jobs, sides[1].n_bytes)
     with spool(place, sides[1].n_bytes) as payloads, os_errors(place or "temporary file"):
-        work = _encoded(manifest, *sides, WHOLE, jobs, progress, observer)
+        work = encode_tasks(manifest, *sides, WHOLE, jobs, progress, observer)
         for task, encoded in work:
             found.enter(task, encoded.result, len(encoded.payload))
             payloads.write(encoded.payload)
@@ -141,67 +125,13 @@ def make_patch(
     )
 
 
-def make_part(
-    base: Side,
-    target: Side,
-    part: Share,
-    output: Output,
-    *,
-    jobs: int | None = None,
-    force: bool = False,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    bucket_words: int = MAX_BUCKET_WORDS,
-    progress: Progress | None = None,
-) -> PartResult:
-    """Write one of several parts of the patch that turns ``base`` into ``target``.
-
-    Every part reads all headers, but only the words of its own share. `merge_parts` of
-    all parts gives the patch that `make_patch` would write, byte for byte.
-
-    Args:
-        base: as of `make_patch`, the same for all parts; so are ``include``, ``exclude`` and
-            ``bucket_words``.
-        target: likewise.
-        part: which of how many.
-        output: where to write it; as of `make_patch`.
-        jobs: threads; default all processors.
-        force: replace an existing output.
-        include: as of `make_patch`.
-        exclude: as of `make_patch`.
-        bucket_words: most words per bucket.
-        progress: told of bytes of the share that were read.
-
-    Raises:
-        SparsediffError: as `make_patch` does.
-    """
-    place = place_of(output, force=force, inputs=_paths(base, target))
-    sides = _opened(base, target, Selection(tuple(include), tuple(exclude)))
-    manifest = _planned(*sides, bucket_words)
-    mine, jobs = tasks(manifest, part), threads(jobs)
-    results: list[Result] = []
-    sizes: dict[str, int] = {}
-    with spool(place) as payloads, os_errors(place or "temporary file"):
-        for task, encoded in _encoded(manifest, *sides, part, jobs, progress, None):
-            results.append(encoded.result)
-            if encoded.payload:
-                sizes[payload_name(task)] = len(encoded.payload)
-                payloads.write(encoded.payload)
-        for checkpoint in sides:
-            checkpoint.check_unchanged()
-        found = Findings(part, _read(manifest, *sides, mine), results, sizes)
-        head = pack_part(plan_text(manifest), found)
-        deliver(output, place, head, rewound(payloads), force=force)
-    return PartResult(
-        part, sum(n_bytes(manifest, t) for t in mine), len(head) + sum(sizes.values())
-    )
-
-
-def _paths(*sides: Side) -> list[Path | str]:
+def paths_of(*sides: Side) -> list[Path | str]:
+    """Paths of those sides that are not open yet."""
     return [side for side in sides if not isinstance(side, Checkpoint)]
 
 
-def _opened(base: Side, target: Side, chosen: Selection) -> tuple[Checkpoint, Checkpoint]:
+def open_both(base: Side, target: Side, chosen: Selection) -> tuple[Checkpoint, Checkpoint]:
+    """Base and target, open."""
     if not isinstance(base, Checkpoint):
         base = open_checkpoint(base, allow_empty=True, selection=chosen)
     if not isinstance(target, Checkpoint):
@@ -209,13 +139,19 @@ def _opened(base: Side, target: Side, chosen: Selection) -> tuple[Checkpoint, Ch
     return base, target
 
 
-def _planned(base: Checkpoint, target: Checkpoint, bucket_words: int) -> Manifest:
+def planned(base: Checkpoint, target: Checkpoint, bucket_words: int) -> Manifest:
+    """A plan of both; see `plan`.
+
+    Raises:
+        UsageError: there are no buckets of so many words.
+        UnsupportedError: there are too many tensors or files for one patch.
+    """
     if not 1 <= bucket_words <= MAX_BUCKET_WORDS:
         raise UsageError("bucket_words out of range", expected=f"1 to {MAX_BUCKET_WORDS}")
     return plan(base, target, bucket_words)
 
 
-def _encoded(
+def encode_tasks(
     manifest: Manifest,
     base: Checkpoint,
     target: Checkpoint,
@@ -247,16 +183,3 @@ def _encoded(
         done += n_bytes(manifest, task)
         if progress is not None:
             progress(done, total)
-
-
-def _read(manifest: Manifest, base: Checkpoint, target: Checkpoint, mine: list[Task]) -> Read:
-    """The files that tasks read, and when each was changed last."""
-    read: Read = {}
-    for task in mine:
-        source = target.files[task.file].source
-        read[f"target/{manifest.target_files[task.file].name}"] = changed_at(source)
-        parts = manifest.parts[task.bucket] if task.bucket is not None else ()
-        for file in {manifest.tensors[p.tensor].base_file for p in parts} - {None}:
-            assert file is not None
-            read[f"base/{manifest.base_files[file].name}"] = changed_at(base.files[file].source)
-    return read

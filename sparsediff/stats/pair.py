@@ -21,7 +21,6 @@ from sparsediff.patch import measures
 from sparsediff.patch.container import Patch, PatchSource, open_patch
 from sparsediff.patch.manifest import Manifest
 from sparsediff.stats import names
-from sparsediff.stats.bound import Bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +294,11 @@ def checkpoint_stats(
     Raises:
         SparsediffError: as `make_patch` does.
     """
-    counter = Bound() if bound else None
+    counter = None
+    if bound:
+        from sparsediff.stats.bound import Bound
+
+        counter = Bound()
     result = make_patch(
         base,
         target,

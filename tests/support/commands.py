@@ -13,8 +13,8 @@ import pytest
 
 from sparsediff import export_patch, make_patch, open_patch
 from sparsediff.disk.names import is_temp
+from sparsediff.make import make_part
 from sparsediff.make.shares import Share
-from sparsediff.make.write import make_part
 from sparsediff.patch.signed import Signed
 from sparsediff.shipping.check import check
 from sparsediff.shipping.pull import pull
