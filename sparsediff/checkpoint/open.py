@@ -7,7 +7,7 @@ only; tensor data is read later, piece by piece, by whoever needs it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,8 +62,7 @@ class CheckpointFile(NamedTuple):
         return b"".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """A checkpoint: a file, or a directory of files.
 
     Attributes:
@@ -76,7 +75,7 @@ class Checkpoint:
     path: Path
     is_directory: bool
     files: list[CheckpointFile]
-    left_out: list[tuple[str, int]] = field(default_factory=list)
+    left_out: Sequence[tuple[str, int]] = ()
 
     @property
     def n_bytes(self) -> int:

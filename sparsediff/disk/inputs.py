@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from sparsediff.disk.names import is_temp
 from sparsediff.errors import CorruptError, UnavailableError, UsageError, from_os_error, os_errors
@@ -41,8 +41,7 @@ class Readable(Protocol):
         """Raise UnavailableError if it is no longer what it was."""
 
 
-@dataclass(frozen=True, slots=True)
-class InputFile:
+class InputFile(NamedTuple):
     """A file being read, pinned to the state it had when it was first seen.
 
     Attributes:

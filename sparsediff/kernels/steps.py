@@ -9,8 +9,7 @@ are in ``docs/format.md``. Never looks at a value as a float.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -92,8 +91,7 @@ def literals(data: bytes) -> int:
     return int(np.count_nonzero(is_literal[1:] & is_literal[:-1] & (np.diff(found[:-3]) != 0)))
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(NamedTuple):
     """What one pass over a pair of word arrays counts.
 
     Attributes:

@@ -121,7 +121,7 @@ def make_patch(
         sides[0].n_bytes,
         sides[1].n_bytes,
         len(head) + sum(found.sizes.values()),
-        sides[1].left_out,
+        list(sides[1].left_out),
     )
 
 

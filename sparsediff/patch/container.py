@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -105,7 +104,6 @@ PatchSource = Path | str | BinaryIO | Signed
 and who must have signed it."""
 
 
-@dataclass(frozen=True, slots=True)
 class StoredPayload:
     """A payload as it was read: its bytes are to be had from `verified` only.
 
@@ -114,10 +112,9 @@ class StoredPayload:
         name: of the payload.
     """
 
-    patch: str
-    name: str
-    _data: bytes = field(repr=False)
-    _digest: str | None
+    def __init__(self, patch: str, name: str, data: bytes, digest: str | None) -> None:
+        self.patch, self.name = patch, name
+        self._data, self._digest = data, digest
 
     @property
     def n_bytes(self) -> int:

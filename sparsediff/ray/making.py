@@ -93,7 +93,7 @@ def make(
                 if progress is not None:
                     progress(done, opened.n_bytes)
         made = merge_parts(paths, output, force=force, signer=signer)
-        return replace(made, left_out=opened.left_out)
+        return replace(made, left_out=list(opened.left_out))
 
 
 def _part(

@@ -23,8 +23,7 @@ from sparsediff.patch.manifest import Manifest
 from sparsediff.stats import names
 
 
-@dataclass(frozen=True, slots=True)
-class TensorStats:
+class TensorStats(NamedTuple):
     """One tensor of the target, or the bytes of one large file of no known format.
 
     Attributes:
