@@ -2,7 +2,9 @@
 
 Enters: names from `names.temp_sibling`, which anybody can guess. Leaves: a file or a
 directory of that name, made anew and locked. What a killed run left there goes first; what
-anybody else put there is neither written nor removed, but refused.
+anybody else put there is neither written nor removed, but refused. Or, of scratch
+directories, no name enters: they lie where temporary files go, each locked while it is used,
+and whoever makes one removes those that nobody holds any more.
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from sparsediff.disk.locks import lock, until_free
+from sparsediff.disk.locks import lock, until_free, waiting
+from sparsediff.disk.names import is_temp, temp_sibling
 from sparsediff.errors import LockedError, SparsediffError, UsageError, os_errors
+
+_SCRATCH = ".sparsediff-"  # begins the names of scratch directories
+_PATIENCE = 10.0  # seconds for who looks whether a new one is left over
 
 
 @contextmanager
@@ -45,7 +51,7 @@ def temp_file(path: Path, mode: int = 0o666) -> Iterator[int]:
 
 
 @contextmanager
-def temp_directory(path: Path) -> Iterator[None]:
+def temp_directory(path: Path, mode: int = 0o777) -> Iterator[None]:
     """Make the temporary directory ``path`` and lock it; see `temp_file`."""
 
     def acquire() -> int:
@@ -53,7 +59,7 @@ def temp_directory(path: Path) -> Iterator[None]:
         with _cleared_if_interrupted(path):
             with os_errors(path):
                 try:
-                    path.mkdir()
+                    path.mkdir(mode)
                 except FileExistsError:
                     raise LockedError("another run is writing here", file=path) from None
             try:
@@ -70,6 +76,44 @@ def temp_directory(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """Make a directory where temporary files go, for this user only; yields its path.
+
+    It is removed in the end, or if the process is killed, by the next that calls this here. What
+    cannot be removed is left without a word: whatever it was for has been done by then.
+
+    Raises:
+        UnavailableError: it cannot be made, or not be locked.
+    """
+    import tempfile  # takes long
+
+    with os_errors("temporary directory"):
+        home = Path(tempfile.gettempdir())
+    _clear_scratch(home)
+    path = temp_sibling(home / f"{_SCRATCH[1:]}{os.urandom(8).hex()}")
+    with ExitStack() as stack:
+        with waiting(_PATIENCE, lambda _: None):
+            stack.enter_context(temp_directory(path, 0o700))
+        try:
+            yield path
+        finally:
+            with suppress(OSError):
+                remove(path)
+
+
+def _clear_scratch(home: Path) -> None:
+    """Remove the scratch directories in ``home`` that nobody holds; not those of other users."""
+    try:
+        names = os.listdir(home)
+    except OSError:  # one may be allowed to make files there, but not to list them
+        return
+    for name in names:
+        if name.startswith(_SCRATCH) and is_temp(name):
+            with suppress(SparsediffError):
+                clear(home / name)
 
 
 @contextmanager

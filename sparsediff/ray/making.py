@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from sparsediff.checkpoint import open_checkpoint
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.selection import Selection
-from sparsediff.disk.temps import discard, temp_directory
+from sparsediff.disk.temps import discard, scratch_directory, temp_directory
 from sparsediff.errors import os_errors
 from sparsediff.make import MakeResult, Share, make_part, merge_parts
 from sparsediff.make.spool import Output, place_of
@@ -109,10 +108,8 @@ def _part(
 def _room(place: Path | None) -> Iterator[Path]:
     """A directory for parts, beside the output where that is a file; removed in the end."""
     if place is None:
-        with os_errors("temporary directory"):
-            made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        with made as room:
-            yield Path(room)
+        with scratch_directory() as room:
+            yield room
         return
     path = temp_sibling(place.parent / f"{place.name}.parts")
     with temp_directory(path):

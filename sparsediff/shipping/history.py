@@ -7,12 +7,10 @@ the store itself says.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from sparsediff.checkpoint import open_checkpoint
 from sparsediff.checkpoint.formats import load_all
-from sparsediff.errors import UsageError, os_errors
+from sparsediff.disk.temps import scratch_directory
+from sparsediff.errors import UsageError
 from sparsediff.parallel import Progress
 from sparsediff.shipping.absent import no_pointer
 from sparsediff.shipping.catalog_json import read_catalog
@@ -56,11 +54,7 @@ def store_series(
     if len(versions) < 2:
         raise UsageError("a series needs two versions or more", file=store.name)
     reader = SeriesReader(jobs)
-    with os_errors(Path(tempfile.gettempdir())):
-        scratch = tempfile.TemporaryDirectory(
-            prefix="sparsediff-stats-", ignore_cleanup_errors=True
-        )
-    with scratch as place:
+    with scratch_directory() as place:
         base = None
         for i, version in enumerate(versions):
             pulled = pull(store, place, version=version.name, keep=2, jobs=jobs, progress=progress)

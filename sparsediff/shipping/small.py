@@ -7,9 +7,9 @@ the size and the SHA-256 that were stated.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from sparsediff.checksum import digest
+from sparsediff.disk.temps import scratch_directory
 from sparsediff.errors import CorruptError, os_errors
 from sparsediff.stores import Store
 from sparsediff.stores.store import check_small
@@ -17,12 +17,11 @@ from sparsediff.stores.store import check_small
 
 def put_small(store: Store, key: str, data: bytes) -> None:
     """Store bytes; whatever was there under the key is replaced."""
-    import tempfile  # takes long; who begins anything before has loaded it
-
-    with os_errors(Path(tempfile.gettempdir())), tempfile.NamedTemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        store.put(key, Path(file.name))
+    with scratch_directory() as room:
+        path = room / "small"
+        with os_errors(path):
+            path.write_bytes(data)
+        store.put(key, path)
 
 
 def get_small(store: Store, key: str, n_bytes: int, sha256: str) -> bytes:

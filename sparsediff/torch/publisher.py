@@ -11,7 +11,6 @@ rank has put its own. No rank ever has the whole model.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ import torch.distributed as dist
 from sparsediff.checkpoint import Checkpoint, CheckpointFile
 from sparsediff.checkpoint.memory import bytes_of, memory_checkpoint
 from sparsediff.disk.inputs import walk
+from sparsediff.disk.temps import scratch_directory
 from sparsediff.errors import UsageError
 from sparsediff.parallel import default_jobs
 from sparsediff.patch.manifest import Manifest
@@ -143,10 +143,8 @@ class Publisher:
         try:
             with ExitStack() as stack:
                 with self._ranks.together():
-                    # What cannot be removed does not make a version fail that is published.
-                    room = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-                    scratch = stack.enter_context(room)
-                made = self._make(base, target, held, catalog, Path(scratch))
+                    scratch = stack.enter_context(scratch_directory())
+                made = self._make(base, target, held, catalog, scratch)
                 made_at = time.monotonic()
                 version, place = self._put(catalog, made, step)
         except BaseException:

@@ -6,6 +6,9 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 
 from sparsediff import UsageError, apply_patch, make_patch
 from sparsediff.disk.names import temp_sibling
+from sparsediff.disk.temps import scratch_directory
 from tests.conftest import Run
 from tests.support.pairs import model_directory, tree
 from tests.support.refusals import EXIT, refused
@@ -192,3 +196,71 @@ def test_where_there_are_no_locks(
     inputs = {"make": (base, target), "apply": (base, patch)}[verb]
     refused(cli(verb, *inputs, "-o", place / "out"), EXIT["unavailable"], str(place))
     assert os.listdir(place) == []
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go."""
+    path = tmp_path / "scratch"
+    path.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(path))
+    monkeypatch.setenv("TMPDIR", str(path))
+    return path
+
+
+def test_scratch_of_a_killed_process_is_removed_by_the_next_that_of_a_living_one_stays(
+    scratch: Path,
+) -> None:
+    program = """if True:
+        from sparsediff.disk.temps import scratch_directory
+        with scratch_directory() as room:
+            (room / "half").write_bytes(bytes(1000))
+            print(room, flush=True)
+            input()
+    """
+    pipe = subprocess.PIPE
+    for end in (signal.SIGKILL, None):
+        other = subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe)
+        assert other.stdin is not None
+        assert other.stdout is not None
+        theirs = Path(os.fsdecode(other.stdout.readline().strip()))
+        assert theirs.stat().st_mode & 0o777 == 0o700
+        if end is not None:
+            other.send_signal(end)
+            other.wait()
+        with scratch_directory() as ours:
+            assert set(scratch.iterdir()) == ({ours} if end else {ours, theirs})
+        other.communicate(b"\n")
+        assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scratch_leaves_what_is_not_ours(kind: str, scratch: Path) -> None:
+    named = temp_sibling(scratch / "sparsediff-0123456789abcdef")
+    victim, before = plant(kind, named), state(named)
+    other = temp_sibling(scratch / "model.safetensors")  # an output, where somebody has it made
+    other.write_text("of another run")
+    with scratch_directory():
+        pass
+    assert state(named) == before
+    assert victim.read_text() == "precious"
+    assert set(scratch.iterdir()) == {named, victim, other}
+
+
+def test_scratch_that_another_took_for_left_over_is_made_again(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock, another process comes by."""
+    plain = fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", plain)
+        assert len(list(scratch.iterdir())) == 1
+        with scratch_directory() as other:
+            assert list(scratch.iterdir()) == [other]
+        plain(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with scratch_directory() as room:
+        assert list(scratch.iterdir()) == [room]
+    assert fcntl.flock is plain

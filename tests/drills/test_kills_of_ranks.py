@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def publish_and_die(rank: int, root: Path) -> None:
     """Publish a version, and another, at a point of which one rank is killed."""
     url, victim, point = (root / "what").read_text().split()
     joint_module.PART_BYTES = 1
+    tempfile.tempdir = str(root / "scratch")
     publisher = Publisher(url, jobs=1)
     state_dict: dict[str, Any] = even()
     save_whole(state_dict, root / "step_000000", rank)
@@ -40,10 +42,17 @@ def publish_and_die(rank: int, root: Path) -> None:
     publisher.publish(state_dict, 1)
 
 
-def drill(room: Path, url: str, environment: dict[str, str], victim: int, point: int) -> str:
-    """Kill a rank at a point; what that was, empty if there are not so many."""
+def drill(
+    room: Path, url: str, environment: dict[str, str], victim: int, point: int, lefts: set[str]
+) -> str:
+    """Kill a rank at a point; what that was, empty if there are not so many.
+
+    ``lefts`` takes the names of what it left among temporary files, until the next publisher came.
+    """
     root = room / f"{victim}-{point}"
     root.mkdir()
+    scratch = root / "scratch"
+    scratch.mkdir()
     (root / "what").write_text(f"{url} {victim} {point}")
     codes = exit_codes(publish_and_die, root, environment)
     where = (root / "log").read_text() if (root / "log").exists() else ""
@@ -61,6 +70,13 @@ def drill(room: Path, url: str, environment: dict[str, str], victim: int, point:
     check(store, now=time.time() + 10, grace=5, repair=True)
     assert check(store, now=time.time()).is_sound
     assert {o.key for o in store.list("")} == keys_of(store, catalog_of(store)) | {POINTER}, where
+    left = os.listdir(scratch)
+    assert where or not left
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tempfile.tempdir", str(scratch))
+        Publisher(store, jobs=1).publish(even(), 2)
+    assert os.listdir(scratch) == [], where
+    lefts.update(left)
     return where
 
 
@@ -78,26 +94,28 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tu
 def test_rank_that_is_killed_at_each_point(
     victim: int, place: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    where: list[str] = []
+    where, lefts = list[str](), set[str]()
     while not where or where[-1]:
         url = f"{place[0]}/{victim}-{len(where)}"
         if "://" not in url:
             Path(url).mkdir(parents=True)
-        where.append(drill(tmp_path, url, place[1], victim, len(where) + 1))
+        where.append(drill(tmp_path, url, place[1], victim, len(where) + 1, lefts))
     assert any("put" in point for point in where)
+    assert lefts
 
 
 def test_rank_that_is_killed_when_it_has_put_its_part(tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()
-    point = 0
+    point, lefts = 0, set[str]()
     while True:  # a few of many: all of them are behind `slow`
         point += 4
-        if not drill(tmp_path, str(store), {}, 2, point):
+        if not drill(tmp_path, str(store), {}, 2, point, lefts):
             break
         shutil.rmtree(store)
         store.mkdir()
     assert point > 4
+    assert lefts
 
 
 def test_part_and_merge_that_are_killed_are_made_again(tmp_path: Path) -> None:
