@@ -75,14 +75,15 @@ def command(store: str, last: int | None, all_of_them: bool, as_json: bool) -> N
     last = _AT_A_TERMINAL if is_cut else last
     from sparsediff.errors import UnavailableError
     from sparsediff.patch.measures import share
-    from sparsediff.shipping.absent import no_pointer
+    from sparsediff.shipping.absent import has_objects, no_pointer
     from sparsediff.shipping.catalog_json import read_catalog, to_text
 
     with opened_store(store, None, 5, create=False) as opened:
         found = read_catalog(opened)
         if found is None:
             error = no_pointer(opened)
-            if not isinstance(error, UnavailableError):  # a new store lists nothing, and is none
+            # A new store lists nothing, and is none.
+            if not isinstance(error, UnavailableError) or has_objects(opened):
                 raise error
         n_versions = 0 if found is None else len(found[0].versions)
         shown: Sequence[Version] = ()

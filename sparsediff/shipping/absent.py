@@ -1,4 +1,5 @@
-"""Why a store has no pointer: it is new, it lost it, or it is no store at all.
+"""Why a store has no pointer: it is new, its first version is on its way, it lost it, or it
+is no store at all.
 
 Enters: a store in which nothing was found under the name of the pointer, or a path that
 was given as a destination or a source. Leaves: the error that says what is there instead.
@@ -16,6 +17,7 @@ from sparsediff.stores import Store
 
 HOME = ".sparsediff"  # in a destination of `pull`
 _IN_PLACE = ".{}.sparsediff-pull"  # beside one
+_FIRST = f"{PREFIX}{1:06}-"  # begins the keys of what a first version consists of
 
 
 def home_in_place(dest: Path) -> Path:
@@ -27,7 +29,7 @@ def no_pointer(store: Store) -> SparsediffError:
     """The error for a store without a pointer.
 
     UsageError if it is a destination of `pull`, CorruptError if only the pointer is lost,
-    UnavailableError if nothing was shipped yet.
+    UnavailableError if nothing was shipped yet, or no more than objects of a first version.
     """
     here = Path(os.path.abspath(store.name))
     if "://" not in store.name and ((here / HOME).is_dir() or os.path.lexists(home_in_place(here))):
@@ -35,12 +37,24 @@ def no_pointer(store: Store) -> SparsediffError:
             "is a destination of pull, not a store; give the store first and the destination after",
             file=store.name,
         )
-    if next(store.list(PREFIX), None) is not None:
-        return CorruptError(
-            "is missing, but not the objects; sparsediff check STORE --repair makes a new one",
-            file=f"{store.name}/{POINTER}",
+    missing, repair = (
+        "is missing, but not the objects",
+        "sparsediff check STORE --repair makes a new",
+    )
+    file = f"{store.name}/{POINTER}"
+    if any(not stored.key.startswith(_FIRST) for stored in store.list(PREFIX)):
+        return CorruptError(f"{missing}; {repair} one", file=file)
+    if has_objects(store):
+        return UnavailableError(
+            f"{missing} of a first version, which may be on its way; if not, {repair} pointer",
+            file=file,
         )
     return UnavailableError("nothing has been shipped here yet", file=store.name)
+
+
+def has_objects(store: Store) -> bool:
+    """Whether there is an object that could be of a version."""
+    return next(store.list(PREFIX), None) is not None
 
 
 def check_no_store(path: Path | str, what: str) -> None:

@@ -11,10 +11,16 @@ import concurrent.futures.thread  # noqa: F401 - before anything is begun
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from sparsediff.errors import CorruptError, UnavailableError, UnsupportedError, UntrustedError
+from sparsediff.errors import (
+    CorruptError,
+    UnavailableError,
+    UnsupportedError,
+    UntrustedError,
+    UsageError,
+)
 from sparsediff.parallel import Progress, ordered_map
 from sparsediff.patch.manifest import Manifest
-from sparsediff.shipping.absent import no_pointer
+from sparsediff.shipping.absent import has_objects, no_pointer
 from sparsediff.shipping.catalog import LAYOUT, PREFIX, Catalog, StoredPatch
 from sparsediff.shipping.catalog_json import POINTER, read_catalog
 from sparsediff.shipping.fetch import digest_object
@@ -206,7 +212,7 @@ def _read_or_recover(store: Store, repair: bool) -> tuple[Catalog, str | None, b
         if found is not None:
             return *found, False
         error = no_pointer(store)
-        if not repair or not isinstance(error, CorruptError):
+        if not repair or isinstance(error, UsageError) or not has_objects(store):
             raise error
     if store.trust is not None:
         raise UntrustedError(

@@ -19,7 +19,7 @@ from tests.support.runs import Trainer
 def place(tmp_path: Path) -> Path:
     """A place with a run, a store and two destinations."""
     trainer = Trainer(tmp_path / "run", n=200)
-    trainer.save_steps(1)
+    trainer.save_steps(1, 2)
     store = open_store(str(tmp_path / "store"), create=True)
     ship(trainer.run, store)
     pull(store, tmp_path / "dest")
@@ -50,6 +50,23 @@ def test_lost_pointer_is_not_a_new_store(verb: str, place: Path, cli: Run) -> No
     assert (code, out) == (11, "")
     assert "latest.json: is missing, but not the objects" in err
     assert "--repair" in err
+
+
+@pytest.mark.parametrize("verb", ["log", "check", "prune", "pull"])
+def test_objects_of_a_first_version_may_be_on_its_way(verb: str, place: Path, cli: Run) -> None:
+    """As far as anybody can see: the next look tells, or whoever runs `check --repair`."""
+    trainer = Trainer(place / "another", n=200)
+    trainer.save_steps(1)
+    store = open_store(str(place / "first"), create=True)
+    ship(trainer.run, store)
+    (place / "first/latest.json").unlink()
+    arguments = rest(verb, place)
+    code, out, err = cli(verb, place / "first", *arguments)
+    assert (code, out, err.count("\n")) == (13, "", 1)
+    assert "latest.json: is missing, but not the objects of a first version" in err
+    assert "--repair" in err
+    assert cli("check", place / "first", "--repair")[0] == 0
+    assert cli(verb, place / "first", *arguments)[0] == 0
 
 
 def test_new_store_lists_nothing(tmp_path: Path, cli: Run) -> None:
