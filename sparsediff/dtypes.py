@@ -60,7 +60,9 @@ class DType(NamedTuple):
 
     def n_bytes(self, shape: tuple[int, ...]) -> int | None:
         """Bytes that a tensor of ``shape`` takes; None if not whole bytes or past 2^60."""
-        n_bits = 0 if 0 in shape else self.bits
+        if 0 in shape:
+            return 0
+        n_bits = self.bits
         for side in shape:
             n_bits *= side
             if n_bits >> 63:

@@ -28,9 +28,9 @@ def integers(low: int, high: int = MAX_SIZE) -> Check:
     return lambda c: {*map(type, c)} <= {int} and (not c or (low <= min(c) and max(c) <= high))
 
 
-def hexes(digits: int) -> Check:
-    """All are lower-case hex of so many digits."""
-    match = re.compile(f"[0-9a-f]{{{digits}}}").fullmatch
+def hexes(digits: int | None = None) -> Check:
+    """All are lower-case hex of so many digits, or of any number."""
+    match = re.compile("[0-9a-f]*" if digits is None else f"[0-9a-f]{{{digits}}}").fullmatch
     return lambda c: {*map(type, c)} <= {str} and all(map(match, c))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 from sparsediff.checksum import LOCATOR_DIGITS
@@ -25,7 +25,6 @@ from sparsediff.patch.columns import (
     integers,
     lists_of,
     or_none,
-    texts,
 )
 from sparsediff.patch.manifest import (
     MAX_SKELETON_BYTES,
@@ -249,7 +248,7 @@ def _from_columns(columns: Columns) -> Manifest:
             tensors=lists_of(integers(0, n_tensors)),
             words=integers(1),
             base=or_none(hexes(32)),
-            locators=texts,
+            locators=hexes(),
             target=or_none(hexes(32)),
             sha256=or_none(hexes(64)),
         )
@@ -268,9 +267,8 @@ def _from_columns(columns: Columns) -> Manifest:
             raise ValueError("bucket has a payload but no change")
         if (bucket.target is None) != (bucket.digest is None):
             raise ValueError("bucket must have both target and sha256 or neither")
-        if bucket.base is not None and not hexes(LOCATOR_DIGITS * len(bucket.tensors))(
-            [bucket.locators]
-        ):
+        n_locators = 0 if bucket.base is None else len(bucket.tensors)
+        if len(bucket.locators) != LOCATOR_DIGITS * n_locators:
             raise ValueError("bucket must have one locator per tensor")
     tensors = _tensors(rows, target_files, base_files)
     return Manifest(is_directory[0], base_files, is_directory[1], target_files, tensors, buckets)
@@ -291,10 +289,10 @@ def _indices(runs: list[int], n: int) -> list[int]:
     """Inverse of `_runs`, for indices below ``n``."""
     indices: list[int] = []
     for first, length in zip(runs[::2], runs[1::2], strict=True):
-        if length == 0 or first + length > n or (indices and first <= indices[-1]):
+        if length == 0 or first + length > n or (indices and first <= indices[-1] + 1):
             raise ValueError("bad tensors of a bucket")
         indices += range(first, first + length)
-    if _runs(indices) != runs or not indices:
+    if not indices:
         raise ValueError("bad tensors of a bucket")
     return indices
 
@@ -353,9 +351,11 @@ def _check_names(manifest: Manifest) -> None:
             continue
         for name in names:
             check_relative_name(name)
-        taken = set(names)
-        if len(taken) != len(names):
-            raise CorruptError("two files have the same name")
-        for name in names:
-            if any(name[:i] in taken for i, c in enumerate(name) if c == "/"):
-                raise CorruptError("a file has the name of a directory", found=name)
+        # Sorted by parts, what lies in a directory follows it at once.
+        in_order = sorted(name.replace("/", "\0") for name in names)
+        for name, after in pairwise(in_order):
+            if name == after:
+                raise CorruptError("two files have the same name")
+            if after.startswith(name + "\0"):
+                found = after.replace("\0", "/")
+                raise CorruptError("a file has the name of a directory", found=found)
