@@ -134,6 +134,7 @@ class Publisher:
                 such.
             UnavailableError: the store is out of reach, or another writer was faster, or a
                 rank is gone.
+            LockedError: another writer held the lock of a store in a directory for half a minute.
             SparsediffError: another rank had one.
         """
         started = time.monotonic()
