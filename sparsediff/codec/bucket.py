@@ -278,14 +278,16 @@ def _decode_tiers(reader: Reader, n_words: int, dtype: DType) -> kernels.Patcher
         rows, n_marked, n_members = zip(*by_chance, strict=True)
         tabs[list(rows)] = kernels.geometric(n_marked, n_members)
     symbols = iter(kernels.rans_decode(coded, sizes, tabs, 1 << lanes_log2))
-    for tier in tiers:
-        if tier.n_marked:
-            tier.gap_symbols = next(symbols)
-            counts = kernels.histogram(tier.gap_symbols)
-            tier.gap_extra = reader.take(numbers.extra_bytes(counts, signed=False))
-        if tier.n_changed:
-            tier.step_symbols = next(symbols)
-            counts = kernels.histogram(tier.step_symbols)
-            tier.step_extra = reader.take(numbers.extra_bytes(counts, signed=True))
+
+    def stream(*, signed: bool) -> tuple[bytes, bytes]:
+        """The next symbols, and their extra bits."""
+        found = next(symbols)
+        counts = kernels.histogram(found)
+        return found, reader.take(numbers.extra_bytes(counts, signed=signed))
+
+    for i, tier in enumerate(tiers):
+        gaps, gap_extra = stream(signed=False) if tier.n_marked else (b"", b"")
+        steps, step_extra = stream(signed=True) if tier.n_changed else (b"", b"")
+        tiers[i] = TierCode(tier.n_members, tier.n_changed, gaps, gap_extra, steps, step_extra)
     reader.end()
     return kernels.Patcher(dtype, bounds, tiers)

@@ -11,7 +11,6 @@ write outside the arrays they are given, and know nothing of files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +41,7 @@ Extents = Sequence[tuple[int, int, int]]
 """Bytes of open files, one after the other: descriptor, offset and size of each run."""
 
 
-@dataclass(slots=True)
-class TierCode:
+class TierCode(NamedTuple):
     """One tier of a bucket, ready for the entropy coder.
 
     The *marked* members are the changed ones, or the unchanged ones where more
@@ -214,7 +212,7 @@ def remark(tier: TierCode) -> TierCode:
             c = number_classes(gaps)
             symbols.append(c.astype(np.uint8).tobytes())
             bits.put(gaps - CLASS_START[c], CLASS_WIDTH[c])
-    return replace(tier, gap_symbols=b"".join(symbols), gap_extra=bits.getvalue())
+    return tier._replace(gap_symbols=b"".join(symbols), gap_extra=bits.getvalue())
 
 
 def _steps(tier: TierCode, dtype: DType) -> Words:

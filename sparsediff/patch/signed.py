@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,6 @@ _KIND = "patch"  # of what is signed
 _MAX_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
 class Signed:
     """A patch that is read only if it is signed; takes the place of its path.
 
@@ -35,8 +33,8 @@ class Signed:
         trust: who must have signed it.
     """
 
-    path: Path | str
-    trust: Trust
+    def __init__(self, path: Path | str, trust: Trust) -> None:
+        self.path, self.trust = path, trust
 
     def __fspath__(self) -> str:
         return str(self.path)

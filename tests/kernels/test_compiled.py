@@ -141,14 +141,14 @@ def test_patch_agrees_on_damaged_tiers(
     base, target, dtype = pair
     choice = choice_of(base, target, dtype)
     tiers = diff(reference, choice, pair, 0)[0]
-    for tier in tiers:
+    for i, tier in enumerate(tiers):
         for name in ("gap_symbols", "gap_extra", "step_symbols", "step_extra"):
             field = bytearray(getattr(tier, name))
             if field and data.draw(st.booleans()):
                 field[data.draw(st.integers(0, len(field) - 1))] = data.draw(st.integers(0, 255))
             if "extra" in name and data.draw(st.integers(0, 9)) == 0:
                 field = field[:-1] if data.draw(st.booleans()) else field + b"\0"
-            setattr(tier, name, bytes(field))
+            tiers[i] = tiers[i]._replace(**{name: bytes(field)})
     other = data.draw(st.sampled_from([base, target]))
     cut = data.draw(st.integers(0, base.size))
     expected, found = (patch(k, choice, tiers, other, dtype, cut) for k in (reference, compiled))
