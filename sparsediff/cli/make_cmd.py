@@ -189,21 +189,21 @@ def print_result(
     output: str, result: MakeResult, took: float, *, quiet: bool, as_json: bool
 ) -> None:
     """Print what was made, and in how many seconds."""
-    from sparsediff.stats import stats_of_result
+    from sparsediff.patch import measures
 
-    stats = stats_of_result(result)
-    total = stats.total
+    n_elements, n_changed = result.n_elements, result.n_changed
+    density, bits = measures.share(n_changed, n_elements), result.bits_per_changed
     if as_json:
         print_json(
             {
                 "patch": output,
-                "patch_bytes": stats.patch_bytes,
-                "target_bytes": stats.target_bytes,
-                "ratio": stats.ratio,
-                "n_elements": total.n_elements,
-                "n_changed": total.n_changed,
-                "density": total.density,
-                "bits_per_changed": total.bits_per_changed,
+                "patch_bytes": result.patch_bytes,
+                "target_bytes": result.target_bytes,
+                "ratio": result.ratio,
+                "n_elements": n_elements,
+                "n_changed": n_changed,
+                "density": density,
+                "bits_per_changed": bits,
                 "left_out": dict(result.left_out),
                 "seconds": took,
             }
@@ -214,9 +214,9 @@ def print_result(
             n_bytes = sum(n for _, n in result.left_out)
             left_out = f", {plural(len(result.left_out), 'file')} left out ({size(n_bytes)})"
         say(
-            f"{output if output != '-' else 'patch'}: {size(stats.patch_bytes)} for "
-            f"{size(stats.target_bytes)} ({number(stats.ratio, 1)}x), "
-            f"{percent(total.density)} of {total.n_elements:,} elements changed, "
-            f"{number(total.bits_per_changed)} bits per change{left_out}, {took:.2f} s",
+            f"{output if output != '-' else 'patch'}: {size(result.patch_bytes)} for "
+            f"{size(result.target_bytes)} ({number(result.ratio, 1)}x), "
+            f"{percent(density)} of {n_elements:,} elements changed, "
+            f"{number(bits)} bits per change{left_out}, {took:.2f} s",
             err=output == "-",
         )

@@ -23,10 +23,9 @@ from sparsediff.make.results import Completion
 from sparsediff.make.shares import WHOLE, Share, Task, n_bytes, tasks
 from sparsediff.make.spool import Output, deliver, place_of, rewound, spool
 from sparsediff.parallel import Progress, ordered_map, threads
-from sparsediff.patch import words
+from sparsediff.patch import measures, words
 from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest
-from sparsediff.patch.measures import share
 
 if TYPE_CHECKING:
     from sparsediff.signing import Signer
@@ -58,7 +57,25 @@ class MakeResult:
     @property
     def ratio(self) -> float | None:
         """Target bytes per patch byte."""
-        return share(self.target_bytes, self.patch_bytes)
+        return measures.share(self.target_bytes, self.patch_bytes)
+
+    @property
+    def n_elements(self) -> int:
+        """Words of the target, those of files of no known format left out."""
+        return sum(self.manifest.tensors[i].n_words for i in self.manifest.known())
+
+    @property
+    def n_changed(self) -> int:
+        """Those of them that differ from the base, or have none."""
+        return sum(self.manifest.tensors[i].n_changed for i in self.manifest.known())
+
+    @property
+    def bits_per_changed(self) -> float | None:
+        """Bits of payload per changed word: headers and other files are no part of it."""
+        known = set(self.manifest.known())
+        buckets = (i for i, b in enumerate(self.manifest.buckets) if b.tensors[0] in known)
+        n_bytes = sum(self.sizes.get(f"bucket.{i}", 0) for i in buckets)
+        return measures.bits_per_changed(n_bytes, self.n_changed)
 
 
 def make_patch(

@@ -7,6 +7,7 @@ each bucket takes. Knows nothing of how it is stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -172,6 +173,11 @@ class Manifest:
     _skeleton_sizes: list[int] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
     """Per tensor its name, which may be empty; None for the bytes of a file of no known format."""
+
+    def known(self) -> Sequence[int]:
+        """Indices of the tensors of files of known formats; of all where there are no others."""
+        every = range(len(self.names))
+        return [i for i in every if self.names[i] is not None] or every
 
     def skeleton_size(self, file: int) -> int:
         """Bytes of a target file that lie outside its tensors."""

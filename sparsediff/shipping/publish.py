@@ -22,7 +22,6 @@ from sparsediff.shipping.parts import join_parts
 from sparsediff.shipping.pointer import publish_version
 from sparsediff.shipping.policy import unique_name
 from sparsediff.shipping.records import Part, Run, StoredPatch, Version, object_key
-from sparsediff.stats import stats_of_result
 from sparsediff.stores import Store
 
 _STREAMS = 16  # requests at once, when parts are looked for
@@ -72,16 +71,16 @@ def put_version(
     version = 1 if before is None else before.latest.version + 1
     name = unique_name(name, number, version, before)
     patches = [_stored(store, version, name, patch) for patch in made]
-    stats = stats_of_result(made[0].result)
+    result = made[0].result
     record = Version(
         version=version,
         name=name,
         number=number,
         source=patches[0].sha256[:32],
         shipped=float(int(time.time())),
-        n_bytes=stats.target_bytes,
-        n_elements=stats.total.n_elements,
-        n_changed=None if made[0].base is None else stats.total.n_changed,
+        n_bytes=result.target_bytes,
+        n_elements=result.n_elements,
+        n_changed=None if made[0].base is None else result.n_changed,
         patches=tuple(patches),
     )
     after = publish_version(store, before, record, run)

@@ -43,7 +43,6 @@ from sparsediff.shipping.pointer import Pointer
 from sparsediff.shipping.policy import Policy, unique_name
 from sparsediff.shipping.source import Candidate
 from sparsediff.shipping.state import Pending, Waiting
-from sparsediff.stats import stats_of_result
 from sparsediff.stores import Store
 
 
@@ -298,16 +297,16 @@ class _Run:
         self._kept.save(before, pending)
         todo = [(p, f) for p, f in stored if self._store.size(p.key) != p.n_bytes]
         self._send(todo)
-        stats = stats_of_result(next(iter(made.values())))
+        result = next(iter(made.values()))
         record = Version(
             version,
             name,
             candidate.number,
             candidate.fingerprint,
             float(int(time.time())),
-            stats.target_bytes,
-            stats.total.n_elements,
-            None if version - 1 not in made else stats.total.n_changed,
+            result.target_bytes,
+            result.n_elements,
+            None if version - 1 not in made else result.n_changed,
             patches,
             left_out,
         )

@@ -21,6 +21,7 @@ from sparsediff.patch import measures
 from sparsediff.patch.container import Patch, PatchSource, open_patch
 from sparsediff.patch.manifest import Manifest
 from sparsediff.stats import names
+from sparsediff.stats.bound import Bound
 
 
 class TensorStats(NamedTuple):
@@ -178,9 +179,8 @@ class CheckpointStats:
 
         Its ``patch_bytes`` are those of the whole patch.
         """
-        every = range(len(self.manifest.tensors))
-        known = [i for i in every if self.manifest.names[i] is not None]
-        return self._group("total", known or every)._replace(patch_bytes=self.patch_bytes)
+        known = self.manifest.known()
+        return self._group("total", known)._replace(patch_bytes=self.patch_bytes)
 
     @property
     def raw_pairs_bytes(self) -> int:
@@ -293,11 +293,7 @@ def checkpoint_stats(
     Raises:
         SparsediffError: as `make_patch` does.
     """
-    counter = None
-    if bound:
-        from sparsediff.stats.bound import Bound
-
-        counter = Bound()
+    counter = Bound() if bound else None
     result = make_patch(
         base,
         target,

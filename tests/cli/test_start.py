@@ -45,7 +45,7 @@ NEVER = {"asyncio", "cryptography", "email", "http", "rich", "sparsediff.signing
 SMALL = NEVER | {"concurrent.futures", "logging", "tempfile"}
 LIGHT = SMALL | {"difflib", "numpy", "sparsediff.checkpoint"}
 MADE = {"sparsediff.apply.squash", "sparsediff.stats.history", "sparsediff.stats.series"}
-MAKE = {"pickletools", "shutil", "sparsediff.apply", "sparsediff.stats.bound"} | {
+MAKE = {"pickletools", "shutil", "sparsediff.apply", "sparsediff.stats"} | {
     f"sparsediff.checkpoint.formats.{name}" for name in ("archives", "gguf", "npy", "torch_zip")
 }
 MAKE |= {f"sparsediff.make.{name}" for name in ("merge", "part", "write_part")}

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsediff import checkpoint_stats, patch_stats, series_stats
+from sparsediff import checkpoint_stats, make_patch, patch_stats, series_stats
 from sparsediff.dtypes import DTYPES
 from sparsediff.kernels.steps import keys
 from sparsediff.patch import counts, measures
@@ -184,6 +184,25 @@ def test_large_opaque_files_are_not_in_the_total(tmp_path: Path) -> None:
     assert stats.total.n_elements == 1000
     assert {g.key for g in stats.grouped("tensor")} == {"<blob>", "w"}
     assert [s.n_elements for s in series_stats([tmp_path / "a", tmp_path / "b"]).steps] == [1000]
+
+
+@pytest.mark.parametrize("opaque", ["alone", "too", "not"])
+def test_what_make_says_are_the_figures_of_the_patch(opaque: str, tmp_path: Path) -> None:
+    fresh = {"fresh": ("F32", (4, 5), bytes(range(80)))}
+    for side, k in (("a", 0), ("b", 1)):
+        (tmp_path / side).mkdir()
+        if opaque != "alone":
+            tensors = {"w": training_pair(3000, 1e-5)[k]} | (fresh if k else {})
+            write_safetensors(tmp_path / side / "m.safetensors", tensors)
+        if opaque != "not":
+            (tmp_path / side / "blob").write_bytes(RNG(k).bytes(9 << 20))
+    made = make_patch(tmp_path / "a", tmp_path / "b", tmp_path / "p")
+    stats = patch_stats(tmp_path / "p")
+    total = stats.total
+    assert total.n_changed > 20
+    assert (made.target_bytes, made.ratio) == (stats.target_bytes, stats.ratio)
+    assert (made.n_elements, made.n_changed) == (total.n_elements, total.n_changed)
+    assert made.bits_per_changed == pytest.approx(total.bits_per_changed, rel=1e-12)
 
 
 def test_series_with_a_tensor_that_is_new_in_the_middle(tmp_path: Path) -> None:
