@@ -34,22 +34,16 @@ class CheckpointFile(NamedTuple):
 
     def layout(self) -> list[int]:
         """Lengths in bytes, by turns of skeleton and of tensors, the first of skeleton."""
-        lengths = [0]
+        lengths: list[int] = []
         end = 0
-        for span in self.spans:
-            if span.offset > end:
-                if len(lengths) % 2 == 0:
-                    lengths.append(0)
-                lengths[-1] += span.offset - end
-            if span.nbytes:
-                if len(lengths) % 2 == 1:
-                    lengths.append(0)
-                lengths[-1] += span.nbytes
-            end = span.offset + span.nbytes
-        if self.source.size > end:
-            if len(lengths) % 2 == 0:
-                lengths.append(0)
-            lengths[-1] += self.source.size - end
+        for _, _, _, offset, nbytes in self.spans:
+            if nbytes:
+                if offset > end or not lengths:
+                    lengths += [offset - end, 0]
+                lengths[-1] += nbytes
+                end = offset + nbytes
+        if self.source.size > end or not lengths:
+            lengths.append(self.source.size - end)
         return lengths
 
     def skeleton(self) -> bytes:

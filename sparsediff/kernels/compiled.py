@@ -135,7 +135,8 @@ def _room_for_sums(n_parts: int) -> Bytes:
 
 
 def _in_hex(sums: Bytes) -> list[str]:
-    return [row.tobytes().hex() for row in sums]
+    text, digits = sums.tobytes().hex(), 2 * _SUM_BYTES
+    return [text[at : at + digits] for at in range(0, len(text), digits)]
 
 
 class Differ:
