@@ -22,18 +22,23 @@ _IN_USE = "another run is writing here"
 
 Tell = Callable[[LockedError], None]
 
-_patience: ContextVar[tuple[float, Tell]] = ContextVar("_patience", default=(0.0, lambda _: None))
+_patience: ContextVar[tuple[float, Tell, Callable[[], bool]]] = ContextVar(
+    "_patience", default=(0.0, lambda _: None, lambda: False)
+)
 
 
 @contextmanager
-def waiting(seconds: float, tell: Tell) -> Iterator[None]:
+def waiting(
+    seconds: float, tell: Tell, ended: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Let all locks taken in this context be waited for.
 
     Args:
         seconds: how long, for each lock; then a LockedError is raised as usual.
         tell: called when waiting begins, with the error that would have been raised.
+        ended: asked again and again; once it says so, the error is raised.
     """
-    token = _patience.set((seconds, tell))
+    token = _patience.set((seconds, tell, ended))
     try:
         yield
     finally:
@@ -44,9 +49,9 @@ def until_free(acquire: Callable[[], int]) -> int:
     """The descriptor that ``acquire`` returns, tried again while it raises LockedError.
 
     Raises:
-        LockedError: the time of `waiting` is over.
+        LockedError: the time of `waiting` is over, or it has ended.
     """
-    seconds, tell = _patience.get()
+    seconds, tell, ended = _patience.get()
     end: float | None = None
     while True:
         try:
@@ -56,7 +61,7 @@ def until_free(acquire: Callable[[], int]) -> int:
                 end = time.monotonic() + seconds
                 if seconds > 0:
                     tell(e)
-            if time.monotonic() >= end:
+            if time.monotonic() >= end or ended():
                 raise
         time.sleep(_POLL)
 

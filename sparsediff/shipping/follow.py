@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from sparsediff.shipping.pull import pull
 from sparsediff.stores import Store
 
 _PATIENCE = 600.0  # seconds for another run's lock, each time
+_LOOK = 0.1  # seconds from one look at whether it shall end to the next
 _STREAMS = 4  # requests at once
 
 
@@ -144,6 +146,10 @@ class Follower:
             CorruptError: the store has no intact way to any new version.
             SparsediffError: as `pull` does.
         """
+        return self._poll(self._stopped.is_set, version)
+
+    def _poll(self, ended: Callable[[], bool], version: str | None = None) -> Arrival | None:
+        """`poll`, which waits for no lock any more when it has ``ended``."""
         found = read_catalog(self._store)
         if found is None:
             raise no_pointer(self._store)
@@ -156,7 +162,7 @@ class Follower:
         wanted = catalog.latest if version is None else catalog.find(version)
         if held is not None and wanted is not None and held.version == wanted.version:
             return None
-        with waiting(_PATIENCE, lambda _: None):
+        with waiting(_PATIENCE, lambda _: None, ended):
             result = pull(
                 self._store,
                 self._directory,
@@ -175,14 +181,17 @@ class Follower:
             return None
         arrival = Arrival(result.version, result.path, held, None, [], latest=result.catalog.latest)
         if held is not None:
-            arrival = self._with_way(arrival, held, result.catalog)
+            arrival = self._with_way(arrival, held, result.catalog, ended)
         self._holding, self._history = result.version, result.catalog.id
         self.latest = result.catalog.latest
         self._count(result.catalog)
         return arrival
 
     def stop(self) -> None:
-        """End the iteration, from any thread; a version on its way is finished first."""
+        """End the iteration, from any thread.
+
+        A version on its way is finished first, but no other run is waited for any more.
+        """
         self._stopped.set()
 
     def __iter__(self) -> Iterator[Arrival]:
@@ -200,18 +209,38 @@ class Follower:
                 self._stopped.wait(self._every)
 
     async def __aiter__(self) -> AsyncIterator[Arrival]:
-        """The same for asyncio: looks and pulls on a thread."""
+        """The same for asyncio: looks and pulls on a thread.
+
+        If it is cancelled, the thread ends as after `stop`, and what comes until then will come
+        again when somebody iterates next.
+        """
+        cancelled = False
+
+        def look() -> Arrival | None:
+            arrival = self._patient(lambda: cancelled or self._stopped.is_set())
+            if cancelled:
+                self._holding, self._history = before
+            return arrival
+
         while not self._stopped.is_set():
-            arrival = await asyncio.to_thread(self._patient)
+            before = self._holding, self._history
+            try:
+                arrival = await asyncio.to_thread(look)
+            except asyncio.CancelledError:
+                cancelled = True
+                self._holding, self._history = before
+                raise
             if arrival is not None:
                 yield arrival
-            else:
-                await asyncio.sleep(self._every)
+                continue
+            end = time.monotonic() + self._every
+            while not self._stopped.is_set() and (rest := end - time.monotonic()) > 0:
+                await asyncio.sleep(min(rest, _LOOK))
 
-    def _patient(self) -> Arrival | None:
+    def _patient(self, ended: Callable[[], bool] | None = None) -> Arrival | None:
         """`poll`, where what may pass is nothing new: the next ship mends a damaged way, too."""
         try:
-            arrival = self.poll()
+            arrival = self._poll(ended or self._stopped.is_set)
         except (UnavailableError, LockedError, CorruptError) as e:
             self.problem = str(e)
             return None
@@ -232,7 +261,9 @@ class Follower:
             return None
         return self._holding
 
-    def _with_way(self, arrival: Arrival, held: Version, catalog: Catalog) -> Arrival:
+    def _with_way(
+        self, arrival: Arrival, held: Version, catalog: Catalog, ended: Callable[[], bool]
+    ) -> Arrival:
         """The arrival with the patches from what is held, if there are some and their base is."""
         place = Versions(self._directory, self._keep, self._files)
         shared = bool(self._files)
@@ -247,7 +278,7 @@ class Follower:
         if missing:  # another run of pull came here first, and did not keep them
             try:
                 with (
-                    waiting(_PATIENCE, lambda _: None),
+                    waiting(_PATIENCE, lambda _: None, ended),
                     place.open(catalog, self._jobs, allow_rewind=self._allow_rewind),
                 ):
                     if shared:

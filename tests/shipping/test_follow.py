@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparsediff import Follower, UnavailableError, UsageError, apply_patch, pull, ship, versions
+from sparsediff.disk.locks import lock
+from sparsediff.shipping.acks import read_acks
+from sparsediff.shipping.follow import Arrival
 from sparsediff.stores import Store, open_store
+from sparsediff.stores.directory import DirectoryStore
 from tests.support.pairs import tree
 from tests.support.runs import Trainer
 
@@ -106,6 +113,96 @@ def test_one_version_and_back(store: Store, trainer: Trainer, tmp_path: Path) ->
     assert third.base == second.path
     with pytest.raises(UsageError, match="no version 'x'"):
         follower.poll("x")
+
+
+def held_up(store: Store, trainer: Trainer, models: Path) -> int:
+    """A version that follows on the one in a directory, which another run has locked."""
+    trainer.save_steps(1)
+    ship(trainer.run, store)
+    pull(store, models)
+    trainer.save_steps(2)
+    ship(trainer.run, store)
+    return lock(models / ".sparsediff/lock", os.O_RDWR)
+
+
+def test_stop_ends_it_while_another_run_holds_the_directory(
+    store: Store, trainer: Trainer, tmp_path: Path
+) -> None:
+    fd = held_up(store, trainer, tmp_path / "models")
+    follower = Follower(store, tmp_path / "models", holding="step_000001")
+    arrived: list[Arrival] = []
+    following = threading.Thread(target=lambda: arrived.extend(follower), daemon=True)
+    following.start()
+    while follower.latest is None:
+        time.sleep(0.01)
+    follower.stop()
+    following.join(60)
+    assert not following.is_alive()
+    assert arrived == []
+    assert "another run is writing here" in str(follower.problem)
+    os.close(fd)
+
+
+def test_cancelled_while_another_run_holds_the_directory(
+    store: Store, trainer: Trainer, tmp_path: Path
+) -> None:
+    fd = held_up(store, trainer, tmp_path / "models")
+    follower = Follower(store, tmp_path / "models", holding="step_000001")
+
+    async def follow() -> None:
+        async for _ in follower:
+            raise AssertionError("it is locked")
+
+    async def cancel() -> None:
+        following = asyncio.create_task(follow())
+        while follower.latest is None:
+            await asyncio.sleep(0.01)
+        following.cancel()
+        await asyncio.wait([following])
+        assert following.cancelled()
+
+    ran = threading.Thread(target=lambda: asyncio.run(cancel()), daemon=True)
+    ran.start()
+    ran.join(60)  # the loop ends when its threads have
+    assert not ran.is_alive()
+    os.close(fd)
+    arrival = next(iter(follower))
+    assert arrival.version.name == "step_000002"
+
+
+def test_what_came_after_it_was_cancelled_comes_again(
+    store: Store, trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.close(held_up(store, trainer, tmp_path / "models"))
+    follower = Follower(store, tmp_path / "models", holding="step_000001", ack="here")
+    reading, may_read, plain = threading.Event(), threading.Event(), DirectoryStore.read
+
+    def read(*args: Any) -> bytes:
+        reading.set()
+        assert may_read.wait(60)
+        return plain(*args)
+
+    monkeypatch.setattr(DirectoryStore, "read", read)
+
+    async def cancel() -> None:
+        following = asyncio.ensure_future(anext(aiter(follower)))
+        while not reading.is_set():
+            await asyncio.sleep(0.01)
+        following.cancel()
+        await asyncio.wait([following])
+        may_read.set()
+
+    asyncio.run(cancel())
+    assert (tmp_path / "models/versions/step_000002").is_dir()
+
+    async def follow() -> str:
+        async for arrival in follower:
+            return arrival.version.name
+        raise AssertionError
+
+    assert asyncio.run(follow()) == "step_000002"
+    (ack,) = read_acks(store)
+    assert ack.version == 1  # the other has been taken only now
 
 
 def test_iteration_waits_for_the_store_and_ends_when_stopped(
