@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Run
 from tests.support.commands import ALL, left_over
+from tests.support.interrupts import interrupted
 
 SIGNALS = ["SIGINT", "SIGTERM"]
 VERBS = ["apply in place", "pull", "pull in place", "ship"]
-
-
-def interrupted(n: int, signum: str, log: Path, words: tuple[object, ...]) -> tuple[int, str, str]:
-    """How a run ended that was sent a signal at its n-th line: exit code, stderr, that line."""
-    command = [sys.executable, "-m", "tests.support.interrupts", n, signum, log, *words, "-q"]
-    child = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
-    assert child.stdout == ""
-    return child.returncode, child.stderr, log.read_text()
 
 
 @pytest.mark.parametrize(

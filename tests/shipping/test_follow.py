@@ -196,9 +196,8 @@ def test_what_came_after_it_was_cancelled_comes_again(
     assert (tmp_path / "models/versions/step_000002").is_dir()
 
     async def follow() -> str:
-        async for arrival in follower:
-            return arrival.version.name
-        raise AssertionError
+        arrival = await asyncio.wait_for(anext(aiter(follower)), 60)
+        return arrival.version.name
 
     assert asyncio.run(follow()) == "step_000002"
     (ack,) = read_acks(store)
