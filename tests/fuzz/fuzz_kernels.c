@@ -356,11 +356,12 @@ static void fuzz_rans(void) {
 }
 
 #include "fuzz_files.inc.h"
+#include "fuzz_choices.inc.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     input = data;
     input_left = size;
-    switch (draw(8)) {
+    switch (draw(9)) {
     case 0:
     case 1:
         fuzz_rans();
@@ -373,6 +374,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
     case 4:
         fuzz_files();
+        break;
+    case 5:
+        draw(2) ? fuzz_tiers() : fuzz_tables();
         break;
     default:
         fuzz_bucket();
