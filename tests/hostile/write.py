@@ -13,7 +13,7 @@ import io
 import json
 import struct
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -382,6 +382,29 @@ def safetensors() -> Entries:
         "objects.safetensors": header(
             b"{" + b",".join(b'"%d":{}' % i for i in range(2_000)) + b"}"
         ),
+        "backwards.safetensors": header(b'{"a":%b}' % tensor("[2]", "[2,0]"), b"ab"),
+        "more.safetensors": header(b'{"a":%b}' % tensor("[1]", "[0,1]"), b"ab"),
+        "inside.safetensors": header(
+            b'{"a":%b,"b":%b}' % (tensor("[2]", "[0,2]"), tensor("[0]", "[1,1]")), b"ab"
+        ),
+        "dtype.safetensors": header(b'{"a":%b}' % tensor("[1]", "[0,1]", "F32"), b"a"),
+        "half-byte.safetensors": header(b'{"a":%b}' % tensor("[3]", "[0,1]", "F4"), b"a"),
+        "unknown.safetensors": header(b'{"a":%b}' % tensor("[9]", "[0,1]", "F7"), b"a"),
+        "latin.safetensors": header(b'{"\xe4":%b}' % tensor("[1]", "[0,1]"), b"a"),
+        "mark.safetensors": header(b"\xef\xbb\xbf{}"),
+        "documents.safetensors": header(b"{}{}"),
+        "list.safetensors": header(b"[]"),
+        "float.safetensors": header(b'{"a":%b}' % tensor("[1e0]", "[0,1]"), b"a"),
+        "nan.safetensors": header(b'{"a":%b}' % tensor('[1],"x":NaN', "[0,1]"), b"a"),
+        "escaped.safetensors": header(
+            b'{"a":%b,"\\u0061":%b}' % (tensor("[1]", "[0,1]"), tensor("[1]", "[1,2]")), b"ab"
+        ),
+        "metadata-number.safetensors": header(b'{"__metadata__":{"a":1}}'),
+        "metadata-list.safetensors": header(b'{"__metadata__":[]}'),
+        "metadata-tensor.safetensors": header(
+            b'{"\\u005f_metadata__":%b}' % tensor("[0]", "[0,0]")
+        ),
+        "metadata-surrogate.safetensors": header(b'{"__metadata__":{"a":"\\ud800"}}'),
         "bidi.safetensors": header(
             b'{"\\u202e\\u0000../\\u001b[2J":%b}' % tensor("[2]", "[0,2]"), b"ab"
         ),
@@ -416,7 +439,41 @@ def pickles() -> Entries:
         "underflow.pt": archive({"a/data.pkl": b"\x80\x02R."}),
         "inst.pt": archive({"a/data.pkl": b"\x80\x02(X\x0f\0\0\0touch was-run.xios\nsystem\n."}),
         "nothing.pt": b"PK",
+        **{f"{name}.pt": archive({"a/data.pkl": data}) for name, data in _calls(touch).items()},
+        "two.pt": archive({"a/version": b"3\n", "b/data.pkl": touch, "a/data.pkl": touch}),
+        "names.pt": archive({"a/data.pkl": touch}).replace(b"a/data.pkl", b"a/data.txt", 1),
+        "encrypted.pt": _flagged(archive({"a/data.pkl": touch}), 1),
     }
+
+
+def _calls(touch: bytes) -> dict[str, bytes]:
+    """The other ways in which a pickle calls something, and ways in which it hides that."""
+    system, line = b"cos\nsystem\n", b"X\x0f\0\0\0touch was-run.x"
+    return {
+        "stack-global": b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94\x93" + line + b"\x85R.",
+        "obj": b"\x80\x02(" + system + line + b"o.",
+        "newobj": b"\x80\x02" + system + line + b"\x85\x81.",
+        "newobj-ex": b"\x80\x04" + system + line + b"\x85}\x92.",
+        "build": b"\x80\x02ccollections\nCounter\n)R}X\x0c\0\0\0__setstate__"
+        + system + b"sb" + line + b"b.",
+        "ext": b"\x80\x02\x84\xff\xff\xff\x7f" + line + b"\x85R.",
+        "persistent": b"\x80\x02" + touch[2:-1] + b"Q.",
+        "in-itself": b"\x80\x02cpickle\nloads\nC" + bytes([len(touch)]) + touch + b"\x85R.",
+        "in-a-row": b"\x80\x02N." + touch,
+        "never-ends": touch[:-1],
+        "breaks-off": touch[:-1] + b"\xff.",
+        "protocol": b"\x80\xff" + touch[2:],
+        "comes-back": b"\x80\x02(N1" + touch[2:],
+        "dotted": b"\x80\x04\x8c\x07pathlib\x8c\x09os.system\x93" + line + b"\x85R.",
+    }  # fmt: skip
+
+
+def _flagged(data: bytes, flags: int) -> bytes:
+    """An archive whose entries have these flags, too, in the directory and before the data."""
+    old, new = struct.pack("<H", 0x800), struct.pack("<H", 0x800 | flags)
+    return data.replace(b"PK\3\4\0\0" + old, b"PK\3\4\0\0" + new).replace(
+        b"PK\1\2" + bytes(4) + old, b"PK\1\2" + bytes(4) + new
+    )
 
 
 def gguf() -> Entries:
@@ -432,6 +489,9 @@ def gguf() -> Entries:
         sides = list(sides)
         return text(name) + struct.pack(f"<I{len(sides)}QIQ", len(sides), *sides, kind, offset)
 
+    def aligned(n_bytes: int) -> bytes:
+        return text(b"general.alignment") + struct.pack("<II", 4, n_bytes)
+
     top = (1 << 64) - 1
     array = text(b"a") + struct.pack("<I", 9)
     return {
@@ -441,7 +501,13 @@ def gguf() -> Entries:
         "array.gguf": file(0, 1, array + struct.pack("<IQ", 4, top)),
         "strings.gguf": file(0, 1, array + struct.pack("<IQ", 8, top)),
         "arrays.gguf": file(0, 1, array + struct.pack("<IQ", 9, 1) * 1_000),
-        "alignment.gguf": file(0, 1, text(b"general.alignment") + struct.pack("<II", 4, 0)),
+        "alignment.gguf": file(0, 1, aligned(0)),
+        "alignment-three.gguf": file(0, 1, aligned(3)),
+        "alignment-twice.gguf": file(1, 2, aligned(32) + aligned(64) + tensor(b"a", [8])),
+        "block.gguf": file(1, 0, tensor(b"a", [33], 8)),
+        "unknown.gguf": file(1, 0, tensor(b"a", [1 << 40], 99)),
+        "latin.gguf": file(1, 0, tensor(b"\xff\0", [8])),
+        "version.gguf": file(1, 0, tensor(b"a", [8]))[:4] + b"\4" + bytes(60),
         "dimensions.gguf": file(1, 0, text(b"a") + b"\xff" * 4),
         "sides.gguf": file(1, 0, tensor(b"a", [1 << 40, 1 << 40])),
         "offset.gguf": file(1, 0, tensor(b"a", [1], offset=top - 31)),
@@ -469,26 +535,38 @@ def npy() -> Entries:
         "dimensions.npy": npy_of(head.format("'<f4'", "(" + "1," * 9_000 + ")").encode(), bytes(8)),
         "itemsize.npy": npy_of(head.format("'<V999999999999'", "(1,)").encode(), bytes(8)),
         "header.npy": npy_of(b"{", length=(1 << 32) - 1),
+        "negative.npy": npy_of(head.format("'<f4'", "(-2, -1)").encode(), bytes(8)),
+        "fields.npy": npy_of(
+            head.format("[('a', '|O'), ('b', '<f4')]", "(1,)").encode(), bytes(12)
+        ),
+        "twice.npy": npy_of(head.format("'<f4', 'descr': '<f8'", "(1,)").encode(), bytes(8)),
+        "escaped.npy": npy_of(
+            head.format("'<f4'", "(2,)").replace("d", "\\x64", 1).encode(), bytes(8)
+        ),
+        "version.npy": npy_of(head.format("'<f4'", "(2,)").encode(), bytes(8))[:6]
+        + b"\4"
+        + bytes(64),
     }
 
 
-def archive(entries: dict[str, bytes | int], **lies: Any) -> bytes:
+def archive(entries: Mapping[Any, bytes | int], **lies: Any) -> bytes:
     """A zip archive of stored entries.
 
     Args:
-        entries: data by name; or, of an entry that is in the directory only, where it says that
-            it lies.
+        entries: data by name, which is UTF-8, or given as bytes and not; or, of an entry that is
+            in the directory only, where it says that it lies.
         lies: instead of the truth in the directory: ``size``, ``packed``, ``method`` of each
             entry; ``count``, ``directory`` in the end record; ``extra`` to each entry.
     """
     out, central = b"", b""
     method, extra = lies.get("method", 0), lies.get("extra", b"")
     for name, data in entries.items():
-        raw = name.encode()
+        raw = name if isinstance(name, bytes) else name.encode()
         n = 0 if isinstance(data, int) else len(data)
         size, packed = lies.get("size", n), lies.get("packed", n)
         at = data if isinstance(data, int) else len(out)
-        fields = (0x800, method, 0, 0, 0, packed, size, len(raw), len(extra))
+        utf8 = 0 if name is raw else 0x800
+        fields = (utf8, method, 0, 0, 0, packed, size, len(raw), len(extra))
         central += struct.pack("<4sHHHHHHIIIHH", b"PK\1\2", 0, 0, *fields)
         central += struct.pack("<HHHII", 0, 0, 0, 0, at) + raw + extra
         if not isinstance(data, int):
@@ -511,6 +589,7 @@ def zips() -> Entries:
     quoting = local(b"b.npy", 0, 0, 0) + array  # the data of one is a header of the other
     wide = struct.pack("<HHQQQ", 1, 24, 1 << 62, 1 << 62, 0)
     deflated = b"\x4b\x04\0" * 30  # never looked into
+    one = archive({"a.npy": array})
     return {
         "overlap.npz": archive({"a.npy": quoting, "b.npy": len(local(b"a.npy", 0, 0, 0))}),
         "same-data.npz": archive({"a.npy": array, "b.npy": 0}),
@@ -524,7 +603,26 @@ def zips() -> Entries:
         "traversal.npz": archive({"a.npy": array, "../../b.npy": array, "/c.npy": array}),
         "nul.npz": archive({"a.npy": array, "b\0.npy": array, "\u202eypn.npy": array}),
         "itself.npz": archive({"a.npy": archive({"a.npy": array})}),
+        "twice.npz": archive({"a.npy": array, "a.npy\0b": array}),
+        "twice-spelt.npz": archive({"\u00e9.npy": array, b"\x82.npy": array}),
+        "case.npz": archive({"a.npy": array, "A.npy": array}),
+        "hidden.npz": archive({"a.npy": array, "b.npy": array}, count=1),
+        "names.npz": archive({"a.npy": array}).replace(b"a.npy", b"b.npy", 1),
+        "prepended.npz": b"#!/bin/sh\n" + one,
+        "in-a-row.npz": one + archive({"b.npy": array}),
+        "comment.npz": one[:-2] + struct.pack("<H", len(one)) + one,
+        "after.npz": one + b"more",
+        "encrypted.npz": _flagged(one, 1),
+        "disk.npz": one[:-18] + b"\1\0\1\0" + one[-14:],
+        "zip64-end.npz": one[:-22] + _end64(2, len(one)) + one[-22:],
     }
+
+
+def _end64(n: int, end: int) -> bytes:
+    """The end record of zip64 and where it is, of n entries where the directory ends otherwise."""
+    at = end - 22
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, n, n, 51, at - 51)
+    return record + struct.pack("<4sIQI", b"PK\6\7", 0, at, 1)
 
 
 def tars() -> Entries:
@@ -557,6 +655,12 @@ def tars() -> Entries:
         "size.tar": resized(plain, b"\x80" + b"\xff" * 11),
         "negative.tar": resized(plain, b"\xff" * 12),
         "pax-size.tar": packed(("p", b"x", b"30 size=9999999999999999999\n" + b"0\n")),
+        "pax-of-all.tar": packed(("p", b"g", b"10 size=0\n"), ("a", b"0", bytes(600))),
+        "pax-holes.tar": packed(("p", b"x", b"22 GNU.sparse.size=99\n"), ("a", b"0", bytes(9))),
+        "holes.tar": packed(("a", b"S", bytes(600))),
+        "twice.tar": packed(("a", b"0", bytes(9)), ("a", b"0", bytes(8))),
+        "directory.tar": packed(("a/", b"5", bytes(600)), ("a/b", b"0", bytes(9))),
+        "after-end.tar": packed(("a", b"0", bytes(9)))[:1_024] + bytes(1_024) + plain,
         "pax-line.tar": packed(("p", b"x", b"9999999 path=a\n")),
     }
 

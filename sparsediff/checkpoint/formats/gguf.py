@@ -93,9 +93,14 @@ def _metadata(file: Input) -> tuple[_Reader, int, int, int]:
     n_tensors, n_values = reader.integer(8), reader.integer(8)
     reader.check_room(n_tensors * _MIN_TENSOR + n_values * _MIN_VALUE)
     alignment, n_parts = 32, 1
+    seen: set[bytes] = set()
     for _ in range(n_values):
         key = reader.string()
         kind = reader.integer(4)
+        if key in (b"general.alignment", b"split.count"):
+            if key in seen:  # readers differ in which one they take
+                raise reader.bad("two values of one name", key.decode())
+            seen.add(key)
         if key == b"general.alignment":
             alignment = reader.integer(4) if kind == _UINT32 else 0
             if alignment.bit_count() != 1:

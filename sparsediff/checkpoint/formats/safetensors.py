@@ -2,8 +2,8 @@
 
 Enters: a file; or what is to be in one. Leaves: its spans; or its header, the very
 bytes that the format's own library writes. Checks what the format's own library checks
-(header length, JSON object, shapes against offsets, no hole, no overlap, no
-byte left over) before any offset is used. A dtype the format gains later is
+(header length, JSON object, metadata of texts, shapes against offsets, no hole, no overlap,
+no byte left over) before any offset is used. A dtype the format gains later is
 read as bytes, so that such a file still travels.
 """
 
@@ -150,7 +150,11 @@ def find_spans(file: Input) -> list[Span]:
         )
     header = _parse(file, file.read(8, length))
     data = 8 + length
-    header.pop(_METADATA, None)
+    metadata = header.pop(_METADATA, None)
+    if metadata is not None and not _are_texts(metadata):
+        raise MalformedError(
+            "malformed safetensors: metadata must be names and texts", file=file.path, offset=8
+        )
     spans = _plain_spans(header, data, file.size)
     if spans is None:
         spans = [_span(file, name, entry, data) for name, entry in header.items()]
@@ -186,9 +190,9 @@ def _parse(file: Input, raw: bytes) -> dict[str, Any]:
 
     try:
         text = raw.decode("utf-8")
-        header = json.loads(text)
+        header = json.loads(text, parse_constant=_refuse)
         if not _holds_all(header, raw):
-            header = json.loads(text, object_pairs_hook=unique)
+            header = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse)
         if not raw.startswith(b"{"):
             raise ValueError("does not start with '{'")
     except (ValueError, RecursionError) as e:
@@ -200,6 +204,10 @@ def _parse(file: Input, raw: bytes) -> dict[str, Any]:
         ) from None
     assert isinstance(header, dict)  # starts with '{' and parsed
     return header
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _holds_all(header: Any, raw: bytes) -> bool:
@@ -268,6 +276,10 @@ def _span(file: Input, name: str, entry: Any, data: int) -> Span:
     if max(shape, default=0) > _MAX_SIDE:  # of an empty tensor; no manifest holds such a number
         shape = [0]
     return Span(name, dtype, tuple(shape), data + begin, end - begin)
+
+
+def _are_texts(metadata: Any) -> bool:
+    return isinstance(metadata, dict) and all(map(_is_text, chain(*metadata.items())))
 
 
 def _is_text(value: object) -> bool:

@@ -73,13 +73,17 @@ def find_members(file: Input) -> list[Member] | None:
             size = 0 if kind in _NO_DATA else size
             if size > file.size - at:
                 raise _malformed(file, "member exceeds the file (cut off?)", at)
-            if kind in (_LONG_NAME, _PAX):
+            if kind in (_LONG_NAME, _PAX, _PAX_OF_ALL):
                 if size > _MAX_MORE:
                     raise _malformed(file, "header of a member is too long", at)
                 more = _read(files, file, at, size)
-                told |= {b"path": _text(more)} if kind == _LONG_NAME else _records(file, at, more)
-            elif kind not in (_LONG_LINK, _PAX_OF_ALL):
-                if kind == _WITH_HOLES or any(key.startswith(b"GNU.sparse") for key in told):
+                said = {b"path": _text(more)} if kind == _LONG_NAME else _records(file, at, more)
+                if kind != _PAX_OF_ALL:
+                    told |= said
+                elif any(key in (b"path", b"size") or _is_sparse(key) for key in said):
+                    return None  # no writer says that of all members
+            elif kind != _LONG_LINK:
+                if kind == _WITH_HOLES or any(map(_is_sparse, told)):
                     return None
                 if kind not in _NO_DATA:
                     name = told.get(b"path") or _short_name(header)
@@ -88,6 +92,10 @@ def find_members(file: Input) -> list[Member] | None:
                 told = {}
             at = min(at + -(-size // _BLOCK) * _BLOCK, file.size)
     return None
+
+
+def _is_sparse(key: bytes) -> bool:
+    return key.startswith(b"GNU.sparse")
 
 
 def _has_right_sum(header: bytes) -> bool:

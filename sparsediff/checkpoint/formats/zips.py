@@ -176,9 +176,10 @@ def read_entries(file: Input, archive: Archive) -> list[Entry]:
             if start + packed > archive.directory:
                 raise _malformed(file, "zip entry exceeds the archive", where, name)
             text = name.decode("utf-8" if flags & _UTF8 else "cp437", "backslashreplace")
-            if name in names:
+            known = text.partition("\0")[0]  # to readers written in C, and to Python's
+            if known in names:
                 raise _malformed(file, "two zip entries have the same name", where, name)
-            names.add(name)
+            names.add(known)
             entries.append((local, Entry(text, start, packed, is_stored)))
     if at != len(raw):
         raise _malformed(file, "zip directory holds more than its entries", archive.directory + at)
