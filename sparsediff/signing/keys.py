@@ -220,7 +220,7 @@ def _split(text: bytes, name: str) -> tuple[float | None, bytes]:
     """
     found = _PEM.search(text)
     if found is None or text[found.end() :].strip():
-        raise UsageError("holds no key", file=name, expected="one, as PEM")
+        raise UsageError("holds no key, or more than it", file=name, expected="one, as PEM")
     expires = None
     for line in text[: found.start()].splitlines():
         word, _, value = line.partition(b":")

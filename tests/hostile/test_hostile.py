@@ -14,12 +14,15 @@ import pytest
 from sparsediff import SparsediffError, apply_patch, verify_patch
 from sparsediff.checkpoint.open import open_checkpoint
 from sparsediff.errors import CorruptError
+from sparsediff.patch.signed import Signed
+from sparsediff.shipping.acks import read_acks
 from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.parts import parts_of
-from sparsediff.signing import trust
+from sparsediff.signing import signer, trust
 from sparsediff.stores import open_store
 from tests.conftest import Run
-from tests.hostile.write import FILES, everything, pointer, sealed
+from tests.hostile import small
+from tests.hostile.write import FILES, beginning, everything, page, pointer, sealed, signed_patch
 from tests.support.pairs import tree
 
 ROOT = Path(__file__).parents[2]
@@ -29,21 +32,31 @@ VERDICTS = {
     for line in (Path(__file__).parent / "README.md").read_text().splitlines()
     if (m := ROW.fullmatch(line))
 }
+KINDS = (
+    "patch", "payload", "pointer", "signed", "parts", "key", "secret", "signature", "page", "ack",
+)  # fmt: skip
 UNFOLDS = "patch-manifest-"  # to 32 MiB: each verb takes a second
 STATED = re.compile(rb"\npeak (\d+)\n")
 
 
 def kind_of(name: str) -> str:
     kind = name.partition("-")[0]
-    return kind if kind in ("patch", "payload", "pointer", "signed", "parts") else "checkpoint"
+    return kind if kind in KINDS else "checkpoint"
 
 
-def prepared(name: str, room: Path) -> Path:
+def prepared(name: str, room: Path, data: bytes | None = None) -> Path:
     """Where a file lies, or the store that it is in."""
     (room / "empty").mkdir(exist_ok=True)
-    kind, data = kind_of(name), (FILES / name).read_bytes()
-    if kind not in ("pointer", "signed", "parts"):
+    kind, data = kind_of(name), (FILES / name).read_bytes() if data is None else data
+    if kind in ("patch", "payload", "checkpoint"):
         return FILES / name
+    if kind == "signature":
+        (room / "a.sdiff").write_bytes(signed_patch())
+        (room / "a.sdiff.sig").write_bytes(data)
+        return room / "a.sdiff"
+    if kind in ("key", "secret"):
+        (room / "key").write_bytes(data)
+        (room / "key").chmod(0o600)
     store = room / "store"
     (store / "versions").mkdir(parents=True)
     if kind == "parts":
@@ -53,6 +66,19 @@ def prepared(name: str, room: Path) -> Path:
         document = pointer(key=key, sha256=sha256)
         document["versions"][0]["patches"][0]["list_bytes"] = len(data)
         data = sealed(document)
+    if kind == "page":
+        sha256 = hashlib.sha256(data).hexdigest()
+        (store / "versions" / "pages").mkdir()
+        (store / "versions" / "pages" / f"{sha256[:16]}.json").write_bytes(data)
+        row = page(last=1, n=1, names=["step_1", "step_1"], numbers=[1, 1], since_anchor=[1, 5, 1])
+        row |= {"key": f"versions/pages/{sha256[:16]}.json", "n_bytes": len(data)}
+        document = pointer(version=33, name="step_33", latest=33)
+        data = sealed(document | {"pages": [row | {"sha256": sha256}]})
+    if kind == "ack":
+        (store / "acks").mkdir()
+        (store / "acks" / "a.json").write_bytes(data)
+    if kind in ("key", "secret", "ack"):
+        data = sealed(pointer())
     (store / "latest.json").write_bytes(data)
     return store
 
@@ -60,7 +86,7 @@ def prepared(name: str, room: Path) -> Path:
 def commands(name: str, path: Path, room: Path) -> list[list[object]]:
     """Every command that has to do with what is wrong with a file."""
     empty, out = room / "empty", room / "out"
-    trusted = ["--trust", FILES / "trusted.pub"] if kind_of(name) == "signed" else []
+    trusted, key = ["--trust", FILES / "trusted.pub"], room / "key"
     found: dict[str, list[list[object]]] = {
         "patch": [
             ["verify", path],
@@ -73,6 +99,15 @@ def commands(name: str, path: Path, room: Path) -> list[list[object]]:
         "payload": [["verify", path, "--base", empty], ["apply", empty, path, "-o", out]],
         "pointer": [["log", path], ["pull", path, out], ["check", path]],
         "parts": [["pull", path, out], ["check", path]],
+        "key": [["log", path, "--trust", key], ["pull", path, out, "--trust", key]],
+        "secret": [["make", empty, empty, "-o", out, "--sign", key], ["sign", path, "--sign", key]],
+        "signature": [
+            ["verify", path, *trusted],
+            ["show", path, *trusted],
+            ["apply", empty, path, "-o", out, *trusted],
+        ],
+        "page": [["log", path, "--all"], ["check", path]],
+        "ack": [["status", path]],
         "checkpoint": [["make", path, path, "-o", out, "--quiet"]],
     }
     found["signed"] = [[*words, *trusted] for words in found["pointer"]]
@@ -86,10 +121,21 @@ def read(name: str, path: Path, room: Path) -> None:
         verify_patch(path, base=room / "empty" if kind == "payload" else None)
     elif kind == "checkpoint":
         open_checkpoint(path)
+    elif kind in ("key", "secret"):
+        (trust if kind == "key" else signer)([room / "key"])
+    elif kind == "signature":
+        trusted = trust([FILES / "trusted.pub"])
+        assert trusted is not None
+        verify_patch(Signed(path, trusted))
+    elif kind == "ack":
+        (ack,) = read_acks(open_store(str(path)))
+        assert (ack.version == 1, ack.problem is None) == ("right" in name,) * 2
     else:
         trusted = trust([FILES / "trusted.pub"]) if kind == "signed" else None
         store = open_store(str(path), trust=trusted)
         found = read_catalog(store)
+        if kind == "page" and found is not None:
+            assert len(list(found[0].versions)) > 1
         if kind == "parts" and found is not None:
             (patch,) = found[0].latest.patches
             parts_of(store, patch)
@@ -106,7 +152,18 @@ def test_the_files_are_those_that_are_described_and_those_that_the_script_writes
     made = everything()
     assert tree(FILES) == made
     assert VERDICTS.keys() == made.keys() - {"trusted.pub"}
-    assert sum(map(len, made.values())) < 350_000
+    assert sum(map(len, made.values())) < 500_000
+
+
+def test_small_files_are_made_from_what_is_right(tmp_path: Path, cli: Run) -> None:
+    (version,) = pointer()["versions"]
+    for name, data in small.right(beginning(), version).items():
+        room = tmp_path / name
+        room.mkdir()
+        path = prepared(name, room, data)
+        read(name, path, room)
+        if kind_of(name) == "ack":
+            assert "damaged" not in cli("status", path)[1]
 
 
 @pytest.mark.parametrize("name", VERDICTS)
@@ -122,13 +179,16 @@ def test_verdict(name: str, tmp_path: Path, cli: Run, monkeypatch: pytest.Monkey
         assert (type(caught.value).__name__, caught.value.exit_code) == (error, code)
     before = shown(tmp_path)
     for words in commands(name, path, tmp_path)[: 1 if name.startswith(UNFOLDS) else None]:
-        found, _, err = cli(*words)
+        found, out, err = cli(*words)
         assert found == code, (words, err)
         assert "Traceback" not in err
         assert not re.search("[\0-\x09\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]", err)
         if code:
             # Of parts, one line for each way that was tried, and one that there is no other.
             assert err.count("\n") == (2 if kind_of(name) == "parts" else 1), err
+        elif kind_of(name) == "ack":
+            assert "acks/a.json is damaged" in out
+            assert not re.search("[\x1b\u202e]", out)
         else:
             apply_patch(path, tmp_path / "out", tmp_path / "again")
             assert (tmp_path / "again").read_bytes() == path.read_bytes()

@@ -19,16 +19,14 @@ from typing import Any
 
 import xxhash
 import zstandard
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.hostile import small
+from tests.hostile.small import HASH, OTHER, SHA, TRUSTED, Entries, public, row
 from tests.patch.rewriting import container, dumped
 
 FILES = Path(__file__).parent / "files"
 _BLOCK = 1 << 17  # bytes, of zstd
 _RLE = 1
-_HASH, _SHA = "0" * 32, "0" * 64
-Entries = dict[str, bytes]
 
 
 def main() -> None:
@@ -41,7 +39,7 @@ def main() -> None:
 def everything() -> Entries:
     """All files, by name."""
     stores = (pointers, signed, parts)
-    kinds = (patches, payloads, *stores, safetensors, pickles, gguf, npy, zips, tars)
+    kinds = (patches, payloads, *stores, small_ones, safetensors, pickles, gguf, npy, zips, tars)
     return {name: data for kind in kinds for name, data in kind().items()}
 
 
@@ -227,7 +225,7 @@ def payloads() -> Entries:
 
 def pointer(**changes: Any) -> dict[str, Any]:
     """A pointer of one version; a valid one, of objects that are not there."""
-    patch = {"base": None, "key": "versions/1/a.sdiff", "n_bytes": 5, "sha256": _SHA}
+    patch = {"base": None, "key": "versions/1/a.sdiff", "n_bytes": 5, "sha256": SHA}
     version = {
         "version": 1,
         "name": "step_1",
@@ -243,7 +241,7 @@ def pointer(**changes: Any) -> dict[str, Any]:
         version[key] = changes.pop(key)
     for key in patch.keys() & changes.keys():
         patch[key] = changes.pop(key)
-    document = {"format": "sparsediff-store", "layout": 2, "id": _HASH, "latest": 1, "pages": []}
+    document = {"format": "sparsediff-store", "layout": 2, "id": HASH, "latest": 1, "pages": []}
     return document | {"versions": [version], "dropped": []} | changes
 
 
@@ -267,7 +265,7 @@ def page(**changes: Any) -> dict[str, Any]:
         "target_bytes": 5,
     }
     row |= {"names": ["a", "b"], "numbers": [1, 32], "since_anchor": [1, 5, 1]}
-    return row | {"key": "versions/pages/p.json", "n_bytes": 5, "sha256": _SHA} | changes
+    return row | {"key": "versions/pages/p.json", "n_bytes": 5, "sha256": SHA} | changes
 
 
 def pointers() -> Entries:
@@ -281,7 +279,7 @@ def pointers() -> Entries:
         "pointer-nested.json": b"[" * 20_000,
         "pointer-digits.json": b'{"latest":' + b"9" * 5_000 + b"}",
         "pointer-infinite.json": b'{"format":"sparsediff-store","layout":1e999}',
-        "pointer-other-checksum.json": json.dumps(pointer() | {"xxh3": _HASH}).encode(),
+        "pointer-other-checksum.json": json.dumps(pointer() | {"xxh3": HASH}).encode(),
         "pointer-layout.json": sealed(pointer(layout=3)),
         "pointer-name-up.json": sealed(pointer(name="../../etc")),
         "pointer-name-nul.json": sealed(pointer(name="a\0b")),
@@ -300,27 +298,20 @@ def pointers() -> Entries:
 
 def signed() -> Entries:
     """Pointers for somebody who trusts ``trusted.pub``, and that key."""
-    trusted, other = (Ed25519PrivateKey.from_private_bytes(bytes([i] * 32)) for i in (1, 2))
     document = pointer()
-
-    def row(key: Ed25519PrivateKey, kind: str, claimed: Ed25519PrivateKey = trusted) -> Any:
-        digest = hashlib.sha256(compact(document)).hexdigest()
-        made = key.sign(f"sparsediff {kind} sha256 {digest}\n".encode())
-        name = hashlib.sha256(claimed.public_key().public_bytes_raw()).hexdigest()[:16]
-        return {"key": name, "ed25519": base64.b64encode(made).decode()}
-
-    right = row(trusted, "pointer")
+    data = compact(document)
+    right = row(TRUSTED, "pointer", data)
     rows: dict[str, Any] = {
         "none": None,
-        "by-another": [row(other, "pointer", other)],
-        "by-another-in-its-name": [row(other, "pointer")],
-        "of-a-patch": [row(trusted, "patch")],
+        "by-another": [row(OTHER, "pointer", data, OTHER)],
+        "by-another-in-its-name": [row(OTHER, "pointer", data)],
+        "of-a-patch": [row(TRUSTED, "patch", data)],
         "of-zeros": [right | {"ed25519": base64.b64encode(bytes(64)).decode()}],
         "cut": [right | {"ed25519": right["ed25519"][:40]}],
         "no-base64": [right | {"ed25519": "\u202e" * 88}],
         "key-unprintable": [right | {"key": "\33[2J\u202e"}],
         "no-rows": {"key": "ed25519"},
-        "too-many": [row(other, "pointer")] * 65,
+        "too-many": [row(OTHER, "pointer", data)] * 65,
     }
     made = {
         f"signed-{kind}.json": sealed(document | ({} if r is None else {"signatures": r}))
@@ -328,20 +319,18 @@ def signed() -> Entries:
     }
     moved = document | {"signatures": [right], "latest": 1, "id": "1" * 32}
     made["signed-then-changed.json"] = sealed(moved)
-    made["trusted.pub"] = trusted.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    made["trusted.pub"] = public(TRUSTED)
     return made
 
 
 def parts() -> Entries:
     """Lists of the parts of a patch of five bytes."""
-    key = f"versions/000001-parts/{_HASH}"
+    key = f"versions/000001-parts/{HASH}"
 
     def listed(*rows: dict[str, Any]) -> bytes:
         return json.dumps({"format": "sparsediff-parts", "parts": rows}).encode()
 
-    part = {"key": key, "n_bytes": 5, "sha256": _SHA}
+    part = {"key": key, "n_bytes": 5, "sha256": SHA}
     return {
         "parts-nested.json": b"[" * 20_000,
         "parts-none.json": listed(),
@@ -350,6 +339,22 @@ def parts() -> Entries:
         "parts-huge.json": listed(part | {"n_bytes": (1 << 63) - 1}),
         "parts-missing.json": listed(part),
     }
+
+
+def small_ones() -> Entries:
+    """Keys, signatures of `signed_patch`, pages, acknowledgements."""
+    files = small.signature_files(beginning()) | small.pages(*pointer()["versions"])
+    return small.keys() | files | small.acks()
+
+
+def beginning() -> bytes:
+    """What is signed of `signed_patch`."""
+    return signed_patch()[: -len(frame()) - len(zeros(8))]
+
+
+def signed_patch() -> bytes:
+    """A patch that is right, for the signatures that are beside it."""
+    return stored(anchor())
 
 
 # --- checkpoints ---------------------------------------------------------------------------------

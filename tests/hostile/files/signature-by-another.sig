@@ -1,0 +1,1 @@
+{"format": "sparsediff-signatures", "signatures": [{"key": "34750f98bd59fcfc", "ed25519": "XyPNP7I6TRd0YPYQ9pX2IaVSgUhhBQTQwNJh1f8iX9GwEwVRPXdEnt4u7658Z9fsB72u4fR89tGumfQoUPbeBg=="}]}

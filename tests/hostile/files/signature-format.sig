@@ -1,0 +1,1 @@
+{"format": "sparsediff-parts", "signatures": [{"key": "34750f98bd59fcfc", "ed25519": "rHVxPkV8Q2P2cR47VJFl2WOESwi8B7y1m0am/4X7mJu8vK7/Q3kGY7oaQpKTrcKMOb6ODqbOjN//ojididGyBQ=="}]}

@@ -1,0 +1,1 @@
+{"format": "sparsediff-signatures", "signatures": []}

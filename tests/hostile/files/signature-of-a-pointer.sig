@@ -1,0 +1,1 @@
+{"format": "sparsediff-signatures", "signatures": [{"key": "34750f98bd59fcfc", "ed25519": "Xwr9LzYoKBrsTvdFB/Syq623MQ/UoursWqdnj5rdlCINDiAN+J6EsF1ykYHzolvnaTj/jm8mgrQcLahef64yDQ=="}]}

@@ -1,0 +1,1 @@
+{"format": "sparsediff-signatures", "signatures": [{"key": "34750f98bd59fcfc", "ed25519": "scmTQVUQ8EMDPRoxuGO4VAZrSTYQgMVOBOooqeHRd3TtT4EFWkBcTZCQa4rxiUGisYxTm3xIW4OLtD1nbqYzAg=="}]}
