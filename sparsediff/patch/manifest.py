@@ -22,7 +22,8 @@ MAX_SKELETON_BYTES = 1 << 27
 BUCKET_BYTES = 1 << 25  # those that `make` cuts; memory is reckoned in multiples of it
 
 
-class BaseFile(NamedTuple):
+@dataclass(slots=True)
+class BaseFile:
     """A file of the base.
 
     Attributes:
@@ -210,9 +211,9 @@ class Manifest:
         said of the steps of its tensors is given up for what the other says, and locators
         are given up altogether, so that an error may name a neighbour of the tensor it is about.
         """
-        for i, (own, old) in enumerate(zip(self.base_files, other.base_files, strict=False)):
+        for own, old in zip(self.base_files, other.base_files, strict=False):
             if own.layout == old.layout:
-                self.base_files[i] = own._replace(layout=old.layout)
+                own.layout = old.layout
         if (
             self.names != other.names
             or self.parts != other.parts

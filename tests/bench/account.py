@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from time import thread_time as clock
@@ -27,6 +28,10 @@ OTHERS = [  # of what we call, what releases the lock as well: SHA-256, and zstd
     ("sparsediff.checksum", "digest", "hash"),
     ("sparsediff.patch.container", "digest", "hash"),
     ("sparsediff.codec.bucket", "compress", "kernels"),
+]
+FILES = [  # what opens files whose reads and writes go past the buffer: payloads are large
+    ("sparsediff.make.write", "spool"),
+    ("sparsediff.make.spool", "staged_file"),
 ]
 LOCKED = {"geometric", "use"}  # calls of the kernels that keep the lock
 
@@ -56,6 +61,18 @@ class Account:
             timed(data) if memoryview(data).nbytes > UNLOCKED_HASH_BYTES else call(data)
         )
 
+    def timed_file(self, opened: Callable[..., Any]) -> Callable[..., Any]:
+        """``opened``, a context of an open file, whose reads and writes are timed."""
+
+        @contextmanager
+        def timed(*args: Any, **more: Any) -> Iterator[Any]:
+            with opened(*args, **more) as file:
+                keys = {"read": "read", "write": "write", "flush": "write"}
+                calls = {name: self.timed(getattr(file, name), key) for name, key in keys.items()}
+                yield SimpleNamespace(**calls, seek=file.seek)
+
+        return timed
+
 
 def _watch(account: Account) -> None:
     """Have the calls that release the lock timed."""
@@ -79,6 +96,10 @@ def _watch(account: Account) -> None:
     for module, name, key in OTHERS:
         owner = import_module(module)
         setattr(owner, name, account.timed(getattr(owner, name), key))
+
+    for module, name in FILES:
+        owner = import_module(module)
+        setattr(owner, name, account.timed_file(getattr(owner, name)))
 
     def timed(owner: object) -> dict[str, Any]:
         """Members of the kernels, those timed that release the lock."""
