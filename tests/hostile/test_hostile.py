@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -17,12 +18,22 @@ from sparsediff.errors import CorruptError
 from sparsediff.patch.signed import Signed
 from sparsediff.shipping.acks import read_acks
 from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.complete import check_directory
 from sparsediff.shipping.parts import parts_of
 from sparsediff.signing import signer, trust
 from sparsediff.stores import open_store
 from tests.conftest import Run
-from tests.hostile import small
-from tests.hostile.write import FILES, beginning, everything, page, pointer, sealed, signed_patch
+from tests.hostile import beside, small
+from tests.hostile.write import (
+    FILES,
+    beginning,
+    everything,
+    header,
+    page,
+    pointer,
+    sealed,
+    signed_patch,
+)
 from tests.support.pairs import tree
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +45,7 @@ VERDICTS = {
 }
 KINDS = (
     "patch", "payload", "pointer", "signed", "parts", "key", "secret", "signature", "page", "ack",
+    "beside",
 )  # fmt: skip
 UNFOLDS = "patch-manifest-"  # to 32 MiB: each verb takes a second
 STATED = re.compile(rb"\npeak (\d+)\n")
@@ -54,6 +66,13 @@ def prepared(name: str, room: Path, data: bytes | None = None) -> Path:
         (room / "a.sdiff").write_bytes(signed_patch())
         (room / "a.sdiff.sig").write_bytes(data)
         return room / "a.sdiff"
+    if kind == "beside":
+        step = room / "run" / f"step_{[*VERDICTS].index(name) if name in VERDICTS else 0}"
+        step.mkdir(parents=True)
+        (step / beside.NAMES[Path(name).suffix]).write_bytes(data)
+        (step / "m.data").write_bytes(b"abc")
+        (step / "w.safetensors").write_bytes(header(b"{}"))
+        return step
     if kind in ("key", "secret"):
         (room / "key").write_bytes(data)
         (room / "key").chmod(0o600)
@@ -108,6 +127,7 @@ def commands(name: str, path: Path, room: Path) -> list[list[object]]:
         ],
         "page": [["log", path, "--all"], ["check", path]],
         "ack": [["status", path]],
+        "beside": [],
         "checkpoint": [["make", path, path, "-o", out, "--quiet"]],
     }
     found["signed"] = [[*words, *trusted] for words in found["pointer"]]
@@ -121,6 +141,8 @@ def read(name: str, path: Path, room: Path) -> None:
         verify_patch(path, base=room / "empty" if kind == "payload" else None)
     elif kind == "checkpoint":
         open_checkpoint(path)
+    elif kind == "beside":
+        check_directory(path, {p.name: p.stat().st_size for p in path.iterdir()})
     elif kind in ("key", "secret"):
         (trust if kind == "key" else signer)([room / "key"])
     elif kind == "signature":
@@ -152,18 +174,30 @@ def test_the_files_are_those_that_are_described_and_those_that_the_script_writes
     made = everything()
     assert tree(FILES) == made
     assert VERDICTS.keys() == made.keys() - {"trusted.pub"}
-    assert sum(map(len, made.values())) < 500_000
+    assert sum(map(len, made.values())) < 550_000
 
 
 def test_small_files_are_made_from_what_is_right(tmp_path: Path, cli: Run) -> None:
     (version,) = pointer()["versions"]
-    for name, data in small.right(beginning(), version).items():
+    for name, data in (small.right(beginning(), version) | beside.right()).items():
         room = tmp_path / name
         room.mkdir()
         path = prepared(name, room, data)
         read(name, path, room)
         if kind_of(name) == "ack":
             assert "damaged" not in cli("status", path)[1]
+
+
+def test_ship_waits_for_what_is_not_there(tmp_path: Path, cli: Run) -> None:
+    names = [name for name in VERDICTS if kind_of(name) == "beside"]
+    for name in names:
+        prepared(name, tmp_path)
+    before = tree(tmp_path)
+    found, out, err = cli("ship", tmp_path / "run", tmp_path / "store", "--dry-run", "--json")
+    assert (found, err) == (0, "")
+    assert len(json.loads(out)["waiting"]) == len(names)
+    assert not re.search("[\x1b\u202e]", out)
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", VERDICTS)

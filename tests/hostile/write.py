@@ -20,7 +20,7 @@ from typing import Any
 import xxhash
 import zstandard
 
-from tests.hostile import small
+from tests.hostile import beside, hdf5, small
 from tests.hostile.small import HASH, OTHER, SHA, TRUSTED, Entries, public, row
 from tests.patch.rewriting import container, dumped
 
@@ -39,7 +39,20 @@ def main() -> None:
 def everything() -> Entries:
     """All files, by name."""
     stores = (pointers, signed, parts)
-    kinds = (patches, payloads, *stores, small_ones, safetensors, pickles, gguf, npy, zips, tars)
+    kinds = (
+        patches,
+        payloads,
+        *stores,
+        small_ones,
+        beside.files,
+        safetensors,
+        pickles,
+        gguf,
+        npy,
+        zips,
+        tars,
+        hdf5.files,
+    )
     return {name: data for kind in kinds for name, data in kind().items()}
 
 
