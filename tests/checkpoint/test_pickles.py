@@ -165,6 +165,8 @@ REFUSED = {
     "short tuple": b"\x80\x02N\x87.",
     "unknown memo": b"\x80\x02h\x05.",
     "huge memo index": b"\x80\x02Nj\xff\xff\xff\xff.",
+    "memo index of a chosen hash": b"Np%d\n." % (7 * sys.hash_info.modulus),
+    "negative memo index": b"Np-1\n.",
     "huge index in text": b"g" + b"9" * 10_000 + b"\n.",
     "huge bytes": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",
     "huge string": b"\x80\x04X\xff\xff\xff\x7f.",
@@ -255,6 +257,19 @@ def test_first_tensor_names_the_storage() -> None:
         "2": ("turned", None),
         "3": ("<4>", None),
     }
+
+
+def test_of_two_pairs_with_one_key_the_later_has_its_name() -> None:
+    first, second = (tensor(storage(key, 6), (6,), (1,)) for key in "01")
+    for key, name in (("w", "w"), (7, "7"), ("_modules", "")):
+        found = find_storages(Dict([(key, first), ("v", None), (key, second)]))
+        assert {k: s.name for k, s in found.items()} == {"0": "<0>", "1": name}
+
+
+def test_numbers_of_chosen_hashes_are_no_keys() -> None:
+    keys = [n * sys.hash_info.modulus for n in (1, 2)]
+    found = find_storages(Dict([(k, storage(str(i), 1)) for i, k in enumerate(keys)]))
+    assert [s.name for s in found.values()] == ["<0>", "<1>"]
 
 
 @pytest.mark.parametrize(

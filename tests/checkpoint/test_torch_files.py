@@ -210,6 +210,19 @@ def test_parameters_subclasses_sparse_and_quantised(tmp_path: Path) -> None:
     assert sum(n.startswith(("coo", "csr")) for n in found) == 5
 
 
+def test_of_two_tensors_of_one_name_torch_takes_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.zeros(9), "v": torch.ones(9)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data.replace(b"X\1\0\0\0v", b"X\1\0\0\0w"))
+    span = spans_of(path)["w"]
+    data = path.read_bytes()[span.offset : span.offset + span.nbytes]
+    assert data == torch.load(path)["w"].numpy().tobytes() == torch.ones(9).numpy().tobytes()
+
+
 def test_lone_tensor_and_file_without_any(tmp_path: Path) -> None:
     assert [s.shape for s in spans_of(save(torch.ones(2, 3), tmp_path / "a.pt")).values()] == [
         (2, 3)
@@ -376,6 +389,36 @@ def test_strange_metadata_names_nothing(
     (path / ".metadata").unlink()
     (path / ".metadata").mkdir()
     assert all(".distcp:" in name for name in spans_of(path / "__0_0.distcp"))
+
+
+def test_offsets_of_chosen_hashes_name_nothing(tmp_path: Path) -> None:
+    """They would make a table of them as slow as a list."""
+    from sparsediff.checkpoint.formats import distcp
+
+    def made(**fields: Any) -> bytes:
+        return (
+            b"ca\nb\n)R}("
+            + b"".join(
+                b"\x8c" + bytes([len(key)]) + key.encode() + value for key, value in fields.items()
+            )
+            + b"ub"
+        )
+
+    def number(value: int) -> bytes:
+        return b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+
+    index = made(fqn=b"\x8c\x01w")
+    table = (
+        b"}("
+        + b"".join(
+            index + made(relative_path=b"\x8c\x01p", offset=number(n))
+            for n in (5, -5, sys.hash_info.modulus)
+        )
+        + b"u"
+    )
+    path = tmp_path / ".metadata"
+    path.write_bytes(b"\x80\x04" + made(storage_data=table) + b".")
+    assert distcp._read(InputFile.of(path)) == {"p": {5: "w"}}
 
 
 def test_metadata_that_shares_giants_takes_seconds(tmp_path: Path) -> None:

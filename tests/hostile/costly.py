@@ -280,6 +280,8 @@ def pickles() -> dict[str, bytes]:
         "copies": b"}" + b"2" * 990_000,
         "long": b"\x8b" + (980_000).to_bytes(4, "little") + b"\x7f" * 980_000,
         "digits": b"L" + b"9" * 980_000 + b"L\n",
+        "indices": b"N"
+        + b"".join(b"p%d\n" % (sys.hash_info.modulus * i) for i in range(1, 40_000)),
         "texts": b"](" + b"X\0\0\0\0" * 196_000 + b"e",
         "nested": b"}X\xf4\1\0\0" + b"a" * 500 + b"q\1" + b"}h\1" * 240_000 + b"N" + b"s" * 240_001,
     }

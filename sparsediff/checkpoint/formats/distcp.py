@@ -76,7 +76,7 @@ def _read(metadata: Input) -> dict[str, dict[int, str]]:
     for index, info in table.pairs if isinstance(table, Dict) else ():
         tensor, place = _attributes(index), _attributes(info)
         name, path, offset = tensor.get("fqn"), place.get("relative_path"), place.get("offset")
-        if _is_name(name) and _is_name(path) and type(offset) is int:
+        if _is_name(name) and _is_name(path) and type(offset) is int and 0 <= offset < 1 << 60:
             found.setdefault(path, {})[offset] = name + _place(tensor.get("offset"))
     return found
 

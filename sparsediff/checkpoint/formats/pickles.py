@@ -18,6 +18,7 @@ from typing import Any
 
 MAX_BYTES = 1 << 26
 MAX_OPCODES = 1 << 22  # some 90 000 tensors
+_MAX_INDEX = 1 << 32  # numbers from 2^61 - 1 on may be chosen to have one hash
 
 
 class PickleError(Exception):
@@ -129,6 +130,8 @@ class _Machine:
             self.pop_mark()
 
     def put(self, index: int) -> None:
+        if not 0 <= index < _MAX_INDEX:
+            raise PickleError("memo of an index that nobody can use")
         self.memo[index] = self.stack[-1]
 
     def extend(self, items: list[Any]) -> None:

@@ -181,13 +181,17 @@ def _indexed(path: str, items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _members(path: str, pairs: list[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
+    places = {key: i for i, (key, _) in enumerate(pairs) if _is_key(key)}
     for i, (key, value) in enumerate(pairs):
-        if isinstance(key, str):
-            yield (path if key in _SILENT else _join(path, key)), value
-        elif isinstance(key, int) and abs(key) < 1 << 64:
-            yield _join(path, str(key)), value
-        else:
+        if not _is_key(key) or places[key] != i:  # else a later pair takes its place
             yield _join(path, f"<{i}>"), value
+        else:
+            yield (path if key in _SILENT else _join(path, str(key))), value
+
+
+def _is_key(key: Any) -> bool:
+    """Whether it gives a name. Numbers from 2^61 - 1 on may be chosen to have one hash."""
+    return isinstance(key, str) or (isinstance(key, int) and abs(key) < 1 << 60)
 
 
 def _join(path: str, key: str) -> str:
