@@ -89,7 +89,7 @@ def command(store: str, last: int | None, all_of_them: bool, as_json: bool) -> N
         shown: Sequence[Version] = ()
         if found is not None:
             versions = found[0].versions
-            shown = tuple(versions) if last is None else versions[-last:]
+            shown = versions[:] if last is None else versions[-last:]
     catalog = None if found is None else found[0]
     sent, whole = (0, 0) if catalog is None else catalog.history.sums()
     if as_json:

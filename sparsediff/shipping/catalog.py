@@ -94,7 +94,11 @@ class Catalog:
         return found
 
     def path(
-        self, held: Collection[int], wanted: int, avoid: Collection[str] = ()
+        self,
+        held: Collection[int],
+        wanted: int,
+        avoid: Collection[str] = (),
+        lost: set[int | None] | None = None,
     ) -> tuple[int | None, list[StoredPatch]] | None:
         """The way to a version that takes the fewest bytes, then the fewest patches.
 
@@ -104,6 +108,8 @@ class Catalog:
             held: versions at hand.
             wanted: version to get to.
             avoid: keys of patches that cannot be used.
+            lost: versions to which no way leads, by earlier calls with the same ``held`` and
+                ``avoid``; takes those that this one finds.
 
         Returns:
             The version to start from (None for nothing) and the patches in
@@ -118,7 +124,7 @@ class Catalog:
         onward: dict[int | None, tuple[StoredPatch | None, int | None]] = {}
         while ways:
             n_bytes, n, _, _, here, by, there = heapq.heappop(ways)
-            if here in onward:
+            if here in onward or (lost and here in lost):
                 continue
             onward[here] = by, there
             if here in starts:
@@ -129,6 +135,8 @@ class Catalog:
                     tie = -(patch.base or 0) if patch.base in starts else 0
                     entry = (n_bytes + patch.n_bytes, n + 1, tie, next(order), patch.base)
                     heapq.heappush(ways, (*entry, patch, here))
+        if lost is not None:
+            lost.update(onward)
         return None
 
     def reachable(self, avoid: Collection[str] = ()) -> set[int]:

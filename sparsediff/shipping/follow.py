@@ -44,7 +44,7 @@ def versions(store: Store) -> list[Version]:
     found = read_catalog(store)
     if found is None:
         raise no_pointer(store)
-    return list(found[0].versions)
+    return list(found[0].versions[:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,10 @@ from sparsediff.stores import Store
 def keys_of(store: Store, catalog: Catalog) -> set[str]:
     """Keys of all objects that belong to a store, the pointer aside."""
     keys = catalog.keys()
-    for version in catalog.versions:
-        for patch in version.patches:
-            if patch.list_bytes is not None:
-                with suppress(CorruptError):  # `check` says that it is broken
-                    keys |= {part.key for part in parts_of(store, patch)}
+    listed = (p for v in catalog.versions for p in v.patches if p.list_bytes is not None)
+    for patch in {(p.key, p.n_bytes, p.sha256): p for p in listed}.values():  # each list once
+        with suppress(CorruptError):  # `check` says that it is broken
+            keys |= {part.key for part in parts_of(store, patch)}
     for key in _named(store, catalog.dropped):
         keys |= {key, *(part.key for part in _parts(store, key))}
     return keys
@@ -76,7 +75,7 @@ def _parts(store: Store, key: str) -> tuple[Part, ...]:
 def _named(store: Store, dropped: Iterable[Dropped]) -> list[str]:
     """Keys of dropped objects, with those that only a list names."""
     keys = []
-    for d in dropped:
+    for d in {d.key: d for d in dropped}.values():  # each list once
         if d.list_bytes is None or d.sha256 is None:
             keys.append(d.key)
             continue

@@ -59,6 +59,9 @@ class Page:
 class History(Sequence[Version]):
     """Versions by ascending number.
 
+    Their number is what pages say before they are read. So ``history[:]`` takes all of them:
+    ``tuple(history)`` would make room for so many first.
+
     Args:
         recent: those that are here.
         pages: of those before them, in order.
@@ -97,7 +100,7 @@ class History(Sequence[Version]):
     def __getitem__(self, index: int | slice) -> Version | tuple[Version, ...]:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
-            return tuple(self._between(start, stop))[::step] if step > 0 else tuple(self)[index]
+            return tuple(self._between(start, stop))[::step] if step > 0 else self[:][index]
         start = index + len(self) if index < 0 else index
         if not 0 <= start < len(self):
             raise IndexError(index)
@@ -113,9 +116,9 @@ class History(Sequence[Version]):
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, History):
-            return isinstance(other, Sequence) and tuple(self) == tuple(other)
+            return isinstance(other, Sequence) and self[:] == tuple(other)
         same = (self.pages, self.recent) == (other.pages, other.recent)
-        return same or (len(self) == len(other) and list(self) == list(other))
+        return same or (len(self) == len(other) and self[:] == other[:])
 
     __hash__ = None  # type: ignore[assignment]
 

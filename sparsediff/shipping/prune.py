@@ -74,7 +74,7 @@ def prune(
     catalog, tag = found
     if not dry_run:
         check_signer(store, catalog)
-    versions = tuple(catalog.versions)
+    versions = catalog.history[:]
     wanted, first = _window(versions, now, keep, max_age)
     kept = [v for v in versions if v.version >= first]
     gone = [v for v in versions if v.version < first]

@@ -31,12 +31,14 @@ from sparsediff.errors import (
 from sparsediff.parallel import Progress
 from sparsediff.shipping.absent import check_no_store, no_pointer
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
-from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.catalog_json import POINTER, read_catalog
 from sparsediff.shipping.fetch import BadObjectError, fetch, whole
 from sparsediff.shipping.in_place import InPlace
 from sparsediff.shipping.kept import Note
 from sparsediff.shipping.places import Place, Versions
 from sparsediff.stores import Store
+
+_MOST_WAYS = 50  # from what is in a store, that are tried: not as many as a pointer may claim
 
 
 @dataclass(slots=True)
@@ -122,9 +124,11 @@ def pull(
         LockedError: another run pulls to ``dest``.
     """
     result = result if result is not None else PullResult()
-    place, catalog = _opened(store, dest, in_place, keep, files)
+    place, catalog, tag = _opened(store, dest, in_place, keep, files)
     with place.open(catalog, jobs, allow_rewind=allow_rewind, max_bytes=max_bytes):
-        run = _Run(store, place, catalog, version, streams, keep_patches, note, progress, result)
+        run = _Run(
+            store, place, (catalog, tag), version, streams, keep_patches, note, progress, result
+        )
         run.bring(max_bytes)
         if place.record.store != store.name:
             place.remember(replace(place.record, store=store.name))
@@ -182,11 +186,11 @@ def preview(
     Raises:
         SparsediffError: what `pull` would end with.
     """
-    place, catalog = _opened(store, dest, in_place, 1, files)
+    place, catalog, tag = _opened(store, dest, in_place, 1, files)
     place.peek(catalog, allow_rewind=allow_rewind)
     if place.record.updating is not None:
         note(f"{place.dest}: an update in place was interrupted, and would be completed first")
-    run = _Run(store, place, catalog, version, 1, False, note, None, PullResult())
+    run = _Run(store, place, (catalog, tag), version, 1, False, note, None, PullResult())
     held = place.held()
     start, patches = run.choose(held, set())
     wanted = run.wanted
@@ -207,15 +211,15 @@ def preview(
 
 def _opened(
     store: Store, dest: Path | str, in_place: bool, keep: int, files: Sequence[str]
-) -> tuple[Place, Catalog]:
-    """The destination, not yet locked, and the catalog."""
+) -> tuple[Place, Catalog, str]:
+    """The destination, not yet locked, the catalog, and its tag."""
     check_no_store(dest, "a destination; give the store first and the destination after")
     dest = Path(os.path.abspath(dest))
     place: Place = InPlace(dest, files) if in_place else Versions(dest, keep, files)
     found = read_catalog(store)
     if found is None:
         raise no_pointer(store)
-    return place, found[0]
+    return place, *found
 
 
 class _Run:
@@ -225,7 +229,7 @@ class _Run:
         self,
         store: Store,
         place: Place,
-        catalog: Catalog,
+        found: tuple[Catalog, str],
         asked: str | None,
         streams: int,
         keep_patches: bool,
@@ -233,7 +237,8 @@ class _Run:
         progress: Progress | None,
         result: PullResult,
     ) -> None:
-        self._store, self._place, self._catalog, self._asked = store, place, catalog, asked
+        self._store, self._place, self._asked = store, place, asked
+        self._catalog, self._tag = found
         self._keep_patches = keep_patches
         self._streams, self._note, self._progress = streams, note, progress
         self._result = result
@@ -278,7 +283,7 @@ class _Run:
         place, result = self._place, self._result
         held = place.held()
         avoid: set[str] = set()
-        while True:
+        for _ in range(_MOST_WAYS + len(held)):
             start, patches = self.choose(held, avoid)
             wanted = self.wanted
             if patches:
@@ -312,6 +317,11 @@ class _Run:
                 place.tidy_patches({p.sha256 for v in later for p in v.patches})
             result.path = place.path(wanted)
             return
+        raise CorruptError(
+            f"{_MOST_WAYS} ways to version {wanted.version} ({printable(wanted.name)}) were not "
+            "intact; sparsediff check STORE says what is damaged",
+            file=self._store.name,
+        )
 
     def _check_declared(self, wanted: Version, max_bytes: int | None) -> None:
         # Of a share it is known once its patches are here: `apply_patch` looks at it.
@@ -326,10 +336,12 @@ class _Run:
     def _around(self, error: SparsediffError) -> None:
         self._result.notes.append(str(error))
         self._note(f"{error}; trying another way")
-        found = read_catalog(self._store)  # it may have been pruned meanwhile
+        if self._store.tag(POINTER) == self._tag:
+            return
+        found = read_catalog(self._store)  # it was pruned, perhaps
         if found is not None and found[0].id == self._catalog.id:
             newer = found[0].latest.version >= self._catalog.latest.version
-            self._catalog = found[0] if newer else self._catalog
+            self._catalog, self._tag = found if newer else (self._catalog, self._tag)
 
     def _wanted(self, held: Collection[int]) -> Version:
         if self._asked is None:
@@ -347,8 +359,9 @@ class _Run:
     def _newest(self, held: Collection[int]) -> Version:
         """The latest version; while nothing leads there, the newest that can be had."""
         catalog, latest = self._catalog, self._catalog.latest
+        dead: set[int | None] = set()
         for version in reversed(catalog.versions):
-            if catalog.path(held, version.version) is not None:
+            if catalog.path(held, version.version, lost=dead) is not None:
                 break
         else:
             return latest

@@ -26,6 +26,7 @@ from tests.checkpoint.test_archives import tar_bytes, zip_bytes
 from tests.checkpoint.test_arrays import npy_bytes
 from tests.fuzz.targets import TARGETS
 from tests.hostile import write
+from tests.hostile.costly_stores import STORE, stores, verbs
 from tests.patch.rewriting import container, dumped
 from tests.support import h5files
 
@@ -43,6 +44,7 @@ def costly() -> dict[str, dict[str, Make]]:
         "part": documents(most=1 << 22),  # of results; what is stored of them is smaller
         "frame": {"zeros": lambda: compress(bytes(1 << 20), level=19)},
         "pointer": pointers(),
+        STORE: stores(),
         "page": documents(b'{"format":"sparsediff-page","a":', b"}"),
         "list": {"parts": lambda: rows('{"format":"sparsediff-parts","parts":[', (
             f'{{"key":"versions/000001-parts/{i:032x}","n_bytes":1,"sha256":"{i:064x}"}}'
@@ -324,6 +326,8 @@ def h5(messages: bytes) -> bytes:
 
 def reader(target: str) -> Callable[[bytes], object]:
     """The fuzzer's, but for pointers, of which that one makes others first."""
+    if target == STORE:
+        return verbs
     return catalog_json.parse if target == "pointer" else TARGETS[target].read
 
 
@@ -364,7 +368,7 @@ def read(target: str, data: bytes) -> bytes:
     before, began, said = status("VmRSS"), os.times(), "taken"
     try:
         reader(target)(data)
-    except TARGETS[target].refusals as e:
+    except TARGETS["pointer" if target == STORE else target].refusals as e:
         said = f"refused: {e}"[:150]
     except SparsediffError as e:
         said = f"!{type(e).__name__}: {e}"[:150]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.fuzz.targets import GROUPS, TARGETS
 from tests.hostile import costly
+from tests.hostile.costly_stores import STORE
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
@@ -30,7 +31,7 @@ def run(*targets: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 def test_each_reader_has_costly_inputs() -> None:
     found = costly.costly()
-    assert found.keys() | ELSEWHERE.keys() == TARGETS.keys()
+    assert found.keys() | ELSEWHERE.keys() == TARGETS.keys() | {STORE}
     assert not found.keys() & ELSEWHERE.keys()
     for target, ideas in found.items():
         for idea, make in ideas.items():
@@ -39,9 +40,9 @@ def test_each_reader_has_costly_inputs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", [*GROUPS, STORE])
 def test_none_takes_much(group: str) -> None:
-    targets = [name for name in GROUPS[group] if name not in ELSEWHERE]
+    targets = [name for name in GROUPS.get(group, [group]) if name not in ELSEWHERE]
     done = run(*targets)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
