@@ -18,6 +18,10 @@ from sparsediff.unfolding import uncollected
 R = TypeVar("R")
 K = TypeVar("K")
 
+# Arrays and objects that a document may have: so many, and one more for each few bytes. A version
+# has more than sixty bytes for each of its own.
+_MANY, _BYTES_EACH = 1 << 16, 16
+
 Reader = Callable[[object], R]
 """Returns the value it is given, or raises FieldError."""
 
@@ -79,12 +83,14 @@ def parsed(data: bytes) -> object:
     """The JSON value in ``data``, whatever it is.
 
     Raises:
-        FieldError: this is no JSON, or it is nested too deeply.
+        FieldError: this is no JSON, or it is nested too deeply, or would unfold to too much.
     """
+    if data.count(b"{") + data.count(b"[") > _MANY + len(data) // _BYTES_EACH:
+        raise FieldError(f"at most one array or object in {_BYTES_EACH} bytes", data[:60])
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
-        raise FieldError("JSON", data) from None
+        raise FieldError("JSON", data[:60]) from None
 
 
 def optional(reader: Reader[R]) -> Reader[R | None]:

@@ -12,13 +12,14 @@ from dataclasses import replace
 from itertools import groupby
 
 from sparsediff.checksum import digest
-from sparsediff.errors import UnavailableError, UsageError
+from sparsediff.errors import UnavailableError, UnsupportedError, UsageError
 from sparsediff.parallel import ordered_map
 from sparsediff.shipping.catalog import PREFIX, Catalog, Dropped
 from sparsediff.shipping.catalog_json import POINTER, dump, dump_page, read_catalog
 from sparsediff.shipping.pages import History, Page, natural
 from sparsediff.shipping.small import put_small, to_lines
 from sparsediff.stores import Store
+from sparsediff.stores.store import MAX_SMALL_BYTES
 
 FAN = 32
 """Numbers of versions to a page, pages to a page of pages, and the fewest numbers that stay
@@ -38,6 +39,7 @@ def write_catalog(store: Store, catalog: Catalog, tag: str | None) -> bool:
 
     Raises:
         UsageError: it was signed, and nobody signs it now.
+        UnsupportedError: the pointer would have more bytes than a reader takes.
         UnavailableError: the store is out of reach.
     """
     check_signer(store, catalog)
@@ -52,7 +54,16 @@ def write_catalog(store: Store, catalog: Catalog, tag: str | None) -> bool:
         new = [(key, data) for key, data in made.items() if key not in kept]
         for _ in ordered_map(lambda item: put_small(store, *item), new, _PUTS):
             pass
-    return store.swap(POINTER, dump(catalog, store.signer), tag)
+    data = dump(catalog, store.signer)
+    if len(data) > MAX_SMALL_BYTES:
+        raise UnsupportedError(
+            "store has too many versions for its pointer; `upgrade=True` of check gives it a "
+            "layout without that limit",
+            file=store.name,
+            expected=f"a pointer of at most {MAX_SMALL_BYTES} bytes",
+            found=f"{len(data)} bytes",
+        )
+    return store.swap(POINTER, data, tag)
 
 
 def sign_store(store: Store) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from sparsediff.errors import CorruptError
-from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.errors import CorruptError, UnsupportedError
+from sparsediff.shipping import sealing
+from sparsediff.shipping.catalog_json import dump, parse, read_catalog
 from sparsediff.shipping.objects import keys_of
 from sparsediff.shipping.pull import pull
+from sparsediff.shipping.sealing import write_catalog
 from sparsediff.stores import open_store
+from sparsediff.stores.store import MAX_SMALL_BYTES
 from tests.conftest import Run
 from tests.hostile import write as hostile
 from tests.support.costs import cost
@@ -54,6 +57,44 @@ def test_ways_that_are_not_intact_are_tried_some_times_only(tmp_path: Path, cli:
     assert store.calls["get"] == 1  # the pointer is the same whenever it is looked at again
     code, _, err = cli("pull", tmp_path / "store", tmp_path / "other")
     assert (code, err.splitlines()[-1].count("check STORE")) == (11, 1)
+
+
+def test_little_is_made_of_a_large_pointer_that_would_unfold_to_much(tmp_path: Path) -> None:
+    (tmp_path / "versions").mkdir()
+    for item, more in ((b"{},", b""), (b"[],", b""), (b"[],", "\U00010000".encode())):
+        text = b'{"format":"sparsediff-store","a":["%b",%b0]}' % (more, item * 10_000_000)
+        (tmp_path / "latest.json").write_bytes(text)
+        found = cost("log", tmp_path)
+        assert (found.code, found.err.count("\n")) == (11, 1), found.err
+        assert found.peak_bytes < 300 << 20
+
+
+def test_as_many_versions_as_ever_fit_the_pointer_of_layout_1() -> None:
+    row = hostile.pointer()["versions"][0]
+    key = f"versions/000001-step_000001/from-000000-{EMPTY[:16]}.sdiff"
+    sent = [patch(key, base=1, n_bytes=10**9), patch(key, base=2, n_bytes=10**9)]
+    row |= {"n_bytes": 10**10, "n_elements": 10**10, "n_changed": 10**8, "patches": sent}
+    versions = [
+        row | {"version": i, "name": f"step_{i:06}", "source": EMPTY} for i in range(3, 503)
+    ]
+    document = hostile.pointer(layout=1, versions=versions, latest=502)
+    del document["pages"]
+    catalog = parse(hostile.sealed(document))
+    assert len(dump(catalog)) / 500 * 80_000 < MAX_SMALL_BYTES
+
+
+def test_no_pointer_is_written_that_nobody_would_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = hostile.pointer(layout=1)
+    del document["pages"]
+    store = stored(tmp_path, document)
+    found = read_catalog(store)
+    assert found is not None
+    monkeypatch.setattr(sealing, "MAX_SMALL_BYTES", 500)
+    with pytest.raises(UnsupportedError, match="too many versions"):
+        write_catalog(store, *found)
+    assert (tmp_path / "latest.json").read_bytes() == hostile.sealed(document)
 
 
 def test_a_list_is_read_once_however_often_it_is_named(tmp_path: Path) -> None:
