@@ -335,6 +335,8 @@ def _attribute(manifest: Manifest, sizes: dict[str, int]) -> list[float]:
     """Payload bytes per tensor; a bucket's are split by changed words, else by words."""
     bytes_of = np.zeros(len(manifest.tensors))
     for i, (bucket, parts) in enumerate(zip(manifest.buckets, manifest.parts, strict=True)):
+        if not (n_bytes := sizes.get(f"bucket.{i}", 0)):
+            continue
         rows, _, n_words = map(list, zip(*parts, strict=True))
         weights = np.array(n_words, np.float64)
         if bucket.base is not None:
@@ -342,5 +344,5 @@ def _attribute(manifest: Manifest, sizes: dict[str, int]) -> list[float]:
             stepped = np.array([t.n_stepped for t in tensors], np.float64)
             if stepped.any():
                 weights *= stepped / np.array([t.n_based for t in tensors])
-        bytes_of[rows] += sizes.get(f"bucket.{i}", 0) * weights / weights.sum()
+        bytes_of[rows] += n_bytes * weights / weights.sum()
     return bytes_of.tolist()
