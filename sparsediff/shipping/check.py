@@ -39,7 +39,7 @@ class CheckResult:
     Attributes:
         catalog: of the store, as it was.
         broken: keys of patches that are missing or damaged or do not continue the one
-            before, and what is wrong.
+            before, and what is wrong; with a new pointer also of those it leaves out.
         unreachable: versions that cannot be had starting from nothing.
         lost: those of them that a repair knew of already: no patch leads there from a
             version that is listed.
@@ -103,7 +103,8 @@ def check(
     """
     # Listed first: what is published after this is not taken for an orphan.
     listed = [s for s in store.list("") if s.key != POINTER]
-    catalog, tag, is_new = _read_or_recover(store, repair)
+    catalog, tag, damaged = _read_or_recover(store, repair)
+    is_new = damaged is not None
     result = CheckResult(catalog, has_new_pointer=is_new)
     # An object that two versions refer to is read once, if they say the same of it.
     still_used = Counter(map(_identity, (p for v in catalog.versions for p in v.patches)))
@@ -170,6 +171,7 @@ def check(
         result.orphans = [o for o in result.orphans if o.key not in used]
         delete(store, [o.key for o in result.orphans], streams)
         result.removed = [*result.broken, *(o.key for o in result.orphans)]
+    result.broken = (damaged or {}) | result.broken
     return result
 
 
@@ -196,8 +198,10 @@ def _check_object(store: Store, patch: StoredPatch) -> None:
             raise CorruptError(f"{which}does not match its SHA-256")
 
 
-def _read_or_recover(store: Store, repair: bool) -> tuple[Catalog, str | None, bool]:
-    """The catalog, the tag of its pointer, and whether it had to be made anew."""
+def _read_or_recover(
+    store: Store, repair: bool
+) -> tuple[Catalog, str | None, dict[str, str] | None]:
+    """The catalog and the tag of its pointer; and if that had to be made anew, see `recover`."""
     try:
         found = read_catalog(store)
         for _ in () if found is None else found[0].versions:
@@ -210,7 +214,7 @@ def _read_or_recover(store: Store, repair: bool) -> tuple[Catalog, str | None, b
             raise
     else:
         if found is not None:
-            return *found, False
+            return *found, None
         error = no_pointer(store)
         if not repair or isinstance(error, UsageError) or not has_objects(store):
             raise error
@@ -220,4 +224,5 @@ def _read_or_recover(store: Store, repair: bool) -> tuple[Catalog, str | None, b
             "begins anew from the checkpoints of the run",
             file=store.name,
         )
-    return recover(store), store.tag(POINTER), True
+    catalog, damaged = recover(store)
+    return catalog, store.tag(POINTER), damaged

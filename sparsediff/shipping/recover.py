@@ -33,16 +33,20 @@ _KEY = re.compile(
 _LAYOUT_2 = re.compile(rb'"layout": ?2\b')
 
 
-def recover(store: Store) -> Catalog:
+def recover(store: Store) -> tuple[Catalog, dict[str, str]]:
     """Read every patch of a store and list those that are whole.
+
+    Returns:
+        The catalog; and keys of patches that are not whole, with what is wrong.
 
     Raises:
         CorruptError: none is.
         UnavailableError: the store is out of reach.
     """
     versions: dict[int, Version] = {}
-    damaged = store.get(POINTER)
-    layout = 1 if damaged is None or not _LAYOUT_2.search(damaged[0]) else LAYOUT
+    damaged: dict[str, str] = {}
+    pointer = store.get(POINTER)
+    layout = 1 if pointer is None or not _LAYOUT_2.search(pointer[0]) else LAYOUT
     for stored in store.list(PREFIX):
         match = _KEY.fullmatch(stored.key)
         if stored.key.startswith(PAGES) or stored.key.endswith(LIST):
@@ -51,8 +55,9 @@ def recover(store: Store) -> Catalog:
             continue
         try:
             found = _version(store, stored, match)
-        except CorruptError:
-            continue  # what is left of it is an orphan
+        except CorruptError as e:
+            damaged[stored.key] = e.problem  # what is left of it is an orphan
+            continue
         known = versions.setdefault(found.version, found)
         # Shippers that raced may have left two checkpoints of one number; one of them counts.
         same = (known.name, known.n_bytes) == (found.name, found.n_bytes)
@@ -67,7 +72,8 @@ def recover(store: Store) -> Catalog:
             name = f"{name}-{version.version:06}"
         named[name] = replace(version, name=name)
     ordered = sorted(named.values(), key=lambda v: v.version)
-    return Catalog(uuid.uuid4().hex, tuple(ordered), layout=layout, rewind=int(time.time()))
+    made = Catalog(uuid.uuid4().hex, tuple(ordered), layout=layout, rewind=int(time.time()))
+    return made, damaged
 
 
 def _version(store: Store, stored: Stored, match: re.Match[str]) -> Version:

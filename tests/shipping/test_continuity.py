@@ -197,6 +197,23 @@ def test_latest_version_lost_and_nothing_kept_of_it(
     assert [v.version for v in catalog_of(store).versions] == [1, 5]
 
 
+def test_a_new_pointer_leaves_out_what_is_damaged_and_says_so(
+    trainer: Trainer, store: Store, tmp_path: Path, cli: Run
+) -> None:
+    trainer.save_steps(1, 2, 3)
+    ship(trainer.run, store)
+    last = catalog_of(store).latest.patches[0].key
+    (tmp_path / "store" / last).write_bytes(b"{}")
+    store.delete(POINTER)
+    code, out, err = cli("check", store.name, "--repair", "--grace", "0s")
+    assert code == 11
+    assert err == f"sparsediff: {store.name}/{last}: object does not match the digest in its name\n"
+    assert out.startswith("2 of 2 versions can be had, ")
+    assert out.endswith("made a new pointer, which begins a new history; 1 removed\n")
+    assert cli("check", store.name)[0] == 0
+    assert shown(pull(store, tmp_path / "dest")) == "step_000002"
+
+
 def test_nobody_is_taken_back_by_a_repair(trainer: Trainer, store: Store, tmp_path: Path) -> None:
     trainer.save_steps(1, 2, 3)
     ship(trainer.run, store)

@@ -637,12 +637,14 @@ def test_pointer_is_made_anew(
     pull(store, dest)
     before = catalog_of(store)
     damage(how, Path(store.name, "latest.json"))
-    damage("flipped", keys_of(before, store, 2)[0])
+    damaged = keys_of(before, store, 2)[0]
+    damage("flipped", damaged)
     code, _, err = cli("check", store.name)
     assert (code, err.count("\n")) == (11, 1)
     assert "--repair" in err
-    code, out, _ = cli("check", store.name, "--repair", "--grace", "0s")
-    assert code == 0
+    code, out, err = cli("check", store.name, "--repair", "--grace", "0s")
+    assert code == 11
+    assert err == f"sparsediff: {damaged}: object does not match the digest in its name\n"
     assert "made a new pointer" in out
     after = catalog_of(store)
     assert after.id != before.id
