@@ -29,7 +29,14 @@ from pathlib import Path
 from sparsediff.checkpoint.formats import WEIGHT_SUFFIXES
 from sparsediff.disk.inputs import walk
 from sparsediff.disk.names import is_temp
-from sparsediff.errors import SparsediffError, UnavailableError, UsageError, os_errors, printable
+from sparsediff.errors import (
+    SparsediffError,
+    UnavailableError,
+    UsageError,
+    from_os_error,
+    os_errors,
+    printable,
+)
 from sparsediff.shipping.complete import holds_weights, is_part
 
 _ENDS = "|".join(map(re.escape, WEIGHT_SUFFIXES))
@@ -91,7 +98,8 @@ def find_entries(
     Raises:
         UsageError: ``source`` is missing, two entries have the same number, or the
             pattern is malformed.
-        UnavailableError: ``source`` holds no checkpoint yet.
+        UnavailableError: ``source`` holds no checkpoint yet, or the disk does not say what is
+            in it.
     """
     single = [Entry(Path(os.path.abspath(source)).name, None, source, 0.0)]
     with os_errors(source):
@@ -135,7 +143,9 @@ def _numbered(
             continue
         try:
             status = os.stat(source / entry.name)
-        except OSError:  # pruned meanwhile, or a link that leads nowhere
+        except OSError as e:  # pruned meanwhile, or a link that leads nowhere
+            if not isinstance(e, FileNotFoundError) and not entry.is_symlink():
+                raise from_os_error(e, source / entry.name) from e
             pruned = pruned or (number is not None and not entry.is_symlink())
             continue
         here = (status.st_dev, status.st_ino)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -527,6 +529,23 @@ def test_pruned_while_looked_at(calls: int, run: Path, monkeypatch: pytest.Monke
     complete, others = found.complete, found.incomplete
     expected = ["checkpoint-7"] * (calls == 4) + ["checkpoint-100", "checkpoint-1200"]
     assert (names(complete), others) == (expected, [])  # it is looked at three times
+
+
+def test_one_that_the_disk_does_not_give_is_not_taken_for_pruned(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if os.fspath(path) == str(run / "checkpoint-100"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(path))
+        return stat(path, *args, **kwargs)
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", broken)
+    with pytest.raises(UnavailableError, match="checkpoint-100: input/output error"):
+        survey(run, DEFAULT)
+    monkeypatch.undo()
+    (run / "checkpoint-7").symlink_to("nowhere")
+    assert names(survey(run, DEFAULT).complete) == ["checkpoint-100", "checkpoint-1200"]
 
 
 def test_all_pruned_while_listed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
