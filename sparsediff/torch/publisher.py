@@ -26,7 +26,7 @@ from sparsediff.checkpoint import Checkpoint, CheckpointFile
 from sparsediff.checkpoint.memory import bytes_of, memory_checkpoint
 from sparsediff.disk.inputs import walk
 from sparsediff.disk.temps import scratch_directory
-from sparsediff.errors import UsageError
+from sparsediff.errors import UnavailableError, UntrustedError, UsageError
 from sparsediff.parallel import default_jobs
 from sparsediff.patch.manifest import Manifest
 from sparsediff.shipping.binding import run_of
@@ -132,8 +132,9 @@ class Publisher:
                 a later step.
             UnsupportedError: an entry is no tensor with ordinary memory, nor in shards of
                 such.
-            UnavailableError: the store is out of reach, or another writer was faster, or a
-                rank is gone.
+            UnavailableError: the store is out of reach, or empty again, or another writer was
+                faster, or a rank is gone.
+            UntrustedError: the store has gone back to an older pointer.
             LockedError: another writer held the lock of a store in a directory for half a minute.
             SparsediffError: another rank had one.
         """
@@ -200,6 +201,7 @@ class Publisher:
                 found = read_catalog(self._store)
                 catalog = None if found is None else found[0]
                 check_signer(self._store, catalog)
+                self._check_forward(catalog)
                 if catalog is not None:
                     self._check(catalog, step)
                     here = catalog.id, catalog.latest.version
@@ -208,6 +210,25 @@ class Publisher:
         told = self._ranks.gather((goes_on, self._place))
         goes_on = told[0][0] and all(place == told[0][1] for _, place in told)
         return catalog, self._base if goes_on and self._base is not None else NOTHING
+
+    def _check_forward(self, catalog: Catalog | None) -> None:
+        """Raise unless the store is where this left it, or further, or in another history."""
+        if self._place is None:
+            return
+        history, version = self._place
+        if catalog is None:
+            raise UnavailableError(
+                "holds nothing, though versions were published here: is it mounted? To begin anew, "
+                "make a new `Publisher`",
+                file=self._store.name,
+            )
+        if catalog.id == history and catalog.latest.version < version:
+            raise UntrustedError(
+                "the store is older than it was; put its newest pointer back",
+                file=self._store.name,
+                expected=f"version {version} or later",
+                found=catalog.latest.version,
+            )
 
     def _check(self, catalog: Catalog, step: int) -> None:
         if catalog.run is not None and catalog.run.name != self._run.name:

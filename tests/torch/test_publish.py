@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 
 from sparsediff import Policy, make_patch, open_store, pull, versions
 from sparsediff.disk.outputs import write_at
-from sparsediff.errors import UnavailableError, UnsupportedError, UsageError
+from sparsediff.errors import UnavailableError, UnsupportedError, UntrustedError, UsageError
 from sparsediff.shipping.catalog_json import POINTER, dump, read_catalog
 from sparsediff.shipping.check import check
 from sparsediff.shipping.objects import keys_of
@@ -394,6 +394,31 @@ def test_name_that_a_history_has_already_is_not_given_twice(tmp_path: Path) -> N
     done = publisher.publish({"a": torch.full((9,), 70)}, 7)
     assert done.version.name == "step_000007-000004"
     assert done.version.anchor is not None  # what it compared with is not the latest any more
+
+
+def test_store_that_is_empty_again_or_has_gone_back_is_not_written_to(tmp_path: Path) -> None:
+    """Whoever pulls would refuse the history that begins there, and the numbers given twice."""
+    store = open_store(str(tmp_path / "store"), create=True)
+    publisher, pointer = Publisher(store), tmp_path / "store" / POINTER
+    publisher.publish({"a": torch.full((9,), 1)}, 1)
+    old = pointer.read_bytes()
+    publisher.publish({"a": torch.full((9,), 2)}, 2)
+    new = pointer.read_bytes()
+    pointer.write_bytes(old)
+    with pytest.raises(UntrustedError, match=r"older than it was.*version 2 or later, found 1"):
+        publisher.publish({"a": torch.full((9,), 3)}, 3)
+    assert pointer.read_bytes() == old
+    (tmp_path / "store").rename(tmp_path / "away")  # as one that is not mounted
+    (tmp_path / "store").mkdir()
+    with pytest.raises(UnavailableError, match="is it mounted"):
+        publisher.publish({"a": torch.full((9,), 3)}, 3)
+    assert list((tmp_path / "store").iterdir()) == []
+    (tmp_path / "store").rmdir()
+    (tmp_path / "away").rename(tmp_path / "store")
+    pointer.write_bytes(new)
+    done = publisher.publish({"a": torch.full((9,), 3)}, 3)
+    assert done.version.version == 3
+    assert done.version.step is not None
 
 
 def test_anchors_come_as_the_policy_says(tmp_path: Path) -> None:
