@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from sparsediff.disk.attributes import keep_attributes
 from sparsediff.disk.inputs import InputFile
@@ -103,7 +103,7 @@ def staged_directory(
             _check_directory(path, force, replaceable)
             yield temp
             with os_errors(path):
-                for directory, _, names in os.walk(temp):
+                for directory, _, names in os.walk(temp, onerror=_raised):
                     for name in names:
                         sync(Path(directory, name))
                     sync(Path(directory))
@@ -114,6 +114,11 @@ def staged_directory(
             raise
         with os_errors(path):
             sync(path.parent)
+
+
+def _raised(error: OSError) -> NoReturn:
+    """Of a directory that cannot be listed, what is in it would not be synced."""
+    raise error
 
 
 def _check_directory(path: Path, force: bool, replaceable: Collection[str]) -> None:
