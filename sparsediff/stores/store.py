@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from sparsediff.signing import Signer, Trust
 
 _PIECE = 1 << 20
-MAX_SMALL_BYTES = 1 << 26
-"""Of an object that is read whole: a pointer of 100,000 versions in layout 1, which lists all,
-or a list of 350,000 parts."""
+MAX_SMALL_BYTES = 1 << 28
+"""Of an object that is read whole: a pointer of 400,000 versions in layout 1, which lists all,
+or a list of 1,500,000 parts."""
 
 
 @dataclass(frozen=True, slots=True)
