@@ -67,6 +67,9 @@ def costly() -> dict[str, dict[str, Make]]:
             "entries": lambda: write.header(rows("{", (
                 f'"{n}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for n in names()), "}")),
             "names": lambda: write.header(rows("{", (f'"{n}":{{}}' for n in names()), "}")),
+            "shapes": lambda: write.header(rows("{", (
+                f'"{n}":{{"dtype":"U8","shape":[{a},{b},0],"data_offsets":[0,0]}}'
+                for n, (a, b) in zip(names(), of_one_hash(), strict=False)), "}")),
         } | {name: partial(write.header, t) for name, t in texts().items()},
         "torch": {name: partial(zip_bytes, {"a/data.pkl": b}) for name, b in pickles().items()},
         "torch-legacy": {name: partial(legacy, b) for name, b in pickles().items()},
@@ -104,6 +107,20 @@ def names() -> Iterator[str]:
     """Short ones, all different."""
     for i in itertools.count():
         yield f"{i:x}"
+
+
+def of_one_hash() -> Iterator[tuple[int, int]]:
+    """Pairs below 2^53 that Python gives one hash, which it makes of numbers without a secret."""
+    first, second, start = (
+        np.uint64(n) for n in (11400714785074694791, 14029467366897019727, 2870177450012600261)
+    )
+    inverse = np.uint64(pow(int(second), -1, 1 << 64))
+    for block in itertools.count():
+        a = np.arange(block << 20, block + 1 << 20, dtype=np.uint64)
+        state = start + a * second  # modulo 2^64, as all of it
+        b = -((state << np.uint64(31) | state >> np.uint64(33)) * first) * inverse
+        usable = b < 1 << 53
+        yield from zip(a[usable].tolist(), b[usable].tolist(), strict=True)
 
 
 def fill(item: bytes, head: bytes = b"", tail: bytes = b"", most: int = _MOST) -> bytes:

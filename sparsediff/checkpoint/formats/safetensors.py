@@ -235,11 +235,15 @@ def _plain_spans(header: dict[str, Any], data: int, size: int) -> list[Span] | N
             return None
         if {*map(type, chain(begins, ends, chain.from_iterable(shapes)))} - {int}:
             return None
-        kinds = [*zip(dtypes, map(tuple, shapes), strict=True)]
-        known = {(d, shape): (DTYPES[d], shape, DTYPES[d].n_bytes(shape)) for d, shape in {*kinds}}
+        # By text, whose hash nobody can choose; that of numbers may be the same for all shapes.
+        kinds = [*zip(dtypes, map(str, shapes), strict=True)]
+        known = {
+            kind: (DTYPES[kind[0]], tuple(shape), DTYPES[kind[0]].n_bytes(tuple(shape)))
+            for kind, shape in dict(zip(kinds, shapes, strict=True)).items()
+        }
     except (KeyError, TypeError, ValueError):
         return None
-    if not all(0 <= side <= _MAX_SIDE for _, shape in known for side in shape):
+    if not all(0 <= side <= _MAX_SIDE for _, shape, _ in known.values() for side in shape):
         return None
     found, shapes, sizes = zip(*map(known.__getitem__, kinds), strict=True)
     if sizes != tuple(map(sub, ends, begins)) or min(begins) < 0 or max(ends) > size - data:
