@@ -21,6 +21,7 @@ from tests.checkpoint.test_archives import zip_bytes
 from tests.hostile.costly import legacy
 
 LISTS = b"[" + b"[]," * 100_000 + b"0]"
+OBJECTS = b"[" + b'{"key":"a value"},' * 100_000 + b"0]"  # as in a pointer
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def test_no_document_is_read_with_a_search() -> None:
         manifest_json.parse(quotes, len(quotes))
     assert len(found) <= 1
     with searches() as found:
-        fields.parsed(LISTS)
+        fields.parsed(OBJECTS)
     assert len(found) <= 1
     assert gc.isenabled()
 
