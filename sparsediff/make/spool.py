@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from sparsediff.disk.outputs import staged_file
 from sparsediff.disk.replace import check_output
 from sparsediff.errors import UsageError, os_errors
-from sparsediff.patch.signed import signed_when_it_appears
+from sparsediff.patch.signed import check_signatures_may_go, signed_when_it_appears
 
 if TYPE_CHECKING:
     from sparsediff.signing import Signer
@@ -38,7 +38,8 @@ def place_of(
     """Absolute path of an output that is a file; None for others.
 
     Raises:
-        UsageError: nothing may be written there; or ``signer`` is to sign what is no file.
+        UsageError: nothing may be written there, or where its signatures go; or ``signer`` is to
+            sign what is no file.
     """
     if not isinstance(output, (Path, str)) or output == "-":
         if signer is not None:
@@ -48,6 +49,8 @@ def place_of(
         raise UsageError("the name of the output is empty")
     place = Path(os.path.abspath(output))
     check_output(place, force=force, inputs=list(inputs))
+    if signer is not None and not force:
+        check_signatures_may_go(place)
     return place
 
 

@@ -78,6 +78,19 @@ def write_signatures(path: Path | str | Signed, beginning: bytes, signer: Signer
     return file
 
 
+def check_signatures_may_go(path: Path) -> None:
+    """Raise UsageError if what lies where the signatures of a patch go is something else."""
+    file = beside(path)
+    data = _read(file)
+    try:
+        if data is not None:
+            _rows(data, file)
+    except UntrustedError:
+        raise UsageError(
+            "exists, and holds no signatures (`force=True` replaces it)", file=file
+        ) from None
+
+
 @contextmanager
 def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callable[[bytes], None]]:
     """Have a patch that appears at ``path`` inside be signed from the first moment.

@@ -136,6 +136,25 @@ def test_a_file_that_held_no_signatures_is_replaced(
     verify_patch(Signed(patch, pair.trust))
 
 
+@pytest.mark.parametrize("there", [b"", b"{}", b"a patch, perhaps"])
+def test_a_file_that_holds_no_signatures_is_not_replaced_without_force(
+    there: bytes, base: Path, target: Path, pair: Pair, tmp_path: Path
+) -> None:
+    (tmp_path / "p.sig").write_bytes(there)
+    with pytest.raises(UsageError, match=r"p\.sig: exists, and holds no signatures"):
+        make_patch(base, target, tmp_path / "p", signer=pair.signer)
+    assert (tmp_path / "p.sig").read_bytes() == there
+    assert not (tmp_path / "p").exists()
+
+
+def test_signatures_that_a_killed_run_left_are_replaced(
+    patch: Path, base: Path, target: Path, pair: Pair
+) -> None:
+    patch.unlink()
+    make_patch(base, target, patch, signer=pair.signer)
+    verify_patch(Signed(patch, pair.trust))
+
+
 def test_signatures_of_many_patches_that_were_cut_off_leave_room_for_the_next(
     patch: Path, base: Path, target: Path, pair: Pair
 ) -> None:
