@@ -64,20 +64,29 @@ class Kept:
 
     @property
     def rewind(self) -> int:
-        """What the store's catalog had when it was last written from here."""
+        """The highest that the store's catalog has had when it was written from here."""
         return self._record.rewind
 
     def check_forward(self, catalog: Catalog) -> None:
         """Raise UntrustedError if the store is older than when it was last written from here.
 
-        Its next version would have a number that another one has had.
+        Its next version would have a number that another one has had, or be of a history that
+        nobody follows any more.
         """
         old = self._record
         newest = max([*old.kept, old.newest or 0], default=0)
+        how = "`rewind=True` begins another history from here, which all who pull follow"
+        if catalog.rewind < old.rewind:
+            raise UntrustedError(
+                f"the store holds a history from before the one it went over to; {how} (for "
+                "another store give another `state_directory`)",
+                file=self._store.name,
+                expected=f"rewind {old.rewind} or later",
+                found=catalog.rewind,
+            )
         if catalog.id == old.id and catalog.latest.version < newest:
             raise UntrustedError(
-                "the store is older than it was; `rewind=True` begins another history from here, "
-                "which all who pull follow",
+                f"the store is older than it was; {how}",
                 file=self._store.name,
                 expected=f"version {newest} or later",
                 found=catalog.latest.version,
@@ -96,7 +105,8 @@ class Kept:
         """
         old = self._record
         identities, self.squash_from = self.known(catalog, rewind=rewind)
-        if catalog is not None and old.id not in (None, catalog.id):
+        is_another = catalog is not None and old.id not in (None, catalog.id)
+        if is_another:
             note(
                 f"{self._home} was kept for {printable(old.store)}, another store or its past; a "
                 "version will be stored whole for it (give each store a `state_directory` of its "
@@ -113,7 +123,7 @@ class Kept:
         if self.squash_from not in self._identities:
             self.squash_from = None
         self.clean(catalog)
-        if len(self._identities) < len(identities) or self.run != old.run:
+        if is_another or len(self._identities) < len(identities) or self.run != old.run:
             self.save(catalog)  # what was noted need not be noted again
 
     def known(
@@ -273,7 +283,7 @@ class Kept:
             pending,
             self.run,
             None if catalog is None else catalog.latest.version,
-            self.rewind if catalog is None else catalog.rewind,
+            self.rewind if catalog is None else max(self.rewind, catalog.rewind),
         )
         state.save(self._home, sent)
 

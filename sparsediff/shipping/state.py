@@ -110,7 +110,7 @@ class Sent:
         run: id of the run that a store was bound to.
         newest: number of the newest version that the store has had; None in records of earlier
             releases.
-        rewind: of the store, as in its catalog.
+        rewind: the highest that its catalog has had.
     """
 
     store: str | None = None

@@ -162,3 +162,48 @@ def test_command_line_goes_back_once(old: Path, tmp_path: Path, cli: Run) -> Non
     assert cli("pull", store, dest, "--dry-run", "--allow-rewind")[0] == 0
     assert cli("pull", store, dest, "--allow-rewind")[0] == 0
     assert cli("pull", store, dest)[0] == 0
+
+
+def test_an_old_history_takes_the_trainer_nowhere(
+    trainer: Trainer, tmp_path: Path, cli: Run
+) -> None:
+    """A pointer of before `ship --rewind`, signed by the trainer, is put back."""
+    key, place, dest = new_key(tmp_path / "key"), tmp_path / "store", tmp_path / "dest"
+    theirs = open_store(str(place), trust=key.trust, create=True)
+    trainer.save_steps(1, 2, 3)
+    assert cli("ship", trainer.run, place, "--sign", key.key)[0] == 0
+    before = [(place / POINTER).read_bytes()]
+    (place / POINTER).unlink()
+    assert cli("ship", trainer.run, place, "--sign", key.key, "--rewind", "--newest")[0] == 0
+    before.append((place / POINTER).read_bytes())
+    pull(theirs, dest)
+
+    for i, old in enumerate(before):
+        (place / POINTER).write_bytes(old)
+        if i:  # from here on nothing new was shipped, and yet the history is another one
+            assert cli("ship", trainer.run, place, "--sign", key.key)[0] == 11
+        trainer.save_steps(4 + i)
+        for more in ((), ("--dry-run",)):
+            code, _, err = cli("ship", trainer.run, place, "--sign", key.key, *more)
+            assert (code, err.count("\n")) == (11, 1)
+            assert "a history from before the one it went over to; --rewind begins another" in err
+        assert (place / POINTER).read_bytes() == old
+        with pytest.raises(UntrustedError, match="another history"):
+            pull(theirs, dest)
+        assert cli("ship", trainer.run, place, "--sign", key.key, "--rewind")[0] == 0
+        assert shown(pull(theirs, dest)) == f"step_{4 + i:06}"
+        assert cli("ship", trainer.run, place, "--sign", key.key, "--rewind")[0] == 0  # as before
+
+
+def test_a_history_begun_with_nothing_new_is_known_as_well(
+    old: Path, trainer: Trainer, store: Store, tmp_path: Path
+) -> None:
+    put_back(old, tmp_path)
+    shutil.rmtree(trainer.run / "step_000003")  # so that nothing is to be shipped
+    assert not ship(trainer.run, store, Policy(rewind=True)).shipped
+    put_back(old, tmp_path)
+    with pytest.raises(UntrustedError, match="a history from before"):
+        ship(trainer.run, store)
+    shutil.rmtree(default_state(trainer.run))  # who knows nothing goes on from what is there
+    trainer.save_steps(4)
+    assert len(ship(trainer.run, store).shipped) == 1
