@@ -8,16 +8,21 @@ printed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sparsediff.errors import UntrustedError, UsageError
+
 if TYPE_CHECKING:
     from sparsediff.patch.signed import Signed
     from sparsediff.signing import Signer, Trust
 
+_VARIABLE = "SPARSEDIFF_TRUST"
 _TRUST, _SIGN = "sparsediff.trust", "sparsediff.sign"
+_ORIGINS = {_TRUST: f"--trust or {_VARIABLE}", _SIGN: "--sign"}
 
 
 class _Key(click.ParamType[str]):
@@ -31,11 +36,32 @@ def _kept(name: str, load: Callable[[Any], Any]) -> Callable[..., None]:
     """A callback that keeps what ``load`` makes of an option's values under ``name``."""
 
     def keep(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> None:
+        if ctx.resilient_parsing:
+            return
         named = [v.strip() for v in values if v.strip()]
-        if not ctx.resilient_parsing:
-            ctx.meta[name] = load(named) if named else None
+        if not named and values:
+            raise UsageError(f"{_ORIGINS[name]} is given without a key")
+        if not named and name == _TRUST:
+            _check_variable()  # which click takes for none if it is empty
+        ctx.meta[name] = load(named) if named else None
 
     return keep
+
+
+def _check_variable() -> None:
+    """Raise UsageError if the variable is set and names no key: that is no way to trust all."""
+    if not os.environ.get(_VARIABLE, "key").strip():
+        raise UsageError(f"{_VARIABLE} is set without a key; unset it to trust everybody")
+
+
+def check_nothing_trusted(what: str, file: str) -> None:
+    """Raise UntrustedError if keys are trusted by the environment, for what cannot be signed."""
+    _check_variable()
+    if _VARIABLE in os.environ:
+        raise UntrustedError(
+            f"is not signed, and {what} cannot be; {_VARIABLE} is set, and takes nothing unsigned",
+            file=file,
+        )
 
 
 def _trust(sources: list[str]) -> Trust | None:
@@ -55,7 +81,7 @@ trust_option = click.option(
     multiple=True,
     type=_Key(),
     metavar="KEY.pub",
-    envvar="SPARSEDIFF_TRUST",
+    envvar=_VARIABLE,
     expose_value=False,
     is_eager=True,  # before patches are looked at
     callback=_kept(_TRUST, _trust),

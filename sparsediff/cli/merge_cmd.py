@@ -17,6 +17,7 @@ from sparsediff.cli.common import (
     quiet_option,
     wait_option,
 )
+from sparsediff.cli.keys import check_nothing_trusted
 from sparsediff.cli.make_cmd import print_result
 
 
@@ -47,9 +48,11 @@ def command(parts: tuple[str, ...], output: str, force: bool, quiet: bool, as_js
 
     Each PART was made by make --part I/N. The result is the patch that make
     writes without --part, byte for byte. All N parts are needed, in any order.
+    Parts are not signed, so there is nothing to merge where SPARSEDIFF_TRUST is set.
     """
     from sparsediff.make import merge_parts
 
+    check_nothing_trusted("parts", parts[0])
     check_output_stream(output, as_json=as_json)
     start = time.monotonic()
     with progress_bar("merge", quiet=quiet) as progress:

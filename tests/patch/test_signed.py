@@ -197,6 +197,29 @@ def test_command_line_from_key_to_target(
     assert cli("make", base, target, "-o", "-", "--sign", key)[0] == 2
 
 
+@pytest.mark.parametrize("keys", ["", "\n", "key"])
+def test_parts_which_cannot_be_signed_are_refused_once_a_key_is_trusted(
+    keys: str,
+    base: Path,
+    target: Path,
+    pair: Pair,
+    tmp_path: Path,
+    cli: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    part, out = tmp_path / "only.part", tmp_path / "merged.sdiff"
+    assert cli("make", base, target, "-o", part, "--part", "1/1")[0] == 0
+    monkeypatch.setenv("SPARSEDIFF_TRUST", str(pair.public) if keys == "key" else keys)
+    code, _, err = cli("merge", part, "-o", out)
+    assert (code, err.count("\n")) == (11 if keys == "key" else 2, 1)
+    assert ("parts cannot be" if keys == "key" else "without a key") in err
+    assert not out.exists()
+    for words in (("verify", tmp_path / "p.sdiff"), ("show", tmp_path / "p.sdiff")):
+        assert keys == "key" or cli(*words)[0] == 2
+    monkeypatch.delenv("SPARSEDIFF_TRUST")
+    assert cli("merge", part, "-o", out)[0] == 0
+
+
 def test_a_patch_that_does_not_appear_leaves_no_signature_beside_an_unsigned_one(
     tmp_path: Path, pair: Pair
 ) -> None:

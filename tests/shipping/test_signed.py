@@ -133,6 +133,32 @@ def test_every_verb_on_a_store_takes_trust(
     assert "no signature is trusted" in err
 
 
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("how", ["--trust", "--sign", "environment"])
+@pytest.mark.parametrize("keys", ["", " ", "\n", "\n \n"])
+def test_no_key_is_not_every_key(
+    verb: str,
+    how: str,
+    keys: str,
+    shipped: Path,
+    trainer: Trainer,
+    tmp_path: Path,
+    cli: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `$(cat keys)` gives where that file is empty."""
+    words = verb.format(store=shipped, dest=tmp_path / "dest", run=trainer.run).split()
+    if how == "environment":
+        monkeypatch.setenv("SPARSEDIFF_TRUST", keys)
+    else:
+        words += [how, keys]
+    if how == "--sign" and words[0] not in ("ship", "prune", "check"):
+        return
+    code, out, err = cli(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "without a key" in err
+
+
 def test_no_byte_of_a_signed_pointer_can_be_changed(shipped: Path, pair: Pair) -> None:
     data = (shipped / POINTER).read_bytes()
     whole = parse(data, None, pair.trust)
