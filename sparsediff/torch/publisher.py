@@ -293,12 +293,12 @@ class Publisher:
         return told
 
 
-_publishers: dict[tuple[str, dist.ProcessGroup | None], Publisher] = {}
+_publishers: dict[tuple[Store | str, dist.ProcessGroup | None], Publisher] = {}
 
 
 def publish(
     state_dict: StateDict,
-    store: Path | str,
+    store: Store | Path | str,
     group: dist.ProcessGroup | None = None,
     *,
     step: int,
@@ -308,7 +308,7 @@ def publish(
 
     Args:
         state_dict: tensors by name, this rank's part of them.
-        store: directory or URL.
+        store: directory or URL, or an open store.
         group: processes that hold the model.
         step: number of the checkpoint.
         options: of `Publisher`, when the store is published to for the first time.
@@ -316,7 +316,7 @@ def publish(
     Raises:
         SparsediffError: as `Publisher.publish` does.
     """
-    key = str(store), group
+    key = str(store) if isinstance(store, Path) else store, group
     if key not in _publishers:
         _publishers[key] = Publisher(store, group=group, **options)
     return _publishers[key].publish(state_dict, step)
@@ -324,7 +324,7 @@ def publish(
 
 def ship_stream(
     tensors: Iterable[tuple[str, torch.Tensor]],
-    store: Path | str,
+    store: Store | Path | str,
     group: dist.ProcessGroup | None = None,
     *,
     step: int,
@@ -338,7 +338,7 @@ def ship_stream(
 
     Args:
         tensors: names and full tensors, on every rank in the same order.
-        store: directory or URL.
+        store: directory or URL, or an open store.
         group: processes that hold the model.
         step: number of the checkpoint.
         options: of `Publisher`, when the store is published to for the first time.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import torch
 from safetensors import safe_open
 from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
 
+from sparsediff import signing
 from sparsediff.errors import UnavailableError
 from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.follow import Follower
 from sparsediff.shipping.records import Version
-from sparsediff.stores import open_store
+from sparsediff.stores import Store, open_store
 from sparsediff.torch.publisher import WEIGHTS, ship_stream
 
 _EVERY = 0.2  # seconds from one look at the store to the next
@@ -45,6 +46,10 @@ class StoreCheckpointEngine(CheckpointEngine):
         device: of the tensors that rollout workers are given.
         timeout: seconds that a rollout worker waits for the version.
         publisher: arguments of `Publisher`, as ``run`` and ``files``.
+        trust: keys of which one must have signed the store, as `signing.public_key` takes them;
+            None: it need not be signed.
+        signer: keys that sign it, as `signing.private_key` takes them, which only ranks of the
+            trainer read; None: it is not signed.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class StoreCheckpointEngine(CheckpointEngine):
         device: str | None = None,
         timeout: float = 1800.0,
         publisher: dict[str, Any] | None = None,
+        trust: Sequence[str] | None = None,
+        signer: Sequence[str] | None = None,
     ) -> None:
         self._store, self._directory, self._is_first = store, directory, is_master
         if isinstance(rollout_dtype, str):
@@ -65,6 +72,8 @@ class StoreCheckpointEngine(CheckpointEngine):
         self._dtype: Any = rollout_dtype
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._timeout, self._publisher = timeout, publisher or {}
+        self._trust, self._signer = signing.trust(trust), signer
+        self._target: Store | None = None  # where this rank publishes
         self._before: tuple[int, int] = 0, 0
         self._follower: Follower | None = None
 
@@ -109,7 +118,9 @@ class StoreCheckpointEngine(CheckpointEngine):
             SparsediffError: as `ship_stream` does; no version appears.
         """
         step = max(global_steps or 0, self._before[1] + 1)
-        published = ship_stream(self._cast(weights), self._store, step=step, **self._publisher)
+        if self._target is None:
+            self._target = self._open(signing.signer(self._signer))
+        published = ship_stream(self._cast(weights), self._target, step=step, **self._publisher)
         return {
             "checkpoint_engine/payload_mbytes": published.patch_bytes / (1 << 20),
             "checkpoint_engine/make_seconds": published.make_seconds,
@@ -137,8 +148,11 @@ class StoreCheckpointEngine(CheckpointEngine):
             floating = self._dtype is not None and tensor.is_floating_point()
             yield name, tensor.detach().to(self._dtype) if floating else tensor.detach()
 
+    def _open(self, signer: signing.Signer | None = None) -> Store:
+        return open_store(self._store, create=True, trust=self._trust, signer=signer)
+
     def _latest(self) -> Version | None:
-        found = read_catalog(open_store(self._store, create=True))
+        found = read_catalog(self._open())
         return None if found is None else found[0].latest
 
     def _arrived(self) -> Path:
@@ -156,6 +170,6 @@ class StoreCheckpointEngine(CheckpointEngine):
                 )
             time.sleep(_EVERY)
         if self._follower is None:
-            self._follower = Follower(open_store(self._store), self._directory)
+            self._follower = Follower(self._open(), self._directory)
         self._follower.poll(latest.name)
         return Path(self._directory) / "versions" / latest.name

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from sparsediff.errors import UnavailableError
+from sparsediff.errors import UnavailableError, UntrustedError, UsageError
+from sparsediff.shipping.catalog_json import POINTER
 from sparsediff.shipping.follow import versions
 from sparsediff.stores import open_store
+from tests.support.keys import new_key
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -112,3 +114,27 @@ def test_worker_does_not_wait_for_ever(tmp_path: Path) -> None:
 
     with pytest.raises(UnavailableError, match="no new version within 0 s"):
         asyncio.run(receive())
+
+
+def test_what_the_trainer_signs_is_taken_and_nothing_else(tmp_path: Path) -> None:
+    key, other = new_key(tmp_path / "key"), new_key(tmp_path / "other")
+    trusted, signing = [str(key.public)], [str(key.key)]
+    told, received = Loop(tmp_path, trust=trusted, signer=signing).update(weights_of(5), 5)
+    assert told["checkpoint_engine/payload_mbytes"] > 0
+    assert all(same(r, weights_of(5), torch.bfloat16) for r in received)
+    pointer = tmp_path / "store" / POINTER
+    signed = pointer.read_bytes()
+    for settings in (
+        {"trust": [str(other.public)], "signer": signing},
+        {"trust": [str(other.public)]},
+    ):
+        stranger = Loop(tmp_path, **settings)
+        with pytest.raises(UntrustedError, match="no signature is trusted"):
+            stranger.trainer.prepare()
+        with pytest.raises(UntrustedError, match="no signature is trusted"):
+            stranger.workers[0]._arrived()
+    with pytest.raises(UsageError, match="this store is signed"):
+        asyncio.run(Loop(tmp_path).trainer.send_weights(iter(weights_of(6).items()), 6))
+    assert pointer.read_bytes() == signed
+    with pytest.raises(UsageError, match="one at least"):
+        Loop(tmp_path, trust=[])
