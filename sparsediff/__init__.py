@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     )
     from sparsediff.patch.container import Patch, open_patch
     from sparsediff.patch.manifest import Manifest
+    from sparsediff.shipping.bring import PullResult
     from sparsediff.shipping.catalog import Version
     from sparsediff.shipping.follow import Arrival, Follower, versions
     from sparsediff.shipping.policy import Policy
-    from sparsediff.shipping.pull import PullResult, pull
+    from sparsediff.shipping.pull import pull
     from sparsediff.shipping.ship import ShipResult, ship
     from sparsediff.stats import (
         CheckpointStats,
@@ -79,7 +80,8 @@ _HOMES = {
     "shipping.catalog": ("Version",),
     "shipping.follow": ("Arrival", "Follower", "versions"),
     "shipping.policy": ("Policy",),
-    "shipping.pull": ("PullResult", "pull"),
+    "shipping.bring": ("PullResult",),
+    "shipping.pull": ("pull",),
     "shipping.ship": ("ShipResult", "ship"),
     "stats": (
         "CheckpointStats",

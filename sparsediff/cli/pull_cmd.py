@@ -37,7 +37,7 @@ from sparsediff.cli.stores import opened_store
 from sparsediff.errors import SparsediffError, UnavailableError, printable
 
 if TYPE_CHECKING:
-    from sparsediff.shipping.pull import PullResult
+    from sparsediff.shipping.bring import PullResult
 
 
 @click.command(
@@ -146,7 +146,8 @@ def command(
     ends with 14 at once.
     """
     from sparsediff.shipping.acks import Acknowledger
-    from sparsediff.shipping.pull import PullResult, pull
+    from sparsediff.shipping.bring import PullResult
+    from sparsediff.shipping.pull import pull
 
     if once and watch is not None:
         raise click.UsageError("--once and --watch exclude each other")
@@ -174,6 +175,7 @@ def command(
                 in_place=in_place,
                 files=files,
                 allow_rewind=allow_rewind,
+                max_bytes=max_bytes,
                 note=service.note,
             )
         print_pull(found, dest, after, as_json)

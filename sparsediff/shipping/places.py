@@ -173,6 +173,13 @@ class Place(ABC):
                 if is_temp(path.name):  # of a run that was killed
                     remove(path)
 
+    def leave_patches(self, wanted: Collection[str]) -> None:
+        """Remove all patches on their way but these: what was fetched on other ways adds up."""
+        with os_errors(self.fetched):
+            for path in self.fetched.iterdir():
+                if path.stem not in wanted:
+                    remove(path)
+
     def patch(self, sha256: str) -> Path:
         """Where `keep_patches` puts a patch."""
         return whole(self.home / "patches", sha256)

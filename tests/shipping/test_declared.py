@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship
 from sparsediff.stores import open_store
 from tests.conftest import Run
+from tests.hostile import write
 from tests.support.refusals import EXIT, refused
 from tests.support.room import Room
 from tests.support.runs import Trainer
@@ -51,7 +54,54 @@ def test_a_share_beyond_the_limit_is_not_looked_for_on_other_ways(
     words = ("pull", tmp_path / "store", tmp_path / "dest", "--files", "*00001-of*", *how)
     for _ in range(2):
         found = cli(*words, "--max-bytes", "100B")
-        refused(found, EXIT["corrupt"], "target is larger than --max-bytes", "at most 100 bytes")
+        refused(found, EXIT["corrupt"], "is larger than --max-bytes", "at most 100 bytes")
     assert not list((tmp_path / "dest").rglob("*.safetensors"))
     assert cli(*words)[0] == 0
     assert list((tmp_path / "dest").rglob("*.safetensors"))
+
+
+def store_of_zeros(path: Path, *, n_bytes: int = 5_000_000, says: int = 1000) -> Path:
+    """A store whose version says that it is small, with a patch that is large and none."""
+    document: dict[str, Any] = write.pointer()
+    version = document["versions"][0]
+    patch = version["patches"][0]
+    patch |= {"n_bytes": n_bytes, "sha256": hashlib.sha256(bytes(n_bytes)).hexdigest()}
+    version["n_bytes"] = says
+    (path / patch["key"]).parent.mkdir(parents=True)
+    (path / patch["key"]).write_bytes(bytes(n_bytes))
+    (path / "latest.json").write_bytes(write.sealed(document))
+    return path
+
+
+@pytest.mark.parametrize("how", [(), ("--in-place",)])
+def test_patches_beyond_the_limit_are_not_fetched(
+    how: tuple[str, ...], tmp_path: Path, cli: Run
+) -> None:
+    store, dest = store_of_zeros(tmp_path / "store"), tmp_path / "dest"
+    words = ("--max-bytes", "at most 4999998 bytes", "found 5000000 bytes")
+    for more in ((), ("--dry-run",)):
+        found = cli("pull", store, dest, *how, *more, "--max-bytes", "2499999B")
+        refused(found, EXIT["corrupt"], "patches to version", *words)
+    assert not [p for p in tmp_path.rglob("*.sdiff") if store not in p.parents]
+    assert cli("pull", store, dest, *how, "--dry-run", "--max-bytes", "2500000B")[0] == 0
+
+
+def test_a_preview_refuses_what_pull_would(tmp_path: Path, cli: Run) -> None:
+    trainer = Trainer(tmp_path / "run")
+    trainer.save_steps(1)
+    ship(trainer.run, open_store(str(tmp_path / "store"), create=True))
+    for how in ((), ("--in-place",), ("--files", "*00001-of*")):
+        words = ("pull", tmp_path / "store", tmp_path / "dest", *how, "--dry-run")
+        refused(cli(*words, "--max-bytes", "100B"), EXIT["corrupt"], "is larger than --max-bytes")
+        assert cli(*words)[0] == 0
+    assert not (tmp_path / "dest").exists()
+
+
+def test_what_was_fetched_on_other_ways_does_not_add_up(tmp_path: Path) -> None:
+    """Of each state of a store, a run fetches a patch that turns out to be none."""
+    dest = tmp_path / "dest"
+    for n_bytes in (5_000_000, 5_000_001, 5_000_002):
+        store = store_of_zeros(tmp_path / str(n_bytes), n_bytes=n_bytes)
+        with pytest.raises(CorruptError):
+            pull(open_store(str(store)), dest, max_bytes=5_000_000)
+    assert sum(p.stat().st_size for p in (dest / ".sparsediff").rglob("*.sdiff")) <= 5_000_002

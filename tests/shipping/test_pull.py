@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from sparsediff import CorruptError, LockedError, UnavailableError
 from sparsediff.disk.locks import locked
 from sparsediff.errors import UntrustedError
+from sparsediff.shipping.bring import PullResult
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version, object_key
 from sparsediff.shipping.catalog_json import dump, parse
 from sparsediff.shipping.check import check
 from sparsediff.shipping.fetch import fetch
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.prune import prune
-from sparsediff.shipping.pull import PullResult, pull
+from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship
 from sparsediff.shipping.source import Rule
 from sparsediff.shipping.state import default_state

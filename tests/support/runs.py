@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sparsediff.shipping.bring import PullResult
 from sparsediff.shipping.catalog import Catalog
 from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.check import check
-from sparsediff.shipping.pull import PullResult, pull
+from sparsediff.shipping.pull import pull
 from sparsediff.stores import Store
 from tests.support.pairs import RNG, Array, Stored, bf16, tree, words, write_safetensors
 
