@@ -18,6 +18,7 @@ from sparsediff.cli.common import (
     quiet_option,
     say,
 )
+from sparsediff.errors import UsageError
 
 
 @click.command(
@@ -57,6 +58,8 @@ def command(output: str, expires: float | None, quiet: bool, as_json: bool) -> N
     """
     from sparsediff.signing import generate
 
+    if expires is not None and expires < 1:
+        raise UsageError("a key would be dead from the start", expected="--expires 1s or more")
     was_there = os.path.lexists(output)
     key = generate(output, expires=None if expires is None else time.time() + expires)
     until = None if key.expires is None else datetime.fromtimestamp(key.expires, UTC).isoformat()

@@ -29,6 +29,7 @@ _MAX_BYTES = 1 << 16
 _PATIENCE = 60.0  # seconds for a command
 _ID_DIGITS = 16
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _PEM = re.compile(rb"-----BEGIN [A-Z ]+-----\s.*?-----END [A-Z ]+-----\s*", re.DOTALL)
 
 
@@ -136,13 +137,16 @@ def generate(path: Path | str, *, expires: float | None = None) -> PublicKey:
 
     Raises:
         UsageError: one of the files exists, but for a private key of ours that an earlier call
-            with these arguments may have made; or cryptography is not installed.
+            with these arguments may have made; or ``expires`` is beyond the year 9999; or
+            cryptography is not installed.
         UnavailableError: the disk is full.
         LockedError: another run makes this key.
     """
     path, other = Path(path), Path(f"{path}.pub")
     if os.path.lexists(other):
         raise _exists(other)
+    if expires is not None and not 0 <= expires <= _LATEST:
+        raise UsageError("a key would expire at no time that a calendar has", file=path)
     try:
         return _generate(path, other, None if expires is None else float(int(expires)))
     except UsageError:

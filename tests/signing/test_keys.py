@@ -53,6 +53,14 @@ def test_keys_that_are_there_are_never_replaced(there: str, tmp_path: Path, cli:
     assert os.listdir(tmp_path) == [there]
 
 
+@pytest.mark.parametrize("time", ["0s", "0", "0.5s", "99999999999d", "9" * 400 + "d"])
+def test_a_key_that_is_dead_or_never_dies_is_refused(time: str, tmp_path: Path, cli: Run) -> None:
+    code, out, err = cli("keygen", "-o", tmp_path / "key", "--expires", time)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "a key would" in err
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_key_that_others_may_read_is_refused(mode: int, pair: Pair) -> None:
     pair.key.chmod(mode)
