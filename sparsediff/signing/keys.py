@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import signal
 import stat
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -260,21 +263,46 @@ def _read(source: Path | str, *, is_secret: bool) -> tuple[bytes, str]:
 
 def _printed(command: str) -> bytes:
     """What a command prints. Neither that nor the command, which may hold a secret, is told."""
-    name = "the command for a key"
-    try:
-        done = subprocess.run(
-            command,
-            shell=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            timeout=_PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise UnavailableError(f"did not end within {_PATIENCE:.0f} s", file=name) from None
-    if done.returncode:
-        raise UnavailableError("failed", file=name, found=f"exit code {done.returncode}")
-    return done.stdout[:_MAX_BYTES]
+    name, end = "the command for a key", time.monotonic() + _PATIENCE
+    with subprocess.Popen(
+        command,
+        shell=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # so that what it started can be ended with it
+    ) as process:
+        try:
+            assert process.stdout is not None
+            data = _until(process.stdout.fileno(), end)
+            if len(data) > _MAX_BYTES:
+                raise UsageError("printed more than a key", file=name, expected="64 KiB at most")
+            code = process.wait(max(0.0, end - time.monotonic()))
+        except BaseException as e:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(e, (subprocess.TimeoutExpired, TimeoutError)):
+                raise UnavailableError(f"did not end within {_PATIENCE:.0f} s", file=name) from None
+            raise
+    if code:
+        raise UnavailableError("failed", file=name, found=f"exit code {code}")
+    return data
+
+
+def _until(descriptor: int, end: float) -> bytes:
+    """What is written to a pipe until it is closed, or there is more than a key has.
+
+    Raises:
+        TimeoutError: it is open still.
+    """
+    data = b""
+    while len(data) <= _MAX_BYTES:
+        if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+            raise TimeoutError
+        more = os.read(descriptor, _MAX_BYTES + 1 - len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def _library() -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import select
 import stat
 import subprocess
 from pathlib import Path
@@ -102,6 +103,29 @@ def test_what_a_command_for_a_key_says_is_not_told(pair: Pair) -> None:
         assert not any(s in shown for s in [*secrets_of(pair), "s3cret", "tr BEGIN"])
     with pytest.raises(UnavailableError, match="exit code 3"):
         private_key("command:exit 3")
+
+
+def test_a_command_for_a_key_is_ended_once_it_prints_more_than_one() -> None:
+    with pytest.raises(UsageError, match="printed more than a key"):
+        private_key("command:yes")
+
+
+def test_a_command_for_a_key_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsediff.signing.keys._PATIENCE", 1.0)
+    alive, ended = tmp_path / "alive", tmp_path / "ended"
+    os.mkfifo(ended)
+    reader = os.open(ended, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(UnavailableError, match="did not end within 1 s"):
+            private_key(f"command:(echo >{alive}; exec sleep 600 3>{ended}) & wait")
+        assert alive.exists()
+        os.set_blocking(reader, True)
+        assert select.select([reader], [], [], 30)[0]  # whoever held the other end is gone
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
 
 
 BAD = {
