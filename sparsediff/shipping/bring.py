@@ -190,6 +190,16 @@ class Run:
         check_way(store.name, wanted, sum(s.n_bytes for s in found.shares), limit)
         return found
 
+    def written(self, start: int | None, found: Plan | None) -> int:
+        """Bytes that are surely written once the patches are here.
+
+        From nothing that is all of the version. From one that is here, the patches say which
+        files change, and the others may become clones.
+        """
+        if start is not None:
+            return 0
+        return self.wanted.n_bytes if found is None else found.target_bytes
+
     def _around(self, error: SparsediffError) -> None:
         self._result.notes.append(str(error))
         self._note(f"{error}; trying another way")
@@ -236,17 +246,23 @@ class Run:
         began = time.monotonic()
         found, store, room = self.plan(patches), self._store, self._place.fetched
         self._place.leave_patches({p.sha256 for p in patches})
+        n_more = self.written(start, found)
         if found is not None:
             from sparsediff.shipping.shares import fetch_share
 
             self._result.fetched_bytes += found.n_read
             self._result.share_bytes = found.target_bytes
             files, n_bytes = fetch_share(
-                store, found.shares, room, streams=self._streams, progress=self._progress
+                store,
+                found.shares,
+                room,
+                streams=self._streams,
+                n_more=n_more,
+                progress=self._progress,
             )
         else:
             files, n_bytes = fetch(
-                store, patches, room, streams=self._streams, progress=self._progress
+                store, patches, room, streams=self._streams, n_more=n_more, progress=self._progress
             )
         self._result.fetched_bytes += n_bytes
         fetched = time.monotonic()

@@ -55,6 +55,7 @@ def fetch(
     directory: Path,
     *,
     streams: int,
+    n_more: int = 0,
     progress: Progress | None = None,
 ) -> tuple[list[Path], int]:
     """Fetch patches into ``directory``.
@@ -64,6 +65,7 @@ def fetch(
         patches: which; those of equal content come once.
         directory: exists, and belongs to the caller's lock.
         streams: how many requests run at once.
+        n_more: bytes that will be written to the same disk once they are here.
         progress: told of bytes fetched.
 
     Returns:
@@ -80,7 +82,7 @@ def fetch(
             _check_sizes(store, patch, parts)
             incoming.append(_Incoming(directory, patch, parts))
     n_bytes = 0
-    check_room(directory, sum(i.n_missing for i in incoming))
+    check_room(directory, sum(i.n_missing for i in incoming) + n_more)
     while incoming:
         n_bytes += _transfer(store, incoming, streams, progress)
         # What an earlier run left may not have reached the disk: once more, all of it.

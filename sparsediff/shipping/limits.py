@@ -6,7 +6,12 @@ a refusal, where that is more than the caller's limit or than the disk has room 
 
 from __future__ import annotations
 
-from sparsediff.errors import TooLargeError, printable
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from sparsediff.disk.outputs import check_room
+from sparsediff.errors import TooLargeError, os_errors, printable
 from sparsediff.shipping.catalog import Version
 
 _WAY = 2  # patches from nothing weigh less than two anchors, if the trainer left that as it is
@@ -52,3 +57,21 @@ def check_way(store: str, wanted: Version, n_bytes: int, limit: int | None) -> N
             expected=f"at most {_WAY * limit} bytes",
             found=f"{n_bytes} bytes",
         )
+
+
+def check_room_ahead(directory: Path, n_bytes: int, kept: Collection[Path]) -> None:
+    """Refuse what a disk has no room for, of a directory that need not be there yet.
+
+    Args:
+        directory: for patches on their way.
+        n_bytes: that would be written, of patches and of a version.
+        kept: files in ``directory`` that stay; the others make room.
+
+    Raises:
+        UnavailableError: there is less room.
+    """
+    with os_errors(directory):
+        here = list(directory.iterdir()) if directory.is_dir() else []
+        n_bytes -= sum(512 * os.lstat(p).st_blocks for p in here if p not in kept)
+        room = next(p for p in (directory, *directory.parents) if p.is_dir())
+    check_room(room, n_bytes)

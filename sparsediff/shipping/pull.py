@@ -28,6 +28,7 @@ from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.fetch import whole
 from sparsediff.shipping.in_place import InPlace
 from sparsediff.shipping.kept import Note
+from sparsediff.shipping.limits import check_room_ahead
 from sparsediff.shipping.places import Place, Versions
 from sparsediff.stores import Store
 
@@ -175,6 +176,11 @@ def preview(
         found = run.plan(patches)
     if found is not None:
         missing = {s.patch.sha256: s.to_fetch for s in found.shares} | {"": found.n_read}
+    if patches:
+        kept, n_bytes = {whole(place.fetched, p.sha256) for p in patches}, sum(missing.values())
+        if found is not None:
+            kept, n_bytes = set(), sum(len(s.head) + s.n_bytes for s in found.shares)
+        check_room_ahead(place.fetched, n_bytes + run.written(start, found), kept)
     is_new = place.record.told != run.told
     current = place.current()
     return PullPreview(catalog, wanted, current, start, patches, sum(missing.values()), is_new)

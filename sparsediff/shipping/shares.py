@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sparsediff.apply.chain import narrow
 from sparsediff.checksum import digest
-from sparsediff.disk.outputs import create, sync, write_at
+from sparsediff.disk.outputs import check_room, create, sync, write_at
 from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import discard
 from sparsediff.errors import CorruptError, UsageError, WrongBaseError, os_errors
@@ -164,6 +164,7 @@ def fetch_share(
     directory: Path,
     *,
     streams: int,
+    n_more: int = 0,
     progress: Progress | None = None,
 ) -> tuple[list[Path], int]:
     """Fetch shares of patches into ``directory``; like `fetch.fetch`.
@@ -176,6 +177,7 @@ def fetch_share(
     """
     missing = [share for share in shares if not share.is_here(directory)]
     total, done = sum(share.to_fetch for share in missing), 0
+    check_room(directory, sum(len(s.head) + s.n_bytes for s in missing) + n_more)
     if progress is not None and total:
         progress(0, total)
     for share in missing:

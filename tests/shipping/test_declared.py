@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,21 @@ def test_what_was_fetched_on_other_ways_does_not_add_up(tmp_path: Path) -> None:
         with pytest.raises(CorruptError):
             pull(open_store(str(store)), dest, max_bytes=5_000_000)
     assert sum(p.stat().st_size for p in (dest / ".sparsediff").rglob("*.sdiff")) <= 5_000_002
+
+
+@pytest.mark.parametrize("how", [(), ("--in-place",), ("--files", "*.safetensors")])
+def test_a_version_that_has_no_room_is_not_fetched(
+    how: tuple[str, ...], tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tmp_path / "run")
+    trainer.save_steps(1, 2)
+    store, dest = tmp_path / "store", tmp_path / "dest"
+    ship(trainer.run, open_store(str(store), create=True))
+    words = ("pull", store, dest, *how)
+    need = json.loads(cli(*words, "--dry-run", "--json")[1])
+    chosen = how[-1] if "--files" in how else "*"
+    n_bytes = sum(p.stat().st_size for p in (trainer.run / need["name"]).glob(chosen))
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes + need["fetched_bytes"] // 2))
+    for more in (("--dry-run",), ()):
+        refused(cli(*words, *more), EXIT["unavailable"], "no space left on device")
+    assert not list(tmp_path.glob("*dest*/**/*.sdiff"))
