@@ -21,6 +21,7 @@ from sparsediff.errors import (
     WrongBaseError,
 )
 from sparsediff.parallel import Progress
+from sparsediff.shipping import state
 from sparsediff.shipping.absent import check_no_store, no_pointer
 from sparsediff.shipping.bring import PullResult, Run
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
@@ -87,6 +88,8 @@ def pull(
     """
     result = result if result is not None else PullResult()
     place, catalog, tag = _opened(store, dest, in_place, keep, files)
+    if not os.path.lexists(place.home / state.NAME):  # what is refused leaves nothing, binds nobody
+        preview(store, dest, version=version, in_place=in_place, files=files, max_bytes=max_bytes)
     with place.open(catalog, jobs, allow_rewind=allow_rewind, max_bytes=max_bytes):
         run = Run(
             store,

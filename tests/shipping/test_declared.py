@@ -124,3 +124,18 @@ def test_a_version_that_has_no_room_is_not_fetched(
     for more in (("--dry-run",), ()):
         refused(cli(*words, *more), EXIT["unavailable"], "no space left on device")
     assert not list(tmp_path.glob("*dest*/**/*.sdiff"))
+
+
+def test_a_first_pull_that_is_refused_leaves_nothing(tmp_path: Path, cli: Run) -> None:
+    trainer = Trainer(tmp_path / "run")
+    trainer.save_steps(1)
+    store, dest = tmp_path / "store", tmp_path / "dest"
+    ship(trainer.run, open_store(str(store), create=True))
+    words = ("pull", store, dest)
+    for how in ((), ("--in-place",), ("--files", "*00001-of*")):
+        before = sorted(tmp_path.rglob("*"))
+        refused(cli(*words, *how, "--max-bytes", "100B"), EXIT["corrupt"], "is larger than")
+        refused(cli(*words, *how, "--version", "9"), EXIT["usage"], "has no version '9'")
+        refused(cli(*words, "--files", "none*"), EXIT["usage"])
+        assert sorted(tmp_path.rglob("*")) == before
+    assert cli(*words, "--in-place")[0] == 0
