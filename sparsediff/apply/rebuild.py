@@ -192,7 +192,7 @@ def _runs(
     has_base = group[0].manifest.buckets[bucket].base is not None
     size = words.n_bytes(manifest, bucket)
     needed = size if any(codec.is_dense(p) for p in payloads if p is not None) else 0
-    if len(group) > 1 and not has_base:
+    if len(group) > 1:
         needed += size  # of what is held between the patches
     with _room_for(needed, payloads), OpenFiles() as files:
         source = base.source(files) if has_base else words.NOTHING

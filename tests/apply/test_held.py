@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,8 +14,8 @@ from sparsediff import make_patch, open_patch
 from sparsediff.apply import rebuild
 from sparsediff.apply.base import BaseFiles
 from sparsediff.parallel import Budget, ordered_map
-from tests.hostile.write import anchor, frame, zeros
-from tests.patch.rewriting import container, dumped
+from tests.hostile.write import anchor, frame, xxh3, zeros
+from tests.patch.rewriting import Parts, container, dumped
 from tests.support.costs import cost
 from tests.support.pairs import write_safetensors
 
@@ -86,6 +87,62 @@ def dense(n: int) -> bytes:
     manifest["buckets"]["tensors"] = [[i, 1] for i in range(n)]
     buckets = {f"bucket.{i}": payload for i in range(n)}
     return container({"manifest": frame(dumped(manifest)), "skeleton.0": frame()} | buckets)
+
+
+def header(n: int) -> bytes:
+    """That of a safetensors file of so many tensors of `dense`."""
+    size = 1 << 26
+    entries = {
+        str(i): {"dtype": "F32", "shape": [size // 4], "data_offsets": [i * size, (i + 1) * size]}
+        for i in range(n)
+    }
+    text = dumped(entries)
+    return len(text).to_bytes(8, "little") + text
+
+
+def over(n: int, old: int, new: int) -> bytes:
+    """A patch of n such buckets, of each of which one byte is ``old`` in the base and then ``new``.
+
+    All others are zeros; and so is the base for an ``old`` of 0.
+    """
+    size = 1 << 26
+    payload = b"\3" + frame(bytes([old ^ new]), (b"\0", size - 1))
+    manifest = Parts.of(dense(n)).manifest
+    before, after = (xxh3(bytes([first]) + bytes(size - 1)) for first in (old, new))
+    head = header(n)
+    file = {"name": ["w.safetensors"], "size": [len(head) + n * size], "skeleton": [xxh3(head)]}
+    manifest["base"] |= file | {"layout": [[len(head), n * size]]}
+    manifest["target"] |= file | {"dictionary": [0], "sha256": [None]}
+    manifest["tensors"] |= {"base": [0] * n, "new": [0] * n, "changed": [1] * n}
+    manifest["tensors"] |= dict.fromkeys(("skip", "base_skip"), [len(head)] + [0] * (n - 1))
+    manifest["buckets"] |= {
+        "base": [xxh3(bytes.fromhex(before))] * n,
+        "locators": [before[:2]] * n,
+        "target": [xxh3(bytes.fromhex(after))] * n,
+        "sha256": [hashlib.sha256(payload).hexdigest()] * n,
+    }
+    buckets = {f"bucket.{i}": payload for i in range(n)}
+    return container({"manifest": frame(dumped(manifest))} | buckets)
+
+
+def based(root: Path, n: int, changes: int = 1) -> list[Path]:
+    """A directory with the base of `over`, and then so many patches in a row."""
+    (root / "base").mkdir()
+    (root / "base" / "w.safetensors").write_bytes(header(n))
+    os.truncate(root / "base" / "w.safetensors", len(header(n)) + (n << 26))
+    for i in range(changes):
+        (root / f"p{i}").write_bytes(over(n, i, i + 1))
+    return [root / "base", *(root / f"p{i}" for i in range(changes))]
+
+
+def test_many_jobs_take_no_more_memory_for_a_chain(tmp_path: Path) -> None:
+    base, *chain = based(tmp_path, 8, 2)
+    found = cost("apply", "--in-place", base, *chain, "--jobs", 16)
+    assert found.code == 0, found.err
+    assert found.peak_bytes < 300 << 20
+    with open(base / "w.safetensors", "rb") as file:
+        file.seek(len(header(8)))
+        assert file.read(2) == b"\2\0"
 
 
 def test_many_jobs_take_no_more_memory(tmp_path: Path) -> None:

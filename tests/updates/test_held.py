@@ -10,7 +10,7 @@ import pytest
 
 from sparsediff import export_patch, iter_updates, make_patch
 from sparsediff.updates import changes
-from tests.apply.test_held import dense
+from tests.apply.test_held import based, dense
 from tests.support.costs import cost
 from tests.support.pairs import training_pair, words, write_safetensors
 
@@ -19,6 +19,13 @@ def test_many_jobs_take_no_more_memory(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "p").write_bytes(dense(8))
     found = cost("export", tmp_path / "empty", tmp_path / "p", "-o", tmp_path / "o", "--jobs", 16)
+    assert found.code == 0, found.err
+    assert found.peak_bytes < 300 << 20
+
+
+def test_few_changes_in_much_that_is_unfolded_take_no_more_memory(tmp_path: Path) -> None:
+    base, patch = based(tmp_path, 8)
+    found = cost("export", base, patch, "-o", tmp_path / "o", "--jobs", 8)
     assert found.code == 0, found.err
     assert found.peak_bytes < 300 << 20
 
