@@ -294,9 +294,10 @@ def _until(descriptor: int, end: float) -> bytes:
     Raises:
         TimeoutError: it is open still.
     """
-    data = b""
+    data, ready = b"", select.poll()
+    ready.register(descriptor, select.POLLIN)
     while len(data) <= _MAX_BYTES:
-        if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+        if not ready.poll(max(0.0, end - time.monotonic()) * 1000):
             raise TimeoutError
         more = os.read(descriptor, _MAX_BYTES + 1 - len(data))
         if not more:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,12 @@ def test_what_is_said_stands_on_lines_of_its_own(trainer: Trainer, tmp_path: Pat
     command = [sys.executable, "-m", "sparsediff", "pull", "store", "dest", "--exec", "echo told"]
     ours, theirs = pty.openpty()
     assert subprocess.run(command, cwd=tmp_path, stdout=theirs, stderr=theirs).returncode == 0
-    shown = os.read(ours, 100_000).decode()
-    os.close(ours)
     os.close(theirs)
+    shown = ""
+    with suppress(OSError):  # when all has been read
+        while True:  # a terminal gives what was written piece by piece
+            shown += os.read(ours, 100_000).decode()
+    os.close(ours)
     before, told, after = shown.partition("told\r\n")
     assert told
     assert before.endswith("\x1b[2K")  # the line was erased
