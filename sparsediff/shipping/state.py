@@ -262,14 +262,15 @@ def _bytes(path: Path) -> bytes:
 
 
 def _pulled(row: Row) -> Pulled:
+    # The first release wrote all of these; without them nobody would know of an old pointer.
     return Pulled(
-        row.find("id", fields.history),
-        row.find("versions", fields.table(fields.numeral, fields.file_name)) or {},
-        tuple(row.find("stale", fields.listed(fields.file_name)) or ()),
-        row.find("building", fields.file_name),
-        row.find("version", fields.version),
-        row.find("updating", _updating),
-        row.find("told", fields.any_text),
+        row.get("id", fields.history),
+        row.get("versions", fields.table(fields.numeral, fields.file_name)),
+        tuple(row.get("stale", fields.listed(fields.file_name))),
+        row.get("building", fields.optional(fields.file_name)),
+        row.get("version", fields.optional(fields.version)),
+        row.get("updating", fields.optional(_updating)),
+        row.get("told", fields.optional(fields.any_text)),
         row.find("store", fields.any_text),
         tuple(row.find("files", fields.listed(fields.any_text)) or ()),
         row.find("newest", fields.version),

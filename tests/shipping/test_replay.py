@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from sparsediff.errors import UntrustedError
+from sparsediff.errors import CorruptError, UntrustedError
 from sparsediff.shipping.catalog_json import POINTER
 from sparsediff.shipping.follow import Follower
 from sparsediff.shipping.policy import Policy
@@ -84,6 +85,23 @@ def test_a_record_of_an_earlier_release_is_not_forgotten(
     put_back(old, tmp_path)
     with pytest.raises(UntrustedError):
         pull(store, tmp_path / "dest")
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_record_that_lacks_what_each_release_wrote_is_damaged(
+    in_place: bool, old: Path, store: Store, tmp_path: Path
+) -> None:
+    """Taken for an empty one, it would let an old pointer pass."""
+    dest = tmp_path / "dest"
+    pull(store, dest, in_place=in_place)
+    home = tmp_path / ".dest.sparsediff-pull" if in_place else dest / ".sparsediff"
+    good = json.loads((home / "state.json").read_text())
+    put_back(old, tmp_path)
+    for gone in ("id", "versions", "stale", "building", "version", "updating", "told", None):
+        document = {} if gone is None else {n: v for n, v in good.items() if n != gone}
+        (home / "state.json").write_text(json.dumps(document))
+        with pytest.raises(CorruptError, match="record of earlier runs is damaged; move"):
+            pull(store, dest, in_place=in_place)
 
 
 def test_another_history_takes_nobody_along_unless_the_trainer_says_so(
