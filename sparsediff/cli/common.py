@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -104,9 +105,28 @@ def say(text: str, *, err: bool = False) -> None:
     click.echo(one_line(text), err=err)
 
 
+class Rows(list[Any]):
+    """An array of a JSON document, of which each item is made when it is printed."""
+
+    def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
+        """Take what begins to make the items."""
+        self._make = make
+
+    def __iter__(self) -> Iterator[Any]:
+        """Make the items."""
+        return self._make()
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return any(True for _ in self)
+
+
 def print_json(document: object) -> None:
-    """Print one JSON document on stdout."""
-    click.echo(json.dumps(document, indent=2))
+    """Print one JSON document on stdout, a block at a time: it may have very many rows."""
+    chunks = json.JSONEncoder(indent=2).iterencode(document)
+    while block := "".join(islice(chunks, 1 << 14)):
+        click.echo(block, nl=False)
+    click.echo()
 
 
 @lru_cache(1 << 12)

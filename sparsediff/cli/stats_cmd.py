@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from sparsediff.cli import series as printed
 from sparsediff.cli.common import (
     Bandwidth,
+    Rows,
     count,
     duration,
     examples,
@@ -197,16 +199,20 @@ def command(
         return
     by = by or "tensor"
     stats = _measure(paths, jobs, quiet, bound)
+    if as_json and by == "tensor" and not sort:
+        rows = Rows(lambda: map(_row, islice(stats.alone(), top)))
+        print_json(_document(stats, rows, by, bandwidth))
+        return
     groups = stats.grouped(by)
     if sort:
         groups.sort(key=lambda g: _sort_value(g, sort), reverse=sort != "name")
     hidden = len(groups) - len(groups[:top])
     groups = groups[:top]
     if as_json:
-        print_json(_document(stats, groups, by, bandwidth))
+        print_json(_document(stats, Rows(lambda: map(_row, groups)), by, bandwidth))
     elif as_csv:
-        rows = [[g.key, *(getattr(g, f) for f in _FIELDS)] for g in [*groups, stats.total]]
-        _print_csv([by, *_FIELDS], rows)
+        cells = [[g.key, *(getattr(g, f) for f in _FIELDS)] for g in [*groups, stats.total]]
+        _print_csv([by, *_FIELDS], cells)
     else:
         _print(stats, groups, by, hidden)
         if stats.bound_bits is not None:
@@ -346,11 +352,11 @@ def _row(group: Group) -> dict[str, Any]:
 
 
 def _document(
-    stats: CheckpointStats, groups: list[Group], by: str, bandwidth: float | None
+    stats: CheckpointStats, rows: Rows, by: str, bandwidth: float | None
 ) -> dict[str, Any]:
     document: dict[str, Any] = {
         "by": by,
-        "rows": [_row(g) for g in groups],
+        "rows": rows,
         "total": _row(stats.total),
         "target_bytes": stats.target_bytes,
         "patch_bytes": stats.patch_bytes,

@@ -194,7 +194,7 @@ class CheckpointStats:
         What they are: see `SeriesStats.grouped`.
         """
         if by == "tensor":  # two files may hold tensors of one name, which stay apart
-            return self._alone()
+            return [*self.alone()]
         members: dict[str, list[int]] = {}
         for i, key in enumerate(self._keys(by)):
             members.setdefault(key, []).append(i)
@@ -222,15 +222,15 @@ class CheckpointStats:
         """Of each tensor, the name of its file."""
         return (f.name for f in self.manifest.target_files for _ in range(f.n_tensors))
 
-    def _labels(self) -> list[str]:
-        return [
+    def _labels(self) -> Iterator[str]:
+        return (
             name or _label(name is None, file)
             for name, file in zip(self.manifest.names, self._file_names(), strict=True)
-        ]
+        )
 
-    def _alone(self) -> list[Group]:
-        """A group of each tensor, of which there may be very many."""
-        return [
+    def alone(self) -> Iterator[Group]:
+        """A group of each tensor, of which there may be very many: each made when it is taken."""
+        return (
             Group(
                 label,
                 1,
@@ -249,7 +249,7 @@ class CheckpointStats:
             for t, label, n_bytes in zip(
                 self.manifest.tensors, self._labels(), self.payload_bytes, strict=True
             )
-        ]
+        )
 
     def _group(self, key: str, rows: Sequence[int]) -> Group:
         tensors = [self.manifest.tensors[i] for i in rows]

@@ -12,6 +12,7 @@ import pytest
 from tests.fuzz.targets import GROUPS, TARGETS
 from tests.hostile import costly
 from tests.hostile.costly_stores import STORE
+from tests.support.costs import cost
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
@@ -55,3 +56,12 @@ def test_what_takes_much_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(costly, "reader", lambda _: greedy)
     assert costly.taken("frame", lambda: b"")[2] > costly.MAX_PEAK
+
+
+@pytest.mark.slow
+def test_rows_of_very_many_tensors_are_printed_as_they_are_made(tmp_path: Path) -> None:
+    patch = tmp_path / "p.sdiff"
+    patch.write_bytes(costly.tensors(395_000))
+    found = cost("stats", patch, "--json")
+    assert found.code == 0, found.err
+    assert found.peak_bytes < costly.MAX_PEAK
