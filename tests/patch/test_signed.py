@@ -80,6 +80,12 @@ def test_no_byte_of_a_signed_patch_can_be_changed(patch: Path, pair: Pair, base:
     with open_patch(patch) as opened:
         beginning = len(data) - sum(opened.sizes.values())
     some = [*range(0, beginning, 5), *range(beginning, len(data), max(1, len(data) // 50))]
+    signed = json.loads(Path(f"{patch}.sig").read_text())["signatures"]
+    assert signed == pair.signer.sign("patch", data[:beginning])  # and so every digest
+    for at in range(beginning):
+        other = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 : beginning]
+        with pytest.raises(UntrustedError, match="a wrong one"):
+            Signed(patch, pair.trust).check(other)
     for at in some:
         changed = bytearray(data)
         changed[at] ^= 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsediff import verify_patch
 from sparsediff.checksum import checksum
 from sparsediff.errors import CorruptError, UnsupportedError, UntrustedError, UsageError
 from sparsediff.shipping.catalog_json import POINTER, dump, parse
@@ -189,21 +190,36 @@ def test_each_field_is_covered_by_the_signature(shipped: Path, pair: Pair) -> No
         rewritten(shipped, change)
         with pytest.raises((CorruptError, UnsupportedError)):
             catalog_of(open_store(str(shipped), trust=pair.trust))
-    (shipped / POINTER).write_bytes(data)
-    rewritten(shipped, lambda document: document.update(extra=1))
-    with pytest.raises(UntrustedError, match="a wrong one"):
-        catalog_of(open_store(str(shipped), trust=pair.trust))
+    fields: list[dict[str, object]] = [{"extra": 1}, {"rewind": 1 << 40}]
+    for added in fields:
+        (shipped / POINTER).write_bytes(data)
+        rewritten(shipped, lambda document, added=added: document.update(added))  # type: ignore[misc]
+        with pytest.raises(UntrustedError, match="a wrong one"):
+            catalog_of(open_store(str(shipped), trust=pair.trust))
 
 
 def test_objects_are_covered_by_the_digests_in_the_pointer(
-    shipped: Path, pair: Pair, tmp_path: Path
+    pair: Pair, tmp_path: Path, cli: Run
 ) -> None:
-    for path in shipped.rglob("*.sdiff"):
-        data = bytearray(path.read_bytes())
-        data[-1] ^= 1
-        path.write_bytes(data)
-    with pytest.raises(CorruptError):
-        pull(open_store(str(shipped), trust=pair.trust), tmp_path / "dest")
+    """One is replaced by a patch that is as good, of other weights; its size is no hindrance."""
+    objects: list[Path] = []
+    for seed in (0, 1):
+        trainer = Trainer(tmp_path / f"run{seed}", seed=seed)
+        trainer.save_steps(1)
+        place = tmp_path / f"store{seed}"
+        ship(trainer.run, open_store(str(place), create=True, signer=pair.signer))
+        objects += place.rglob("*.sdiff")
+    ours, theirs = objects
+    old, new = (str(path.stat().st_size) for path in objects)
+    ours.write_bytes(theirs.read_bytes())
+    pointer = tmp_path / "store0" / POINTER
+    document = json.loads(pointer.read_text().replace(old, new))
+    pointer.write_text(json.dumps(document))
+    rewritten(tmp_path / "store0", lambda _: None)
+    assert cli("sign", tmp_path / "store0", "--sign", pair.key)[0] == 0
+    verify_patch(ours)
+    with pytest.raises(CorruptError, match="no intact way"):
+        pull(open_store(str(tmp_path / "store0"), trust=pair.trust), tmp_path / "dest")
     assert not (tmp_path / "dest/current").exists()
 
 
@@ -320,7 +336,16 @@ def test_no_output_holds_a_key(shipped: Path, trainer: Trainer, pair: Pair, cli:
     said.append(cli("ship", trainer.run, shipped, "--sign", f"command:cat {pair.key}; exit 7"))
     said.append(cli("log", shipped, "--trust", pair.key))
     said.append(cli("prune", shipped, "--keep", 1, "--sign", pair.key, "--json"))
-    assert [code for code, _, _ in said] == [0, 0, 13, 2, 0]
+    for line in ("cat {0} {0}", "sed s/BEGIN/START/ {0}", "sed s/PRIVATE/PUBLIC/ {0}"):
+        said.append(cli("ship", trainer.run, shipped, "--sign", f"command:{line}".format(pair.key)))
+    text, broken = pair.key.read_text(), pair.key.with_name("broken")
+    broken.touch(0o600)
+    for bad in (text * 2, text.replace("BEGIN", "START"), "Expires: " + text):
+        broken.write_text(bad)
+        said.append(cli("ship", trainer.run, shipped, "--sign", broken))
+        said.append(cli("log", shipped, "--trust", broken))
+    assert [code for code, _, _ in said] == [0, 0, 13, 2, 0, *[2] * 9]
+    assert not any(word in err for _, _, err in said for word in ("sed s/", "cat ", "exit 7"))
     written = [p.read_bytes() for p in shipped.rglob("*") if p.is_file()]
     written += [p.read_bytes() for p in trainer.run.parent.glob(".run*/state.json")]
     assert len(written) > 3
