@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -146,8 +147,8 @@ def _usable(file: Path) -> list[object]:
     """The rows in a file of signatures; none if it is not there, or malformed."""
     from sparsediff.signing import parsed
 
-    data = _read(file)
     try:
+        data = _read(file)
         rows = None if data is None else _rows(data, file)
         return [] if not isinstance(rows, list) or not parsed(rows, file) else rows
     except UntrustedError:
@@ -158,7 +159,10 @@ def _read(file: Path) -> bytes | None:
     """What is in a file of signatures, or the beginning of something longer; None if none is."""
     with os_errors(file):
         try:
-            with open(file, "rb") as stream:
+            # NONBLOCK: a pipe must not hold us up.
+            with open(file, "rb", opener=lambda p, f: os.open(p, f | os.O_NONBLOCK)) as stream:
+                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                    raise UntrustedError("signatures are no regular file", file=file)
                 return stream.read(_MAX_BYTES + 1)
         except FileNotFoundError:
             return None

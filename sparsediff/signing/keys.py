@@ -95,10 +95,16 @@ def private_key(source: Path | str) -> PrivateKey:
         UnavailableError: the command failed.
     """
     serialization, ed25519 = _library()
-    text, name = _read(source, is_secret=True)
+    text, name, mode = _read(source)
     expires, pem = _split(text, name)
     if b"PRIVATE KEY" not in pem:
         raise UsageError("holds no private key; KEY.pub is for who checks signatures", file=name)
+    if mode & 0o077:
+        raise UsageError(
+            "others may read this private key; chmod 600 it, or replace it if they did",
+            file=source,
+            found=f"mode {mode:04o}",
+        )
     key = _loaded(lambda: serialization.load_pem_private_key(pem, None))
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise UsageError(
@@ -118,7 +124,7 @@ def public_key(source: Path | str) -> PublicKey:
         UnavailableError: the command failed.
     """
     serialization, ed25519 = _library()
-    text, name = _read(source, is_secret=False)
+    text, name, _ = _read(source)
     expires, pem = _split(text, name)
     if b"PRIVATE KEY" in pem:
         raise UsageError("is a private key, which stays with who signs; give KEY.pub", file=name)
@@ -246,19 +252,20 @@ def _split(text: bytes, name: str) -> tuple[float | None, bytes]:
     return expires, found[0]
 
 
-def _read(source: Path | str, *, is_secret: bool) -> tuple[bytes, str]:
-    """What is in the file, or what the command prints; and its name for messages."""
+def _read(source: Path | str) -> tuple[bytes, str, int]:
+    """What is in the file, or what the command prints; its name for messages; and its mode."""
     if isinstance(source, str) and source.startswith(COMMAND):
-        return _printed(source.removeprefix(COMMAND)), "the command for a key"
-    with os_errors(source), open(source, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if is_secret and stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & 0o077:
-            raise UsageError(
-                "others may read this private key; chmod 600 it, or replace it if they did",
-                file=source,
-                found=f"mode {stat.S_IMODE(status.st_mode):04o}",
-            )
-        return stream.read(_MAX_BYTES), str(source)
+        return _printed(source.removeprefix(COMMAND)), "the command for a key", 0
+    with os_errors(source), open(source, "rb", opener=_at_once) as stream:
+        mode = os.fstat(stream.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise UsageError("is no regular file", file=source, found=stat.filemode(mode))
+        return stream.read(_MAX_BYTES), str(source), stat.S_IMODE(mode)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe must not hold us up."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _printed(command: str) -> bytes:

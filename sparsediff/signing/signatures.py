@@ -43,7 +43,7 @@ class Trust:
         Raises:
             UntrustedError: none is.
         """
-        trusted = f"a signature of {' or '.join(k.id for k in self.keys)}"
+        trusted = f"a signature of {' or '.join(dict.fromkeys(k.id for k in self.keys))}"
         if rows is None:
             raise UntrustedError("is not signed", file=file, expected=trusted)
         message, seen = _message(kind, data), []

@@ -112,6 +112,13 @@ def test_what_is_no_file_of_signatures(data: bytes, patch: Path, pair: Pair) -> 
         verify_patch(Signed(patch, pair.trust))
 
 
+def test_a_pipe_holds_no_signatures_and_nobody_up(patch: Path, pair: Pair) -> None:
+    os.unlink(f"{patch}.sig")
+    os.mkfifo(f"{patch}.sig")
+    with pytest.raises(UntrustedError, match="no regular file"):
+        verify_patch(Signed(patch, pair.trust))
+
+
 def test_what_has_no_signature_beside_it_is_refused(pair: Pair) -> None:
     with pytest.raises(UsageError, match="standard input"), open_patch(Signed("-", pair.trust)):
         pass

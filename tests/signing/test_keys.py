@@ -7,6 +7,7 @@ import os
 import select
 import stat
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,24 @@ def test_generate_leaves_nothing_if_it_fails(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         generate(tmp_path / "missing" / "key")
     assert os.listdir(tmp_path) == []
+
+
+def test_what_is_no_private_key_is_not_told_to_be_kept_from_others(pair: Pair) -> None:
+    pair.public.chmod(0o644)
+    with pytest.raises(UsageError, match="holds no private key; KEY"):
+        private_key(pair.public)
+
+
+@pytest.mark.parametrize("read", [private_key, public_key])
+def test_a_pipe_is_no_key_and_holds_nobody_up(
+    read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(UsageError, match="no regular file"):
+        read(tmp_path / "pipe")
+
+
+def test_each_key_is_named_once(pair: Pair) -> None:
+    with pytest.raises(UntrustedError) as caught:
+        pair.signer.trusting(pair.trust).check("patch", b"data", None, "p")
+    assert str(caught.value).count(pair.trust.keys[0].id) == 1
