@@ -39,14 +39,16 @@ def no_pointer(store: Store) -> SparsediffError:
         )
     missing, repair = (
         "is missing, but not the objects",
-        "sparsediff check STORE --repair makes a new",
+        "sparsediff check STORE --repair makes a new one",
     )
+    if store.trust is not None:  # which that would refuse: it would vouch for what nobody signed
+        repair = "put a signed one back, or let ship --rewind begin anew"
     file = f"{store.name}/{POINTER}"
     if any(not stored.key.startswith(_FIRST) for stored in store.list(PREFIX)):
-        return CorruptError(f"{missing}; {repair} one", file=file)
+        return CorruptError(f"{missing}; {repair}", file=file)
     if has_objects(store):
         return UnavailableError(
-            f"{missing} of a first version, which may be on its way; if not, {repair} pointer",
+            f"{missing} of a first version, which may be on its way; if not, {repair}",
             file=file,
         )
     return UnavailableError("nothing has been shipped here yet", file=store.name)

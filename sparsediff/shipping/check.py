@@ -210,7 +210,8 @@ def _read_or_recover(
         raise  # whoever put this pointer there may have put objects, too
     except CorruptError as e:
         if not repair:
-            e.problem += " (`repair=True` makes a new pointer from what is there)"
+            if store.trust is None:
+                e.problem += " (`repair=True` makes a new pointer from what is there)"
             raise
     else:
         if found is not None:

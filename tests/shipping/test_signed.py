@@ -360,3 +360,23 @@ def test_a_share_of_what_is_signed_is_refused(shipped: Path, pair: Pair, tmp_pat
         with pytest.raises(UsageError, match="do not go together"):
             call(store, tmp_path / "dest", files=["config.json"])
     assert not (tmp_path / "dest/current").exists()
+
+
+def test_a_signed_store_that_lost_its_pointer_says_what_to_do(
+    shipped: Path, trainer: Trainer, pair: Pair, tmp_path: Path, cli: Run
+) -> None:
+    dest = tmp_path / "dest"
+    assert cli("pull", shipped, dest, "--trust", pair.public)[0] == 0
+    (shipped / POINTER).write_bytes(b"{")
+    assert "--repair" not in cli("check", shipped, "--trust", pair.public)[2]
+    assert "--repair" in cli("check", shipped)[2]
+    (shipped / POINTER).unlink()
+    for words in (("pull", shipped, dest), ("log", shipped), ("check", shipped)):
+        code, _, err = cli(*words, "--trust", pair.public)
+        assert (code, err.count("\n")) == (11, 1)
+        assert "put a signed one back, or let ship --rewind begin anew" in err
+    code, _, err = cli("check", shipped, "--repair", "--sign", pair.key)
+    assert code == 11
+    assert "--rewind of ship begins anew" in err
+    assert cli("ship", trainer.run, shipped, "--rewind", "--sign", pair.key)[0] == 0
+    assert cli("pull", shipped, dest, "--trust", pair.public)[0] == 0
