@@ -126,6 +126,7 @@ def _print(found: list[Status], now: float) -> None:
     if machines:
         say("")
         print_table(_FLEET, machines, expendable=("store", "age"))
+    given = {s.store for s in found if s.kind == "store"}
     for s in found:
         if s.kind == "run":
             where = "" if s.store is None else f", for {s.store}"  # unknown until it ships
@@ -135,7 +136,8 @@ def _print(found: list[Status], now: float) -> None:
             )
         for w in s.waiting:
             say(f"{s.place}: {w.name} has waited for {ago(w.since)}: {in_options(w.why)}")
-        if s.kind == "destination" and s.version is not None and s.behind is None:
+        unknown = s.kind == "destination" and s.version is not None and s.behind is None
+        if unknown and s.store not in given:
             say(f"{s.place}: for how far behind it is, give {s.store or 'its store'} as well")
         for problem in s.problems:
             say(f"{s.place}: {problem}")

@@ -44,6 +44,7 @@ class Status:
             not known.
         behind_since: when the oldest of these was shipped.
         problems: what is not as it should be, in words.
+        had: of a destination, number of the newest version that its store has had.
     """
 
     place: str
@@ -59,6 +60,7 @@ class Status:
     behind: int | None = None
     behind_since: float | None = None
     problems: tuple[str, ...] = ()
+    had: int | None = None
 
 
 def is_store(path: Path | str) -> bool:
@@ -157,12 +159,24 @@ def status_of_path(path: Path | str, state_directory: Path | str | None = None) 
 def compare(found: list[Status], catalogs: Iterable[Catalog]) -> list[Status]:
     """The same, with what the catalogs of stores say of each."""
     by_id = {catalog.id: catalog for catalog in catalogs}
-    return [_compared(s, by_id.get(s.id or "")) for s in found]
+    stores = {s.store for s in found if s.kind == "store"}
+    return [_compared(s, by_id.get(s.id or ""), s.store in stores) for s in found]
 
 
-def _compared(status: Status, catalog: Catalog | None) -> Status:
-    if catalog is None or status.kind != "destination":
+def _compared(status: Status, catalog: Catalog | None, given: bool) -> Status:
+    if status.kind != "destination":
         return status
+    if catalog is None:
+        if not given or status.id is None:
+            return status
+        other = f"holds another history than {printable(status.store or '')}"
+        return replace(status, problems=(*status.problems, other))
+    if status.had is not None and catalog.latest.version < status.had:
+        back = (
+            f"its store has gone back to version {catalog.latest.version}, and was at "
+            f"{status.had}; pull refuses it"
+        )
+        status = replace(status, problems=(*status.problems, back))
     n_newer, newer = catalog.history.after(status.version or 0)
     here = None if status.version is None else catalog.get(status.version)
     return replace(
@@ -209,4 +223,5 @@ def _destination(path: str, place: Place, witness: Path) -> Status:
         None if version is None else record.versions.get(version),
         looked=os.lstat(witness).st_mtime if os.path.lexists(witness) else None,
         problems=tuple(problems),
+        had=record.known_newest() or None,
     )

@@ -225,3 +225,25 @@ def test_a_history_begun_with_nothing_new_is_known_as_well(
     shutil.rmtree(default_state(trainer.run))  # who knows nothing goes on from what is there
     trainer.save_steps(4)
     assert len(ship(trainer.run, store).shipped) == 1
+
+
+def test_status_says_that_a_store_has_gone_back_or_holds_another_history(
+    old: Path, trainer: Trainer, store: Store, tmp_path: Path, cli: Run
+) -> None:
+    dest = tmp_path / "dest"
+    pull(store, dest)
+    words = ("status", store.name, dest)
+    code, out, _ = cli(*words)
+    assert code == 0
+    assert "gone back" not in out
+    put_back(old, tmp_path)
+    code, out, _ = cli(*words)
+    assert code == 0
+    assert f"{dest}: its store has gone back to version 2, and was at 3; pull refuses it" in out
+    shutil.rmtree(tmp_path / "store")
+    shutil.rmtree(default_state(trainer.run))
+    ship(trainer.run, open_store(store.name, create=True))
+    code, out, _ = cli(*words)
+    assert code == 0
+    assert f"{dest}: holds another history than {store.name}" in out
+    assert "as well" not in out
