@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from sparsediff.checkpoint.formats import safetensors
-from sparsediff.disk.outputs import staged_file, write_all
+from sparsediff.disk.outputs import check_room, staged_file, write_all
 from sparsediff.disk.replace import check_output
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
@@ -146,6 +146,7 @@ def export_patch(
                     write_all(fd, at[name] + begin * array.itemsize, array)
 
         jobs = threads(jobs)
+        check_room(output.parent, size)
         with staged_file(output, force=force) as stream:
             with os_errors(output):
                 stream.write(head)

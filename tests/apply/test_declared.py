@@ -84,6 +84,20 @@ def test_a_disk_without_room_is_left_alone(
     assert tree(tmp_path / "o") == tree(steps[0]) == tree(steps[2])
 
 
+def test_a_file_of_updates_that_has_no_room_is_not_begun(
+    steps: list[Path], chain: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Run
+) -> None:
+    words = ("export", steps[0], chain[0], "-o", tmp_path / "o")
+    assert cli(*words)[0] == 0
+    n_bytes = (tmp_path / "o").stat().st_size
+    (tmp_path / "o").unlink()
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes - 1))
+    refused(cli(*words), EXIT["unavailable"], "no space left on device", f"{n_bytes} bytes")
+    assert not (tmp_path / "o").exists()
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes))
+    assert cli(*words)[0] == 0
+
+
 def test_files_that_grow_in_place_need_what_is_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
