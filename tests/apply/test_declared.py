@@ -85,9 +85,11 @@ def test_a_disk_without_room_is_left_alone(
 
 
 def test_a_file_of_updates_that_has_no_room_is_not_begun(
-    steps: list[Path], chain: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Run
+    steps: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Run
 ) -> None:
-    words = ("export", steps[0], chain[0], "-o", tmp_path / "o")
+    files = [step / "a.safetensors" for step in steps[:2]]
+    make_patch(files[0], files[1], tmp_path / "p")
+    words = ("export", files[0], tmp_path / "p", "-o", tmp_path / "o")
     assert cli(*words)[0] == 0
     n_bytes = (tmp_path / "o").stat().st_size
     (tmp_path / "o").unlink()
