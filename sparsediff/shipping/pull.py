@@ -89,7 +89,7 @@ def pull(
     result = result if result is not None else PullResult()
     place, catalog, tag = _opened(store, dest, in_place, keep, files)
     if not os.path.lexists(place.home / state.NAME):  # what is refused leaves nothing, binds nobody
-        preview(store, dest, version=version, in_place=in_place, files=files, max_bytes=max_bytes)
+        _foreseen(store, place, (catalog, tag), version, False, max_bytes, lambda _: None)
     with place.open(catalog, jobs, allow_rewind=allow_rewind, max_bytes=max_bytes):
         run = Run(
             store,
@@ -163,6 +163,20 @@ def preview(
         SparsediffError: what `pull` would end with.
     """
     place, catalog, tag = _opened(store, dest, in_place, 1, files)
+    return _foreseen(store, place, (catalog, tag), version, allow_rewind, max_bytes, note)
+
+
+def _foreseen(
+    store: Store,
+    place: Place,
+    found_there: tuple[Catalog, str],
+    version: str | None,
+    allow_rewind: bool,
+    max_bytes: int | None,
+    note: Note,
+) -> PullPreview:
+    """What a run would do at a destination that is not locked; raises what `preview` does."""
+    catalog, tag = found_there
     place.peek(catalog, allow_rewind=allow_rewind)
     if place.record.updating is not None:
         note(f"{place.dest}: an update in place was interrupted, and would be completed first")
