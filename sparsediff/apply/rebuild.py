@@ -31,7 +31,8 @@ from sparsediff.patch.manifest import Manifest
 from sparsediff.patch.words import Run
 
 PAID_BYTES = 32  # that a byte of payload may unfold to without waiting
-_unfolded = Budget(192 << 20)  # what else payloads may unfold to, on all threads together
+UNFOLDED_BYTES = 192 << 20
+_unfolded = Budget(UNFOLDED_BYTES)  # what else payloads may unfold to, on all threads together
 
 
 class Task(NamedTuple):

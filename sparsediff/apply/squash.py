@@ -22,6 +22,7 @@ from sparsediff.apply.chain import (
     rebuild_chain,
     rebuilt_bytes,
 )
+from sparsediff.apply.rebuild import PAID_BYTES, UNFOLDED_BYTES
 from sparsediff.checkpoint import open_checkpoint
 from sparsediff.checkpoint.formats import load_all
 from sparsediff.disk.names import temp_sibling
@@ -30,7 +31,7 @@ from sparsediff.disk.replace import check_output
 from sparsediff.disk.temps import discard, temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make import MakeResult, make_patch
-from sparsediff.parallel import Progress, threads
+from sparsediff.parallel import Budget, Progress, threads
 from sparsediff.patch.container import PatchSource, paths
 
 
@@ -91,8 +92,15 @@ def squash_patches(
         target, patch = work / "target", work / "patch"
         rebuild_chain(pinned.path, runs, target, lambda i: work / str(i), jobs, advance)
         # Still pinned, so it is also noticed if the base changed between the two.
+        # What a small patch unfolded to is held by all threads together here as well.
+        paid = PAID_BYTES * sum(p.n_bytes for p in chain)
         result = make_patch(
-            pinned, target, patch, jobs=jobs, progress=lambda done, _: tell(to_rebuild + done)
+            pinned,
+            target,
+            patch,
+            jobs=jobs,
+            progress=lambda done, _: tell(to_rebuild + done),
+            room=Budget(UNFOLDED_BYTES + paid),
         )
         with os_errors(output), open(patch, "rb") as made:
             shutil.copyfileobj(made, out, 1 << 20)

@@ -6,6 +6,7 @@ payload, and what the manifest will say of the bucket: checksums and steps of it
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from sparsediff import checksum, kernels
@@ -16,6 +17,7 @@ from sparsediff.codec.zstd import compress
 from sparsediff.errors import UnsupportedError
 from sparsediff.make.intake import Observer, Taken, take_in
 from sparsediff.make.results import NO_STEPS, Result
+from sparsediff.parallel import Budget
 from sparsediff.patch import words
 from sparsediff.patch.manifest import MAX_SKELETON_BYTES, Manifest
 from sparsediff.patch.words import Source
@@ -43,6 +45,7 @@ def encode_bucket(
     target: Source,
     target_bytes: int,
     observer: Observer | None,
+    room: Budget | None = None,
 ) -> Encoded:
     """Encode one bucket of target words, against base words if it has any.
 
@@ -56,15 +59,19 @@ def encode_bucket(
         target: where its target words are.
         target_bytes: size of the whole target.
         observer: shown each pair of words compared.
+        room: for both words of buckets that are held, and for their byte planes.
     """
-    if manifest.buckets[bucket].base is None:
-        return _encode_new(manifest, bucket, target)
     n_bytes = words.n_bytes(manifest, bucket)
+    held = nullcontext() if room is None else room.hold(3 * n_bytes)
+    if manifest.buckets[bucket].base is None:
+        with held:
+            return _encode_new(manifest, bucket, target)
     if n_bytes > (_WHOLE_BYTES if target_bytes > _SMALL_BYTES else _SMALL_BYTES):
         choice = _choose_by_sample(manifest, bucket, base, target)
         if choice is not None:
             return _encode_passing(manifest, bucket, base, target, choice, observer)
-    return _encode_held(manifest, bucket, base, target, observer)
+    with held:
+        return _encode_held(manifest, bucket, base, target, observer)
 
 
 def _encode_new(manifest: Manifest, bucket: int, target: Source) -> Encoded:

@@ -22,7 +22,7 @@ from sparsediff.make.plan import plan
 from sparsediff.make.results import Completion
 from sparsediff.make.shares import WHOLE, Share, Task, n_bytes, tasks
 from sparsediff.make.spool import Output, deliver, place_of, rewound, spool
-from sparsediff.parallel import Progress, ordered_map, threads
+from sparsediff.parallel import Budget, Progress, ordered_map, threads
 from sparsediff.patch import measures, words
 from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest
@@ -91,6 +91,7 @@ def make_patch(
     progress: Progress | None = None,
     observer: Observer | None = None,
     signer: Signer | None = None,
+    room: Budget | None = None,
 ) -> MakeResult:
     """Write the patch that turns ``base`` into ``target``.
 
@@ -110,6 +111,7 @@ def make_patch(
         progress: told of bytes read.
         observer: shown each pair of words compared.
         signer: who signs the patch, which must be a file; see `signing.signer`.
+        room: for buckets whose words are held whole; default as much as ``jobs`` of them take.
 
     Raises:
         UsageError: a path is unusable or the output exists.
@@ -124,7 +126,7 @@ def make_patch(
     manifest = planned(*sides, bucket_words)
     found, jobs = Completion(manifest), threads(jobs, sides[1].n_bytes)
     with spool(place, sides[1].n_bytes) as payloads, os_errors(place or "temporary file"):
-        work = encode_tasks(manifest, *sides, WHOLE, jobs, progress, observer)
+        work = encode_tasks(manifest, *sides, WHOLE, jobs, progress, observer, room)
         for task, encoded in work:
             found.enter(task, encoded.result, len(encoded.payload))
             payloads.write(encoded.payload)
@@ -176,6 +178,7 @@ def encode_tasks(
     jobs: int,
     progress: Progress | None,
     observer: Observer | None,
+    room: Budget | None = None,
 ) -> Iterator[tuple[Task, Encoded]]:
     """Encode a share of a plan, its tasks in stored order."""
     base_files, target_files = ([f.source for f in side.files] for side in (base, target))
@@ -191,7 +194,7 @@ def encode_tasks(
             after = words.target_source(
                 manifest, task.file, files.reader(target_files), files.locator(target_files)
             )
-            return encode_bucket(manifest, task.bucket, before, after, target_bytes, observer)
+            return encode_bucket(manifest, task.bucket, before, after, target_bytes, observer, room)
 
     mine = tasks(manifest, part)
     total, done = sum(n_bytes(manifest, t) for t in mine), 0

@@ -145,6 +145,14 @@ def test_many_jobs_take_no_more_memory_for_a_chain(tmp_path: Path) -> None:
         assert file.read(2) == b"\2\0"
 
 
+def test_many_jobs_take_no_more_memory_to_squash(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "p").write_bytes(dense(16))
+    found = cost("squash", tmp_path / "empty", tmp_path / "p", "-o", tmp_path / "s", "--jobs", 16)
+    assert found.code == 0, found.err
+    assert found.peak_bytes < 300 << 20
+
+
 def test_many_jobs_take_no_more_memory(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "p").write_bytes(dense(8))
