@@ -19,7 +19,7 @@ from tests.support.interrupts import interrupted
 from tests.support.pairs import tree
 from tests.support.processes import finish, start, wait_until
 from tests.support.runs import Trainer
-from tests.support.touches import Touched
+from tests.support.touches import Touched, at_each
 from tests.support.touches import touched as touched
 
 FEW = 9  # points
@@ -123,12 +123,7 @@ def test_another_comes_before_each_touch_of_the_disk(
         assert not left_over(place.live), about
         return bool(where)
 
-    n, step = 1, 1
-    while run(n):
-        n += step
-        if few and n >= FEW:
-            step = n // 2
-    assert n > FEW, "the disk was hardly touched"
+    assert at_each(run, FEW if few else None) > FEW, "the disk was hardly touched"
     assert refused
 
 

@@ -10,7 +10,7 @@ from sparsediff.stores import directory
 from tests.conftest import Run
 from tests.support.commands import ALL, NAMES, left_over
 from tests.support.refusals import EXIT
-from tests.support.touches import Touched
+from tests.support.touches import Touched, at_each
 from tests.support.touches import touched as touched
 
 FEW = 13  # points
@@ -49,9 +49,4 @@ def test_two_runs(
         assert not left_over(tmp_path / "live"), (n, where, ours, other)
         return bool(where)
 
-    n, step = 1, 1
-    while run(n):
-        n += step
-        if few and n >= FEW:
-            step = n // 2
-    assert n > 3, "the disk was hardly touched"
+    assert at_each(run, FEW if few else None) > 3, "the disk was hardly touched"

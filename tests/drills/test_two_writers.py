@@ -24,7 +24,7 @@ from sparsediff.torch import Publisher
 from tests.support.pairs import tree
 from tests.support.processes import use
 from tests.support.runs import Trainer, catalog_of
-from tests.support.touches import Touched
+from tests.support.touches import Touched, at_each
 from tests.support.touches import touched as touched
 
 FEW = 9  # points
@@ -176,12 +176,7 @@ def test_another_writes_before_each_touch_of_the_disk(
         assert_all(ours.store, saved, room / "dest")
         return bool(where)
 
-    n, step = 1, 1
-    while run(n):
-        n += step
-        if few and n >= FEW:
-            step = n // 2
-    assert n > FEW, "the disk was hardly touched"
+    assert at_each(run, FEW if few else None) > FEW, "the disk was hardly touched"
     assert any("another" in text for text in refused)
 
 

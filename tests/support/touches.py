@@ -30,6 +30,24 @@ TOUCHES = (
 REMOVALS = ("rmdir", "unlink")  # what is left after one that failed, the next run removes
 
 
+def at_each(run: Callable[[int], bool], few: int | None = None) -> int:
+    """Call ``run`` with 1, 2, … until it returns False: there are not so many touches.
+
+    Args:
+        run: what to do, whether something was done at that touch.
+        few: leave touches out from this one on, ever more of them; None for none.
+
+    Returns:
+        The number that was one too many.
+    """
+    n, step = 1, 1
+    while run(n):
+        n += step
+        if few is not None and n >= few:
+            step = n // 2
+    return n
+
+
 class Touched:
     """What changes a disk, before the n-th call of which something is done.
 
