@@ -199,8 +199,8 @@ def write_some(url: str, room: Path, kind: str, number: int, n: int, ready: Any)
         said = writer.write()
         if isinstance(said, dict):
             saved |= said
-        else:
-            assert_refused(said, said)
+        elif str(said):  # else `ship` had nothing to ship, and no note that it had not made before
+            assert_refused(said, repr(said))
             refused.append(str(said))
     told = {"saved": {name: str(path) for name, path in saved.items()}, "refused": refused}
     (room / f"{number}.json").write_text(json.dumps(told))
