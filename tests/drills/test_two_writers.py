@@ -90,7 +90,10 @@ class Shipping(Writer):
         notes: list[str] = []
         done = ship(self._trainer.run, self.store, jobs=1, note=notes.append)
         if not done.shipped:
-            return UnavailableError("; ".join([*notes, *(w.why for w in done.waiting)]))
+            why = [*notes, *(w.why for w in done.waiting)]
+            if not why and done.catalog is not None and (done.catalog.latest.number or 0) >= step:
+                why = ["another writer's came before the look: ship leaves earlier ones alone"]
+            return UnavailableError("; ".join(why))
         shipped = [s.version for s in done.shipped]
         return {v.name: self._trainer.run / f"step_{v.number:06}" for v in shipped}
 
@@ -199,7 +202,7 @@ def write_some(url: str, room: Path, kind: str, number: int, n: int, ready: Any)
         said = writer.write()
         if isinstance(said, dict):
             saved |= said
-        elif str(said):  # else `ship` had nothing to ship, and no note that it had not made before
+        else:
             assert_refused(said, repr(said))
             refused.append(str(said))
     told = {"saved": {name: str(path) for name, path in saved.items()}, "refused": refused}
