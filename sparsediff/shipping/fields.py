@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import TypeVar
 
 from sparsediff.disk.names import check_relative_name
@@ -21,6 +22,8 @@ K = TypeVar("K")
 # Arrays and objects that a document may have: so many, and one more for each few bytes. A version
 # has more than sixty bytes for each of its own.
 _MANY, _BYTES_EACH = 1 << 16, 16
+# Where one begins; or a string, in which brackets are none, also one that never ends.
+_TOKEN = re.compile(rb'[\[{]|"[^"\\]*+(?:\\.[^"\\]*+)*+\\?(?:"|\Z)', re.DOTALL)
 
 Reader = Callable[[object], R]
 """Returns the value it is given, or raises FieldError."""
@@ -78,6 +81,14 @@ class Row:
         return self.get(name, optional(reader)) if name in self._fields else None
 
 
+def _opens_more_than(most: int, data: bytes) -> bool:
+    """Whether more arrays and objects than ``most`` begin in JSON."""
+    if data.count(b"{") + data.count(b"[") <= most:
+        return False
+    outside = (token for token in _TOKEN.finditer(data) if token[0][0] != ord('"'))
+    return next(islice(outside, most, None), None) is not None
+
+
 @uncollected()
 def parsed(data: bytes) -> object:
     """The JSON value in ``data``, whatever it is.
@@ -85,7 +96,7 @@ def parsed(data: bytes) -> object:
     Raises:
         FieldError: this is no JSON, or it is nested too deeply, or would unfold to too much.
     """
-    if data.count(b"{") + data.count(b"[") > _MANY + len(data) // _BYTES_EACH:
+    if _opens_more_than(_MANY + len(data) // _BYTES_EACH, data):
         raise FieldError(f"at most one array or object in {_BYTES_EACH} bytes", data[:60])
     try:
         return json.loads(data)

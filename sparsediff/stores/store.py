@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20
 MAX_SMALL_BYTES = 1 << 28
-"""Of an object that is read whole: a pointer of 400,000 versions in layout 1, which lists all,
+"""Of an object that is read whole: a pointer of 300,000 versions in layout 1, which lists all,
 or a list of 1,500,000 parts."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sparsediff.errors import CorruptError, UnsupportedError
-from sparsediff.shipping import sealing
+from sparsediff.shipping import fields, sealing
 from sparsediff.shipping.catalog_json import dump, parse, read_catalog
 from sparsediff.shipping.objects import keys_of
 from sparsediff.shipping.pull import pull
@@ -67,6 +67,11 @@ def test_little_is_made_of_a_large_pointer_that_would_unfold_to_much(tmp_path: P
         found = cost("log", tmp_path)
         assert (found.code, found.err.count("\n")) == (11, 1), found.err
         assert found.peak_bytes < 300 << 20
+
+
+def test_brackets_in_names_open_nothing() -> None:
+    rows = [{"name": '[{\\"' * 60}] * 2_000
+    assert fields.parsed(json.dumps(rows).encode()) == rows
 
 
 def test_as_many_versions_as_ever_fit_the_pointer_of_layout_1() -> None:
