@@ -37,16 +37,17 @@ def no_pointer(store: Store) -> SparsediffError:
             "is a destination of pull, not a store; give the store first and the destination after",
             file=store.name,
         )
-    missing, repair = (
-        "is missing, but not the objects",
-        "sparsediff check STORE --repair makes a new one",
-    )
+    missing = "is missing, but not the objects"
+    repair = "sparsediff check STORE --repair makes a new one"
     if store.trust is not None:  # which that would refuse: it would vouch for what nobody signed
         repair = "put a signed one back, or let ship --rewind begin anew"
     file = f"{store.name}/{POINTER}"
-    if any(not stored.key.startswith(_FIRST) for stored in store.list(PREFIX)):
-        return CorruptError(f"{missing}; {repair}", file=file)
-    if has_objects(store):
+    has_first = False
+    for stored in store.list(PREFIX):
+        if not stored.key.startswith(_FIRST):
+            return CorruptError(f"{missing}; {repair}", file=file)
+        has_first = True
+    if has_first:
         return UnavailableError(
             f"{missing} of a first version, which may be on its way; if not, {repair}",
             file=file,

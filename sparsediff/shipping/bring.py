@@ -7,7 +7,7 @@ or the reason why no way led there. What is damaged is gone around where another
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +69,7 @@ class PullResult:
 
 
 class Run:
-    """One run of `pull`, which holds the lock on its destination."""
+    """One run of `pull`, which looks ahead, and brings while it holds the lock."""
 
     def __init__(
         self,
@@ -90,7 +90,8 @@ class Run:
         self._keep_patches = keep_patches
         self._streams, self._note, self._progress = streams, note, progress
         self._result = result
-        result.previous = place.current()
+        self._said: set[str] = set()
+        self._planned: tuple[list[StoredPatch], Plan] | None = None
 
     @property
     def wanted(self) -> Version:
@@ -129,6 +130,7 @@ class Run:
     def bring(self) -> None:
         """Find a way, fetch, rebuild, switch; if something on the way is damaged, another way."""
         place, result = self._place, self._result
+        result.previous = place.current()
         held = place.held()
         avoid: set[str] = set()
         for _ in range(_MOST_WAYS + len(held)):
@@ -170,8 +172,10 @@ class Run:
             file=self._store.name,
         )
 
-    def plan(self, patches: Sequence[StoredPatch]) -> Plan | None:
+    def plan(self, patches: list[StoredPatch]) -> Plan | None:
         """Of a share, what is to be fetched of each patch; None if all of them is.
+
+        What is fetched to know it is fetched once, for the look ahead and for the run.
 
         Raises:
             TooLargeError: that is too much, or the version is, by what is said of them.
@@ -185,7 +189,9 @@ class Run:
             return None
         from sparsediff.shipping.shares import plan  # it brings NumPy, which most do without
 
-        found = plan(store, patches, Selection(self._place.files))
+        if self._planned is None or self._planned[0] != patches:
+            self._planned = patches, plan(store, patches, Selection(self._place.files))
+        found = self._planned[1]
         check_declared(store.name, wanted, found.target_bytes, limit)
         check_way(store.name, wanted, sum(s.n_bytes for s in found.shares), limit)
         return found
@@ -235,12 +241,18 @@ class Run:
         if version is not latest:
             lost = f"{printable(latest.name)} is lost until the next ship"
             name = printable(version.name)
-            if version.version < (self._result.previous or 0):
+            if version.version < (self._place.current() or 0):
                 raise UnavailableError(
                     f"{lost}, and {name} is older than what is here", file=self._store.name
                 )
-            self._note(f"{self._store.name}: {lost}; {name} is the newest there is")
+            self._say(f"{self._store.name}: {lost}; {name} is the newest there is")
         return version
+
+    def _say(self, text: str) -> None:
+        """Note something once, however often it is come upon."""
+        if text not in self._said:
+            self._said.add(text)
+            self._note(text)
 
     def _build(self, start: int | None, patches: list[StoredPatch], wanted: Version) -> None:
         began = time.monotonic()

@@ -17,9 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sparsediff.errors import (
-    WrongBaseError,
-)
+from sparsediff.errors import WrongBaseError
 from sparsediff.parallel import Progress
 from sparsediff.shipping import state
 from sparsediff.shipping.absent import check_no_store, no_pointer
@@ -88,21 +86,22 @@ def pull(
     """
     result = result if result is not None else PullResult()
     place, catalog, tag = _opened(store, dest, in_place, keep, files)
+    run = Run(
+        store,
+        place,
+        (catalog, tag),
+        version,
+        max_bytes,
+        streams,
+        keep_patches,
+        note,
+        progress,
+        result,
+    )
     if not os.path.lexists(place.home / state.NAME):  # what is refused leaves nothing, binds nobody
-        _foreseen(store, place, (catalog, tag), version, False, max_bytes, lambda _: None)
+        place.peek(catalog, allow_rewind=allow_rewind)
+        _foreseen(run, place, catalog)
     with place.open(catalog, jobs, allow_rewind=allow_rewind, max_bytes=max_bytes):
-        run = Run(
-            store,
-            place,
-            (catalog, tag),
-            version,
-            max_bytes,
-            streams,
-            keep_patches,
-            note,
-            progress,
-            result,
-        )
         run.bring()
         if place.record.store != store.name:
             place.remember(replace(place.record, store=store.name))
@@ -163,24 +162,15 @@ def preview(
         SparsediffError: what `pull` would end with.
     """
     place, catalog, tag = _opened(store, dest, in_place, 1, files)
-    return _foreseen(store, place, (catalog, tag), version, allow_rewind, max_bytes, note)
-
-
-def _foreseen(
-    store: Store,
-    place: Place,
-    found_there: tuple[Catalog, str],
-    version: str | None,
-    allow_rewind: bool,
-    max_bytes: int | None,
-    note: Note,
-) -> PullPreview:
-    """What a run would do at a destination that is not locked; raises what `preview` does."""
-    catalog, tag = found_there
     place.peek(catalog, allow_rewind=allow_rewind)
     if place.record.updating is not None:
         note(f"{place.dest}: an update in place was interrupted, and would be completed first")
     run = Run(store, place, (catalog, tag), version, max_bytes, 1, False, note, None, PullResult())
+    return _foreseen(run, place, catalog)
+
+
+def _foreseen(run: Run, place: Place, catalog: Catalog) -> PullPreview:
+    """What a run would do at a destination that was peeked at; raises what `preview` does."""
     held = place.held()
     start, patches = run.choose(held, set())
     wanted = run.wanted

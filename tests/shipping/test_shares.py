@@ -17,6 +17,7 @@ from sparsediff.shipping.pull import preview, pull
 from sparsediff.shipping.ship import ship
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run
+from tests.support.counting import Counting
 from tests.support.kills import killed_at_each_point
 from tests.support.pairs import training_pair, tree, write_safetensors
 from tests.support.parted import publish_in_parts
@@ -68,7 +69,9 @@ def test_share_comes_alone_and_only_its_bytes(
     dest = tmp_path / "dest"
     shown = dest if in_place else dest / "current"
     seen = preview(store, dest, version="step_000001", in_place=in_place, files=PATTERNS)
-    first = pull(store, dest, version="step_000001", in_place=in_place, files=PATTERNS, jobs=1)
+    asked = Counting(store)
+    first = pull(asked, dest, version="step_000001", in_place=in_place, files=PATTERNS, jobs=1)
+    assert asked.bytes["read"] == first.fetched_bytes  # no head is fetched twice
     assert tree(shown) == share_of(run / "step_000001")
     assert first.share_bytes == sum(map(len, tree(shown).values()))
     (anchor,) = first.patches
