@@ -25,11 +25,11 @@ from sparsediff.apply.chain import (
     rebuilt_bytes,
 )
 from sparsediff.apply.in_place import update_in_place
-from sparsediff.disk.names import is_temp, temp_sibling
+from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.outputs import staged_directory, staged_file
 from sparsediff.disk.replace import check_output
 from sparsediff.disk.selection import Selection
-from sparsediff.disk.temps import clear, discard, temp_directory
+from sparsediff.disk.temps import clear_parts, discard, temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.parallel import Progress, threads
 from sparsediff.patch.container import Patch, PatchSource, paths
@@ -190,11 +190,7 @@ def staged_target(
         else:
             stack.enter_context(staged_file(output, force=force))
             staged = temp_sibling(output)
-        # Whoever holds the lock owns these too; a killed run may have left some.
-        with os_errors(output.parent):
-            for name in os.listdir(output.parent):
-                if name.startswith(f"{staged.name}.") and is_temp(name):
-                    clear(output.parent / name)
+        clear_parts(staged)
         work = temp_sibling(output, 0)
         stack.enter_context(temp_directory(work))
         stack.callback(discard, work)

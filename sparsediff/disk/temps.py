@@ -152,6 +152,18 @@ def clear(path: Path) -> None:
             os.close(fd)
 
 
+def clear_parts(temp: Path) -> None:
+    """Remove what killed runs left beside ``temp`` of what whoever holds its lock owns, too.
+
+    Raises:
+        UsageError: something is not ours.
+    """
+    with os_errors(temp.parent):
+        for name in os.listdir(temp.parent):
+            if name.startswith(f"{temp.name}.") and is_temp(name):
+                clear(temp.parent / name)
+
+
 def _check_ours(path: Path, status: os.stat_result) -> None:
     """Raise UsageError unless we made what has this status."""
     if not any(kind(status.st_mode) for kind in (stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK)):

@@ -22,7 +22,7 @@ from sparsediff.disk.inputs import walk
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import is_temp, temp_sibling
 from sparsediff.disk.outputs import staged_file, sync
-from sparsediff.disk.temps import discard, remove
+from sparsediff.disk.temps import clear_parts, discard, remove
 from sparsediff.errors import UntrustedError, UsageError, os_errors
 from sparsediff.parallel import Progress
 from sparsediff.shipping import state
@@ -380,4 +380,5 @@ class Versions(Place):
                 os.rename(path, going)  # at once: who reads it finds all of it, or nothing
                 sync(path.parent)  # even if the power fails
                 remove(going)
+            clear_parts(going)
             sync(path.parent)  # before the record forgets it

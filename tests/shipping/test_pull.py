@@ -239,6 +239,23 @@ def test_lost_state_is_rebuilt(store: Store, originals: Originals, tmp_path: Pat
         assert tree(dest / "current") == originals["step_000005"]
 
 
+def test_what_a_killed_run_built_is_removed_by_one_that_brings_another_version(
+    store: Store, originals: Originals, tmp_path: Path
+) -> None:
+    dest = tmp_path / "dest"
+    pull(store, dest, version="step_000001")
+    record = dest / ".sparsediff/state.json"
+    found = json.loads(record.read_text())
+    record.write_text(json.dumps(found | {"building": "step_000002"}))
+    for end in ("", ".0"):  # the version, and what was needed on the way
+        left = dest / f"versions/.step_000002.sparsediff-tmp{end}"
+        left.mkdir()
+        (left / "half").touch()
+    pull(store, dest, keep=2)
+    assert sorted(os.listdir(dest / "versions")) == ["step_000001", "step_000005"]
+    assert tree(dest / "current") == originals["step_000005"]
+
+
 def test_other_history(
     trainer: Trainer, store: Store, originals: Originals, tmp_path: Path
 ) -> None:
