@@ -8,11 +8,14 @@ and, through the parts' locators, names the tensor that differs
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
-from typing import Any, NewType
+from typing import TYPE_CHECKING, Any, NewType
 
 import xxhash
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+    from io import BufferedReader
 
 Verified = NewType("Verified", bytes)
 """Bytes that have the SHA-256 promised for them: nothing else is decoded."""
@@ -76,4 +79,18 @@ def locator(part_checksum: str) -> str:
 
 def digest(data: bytes) -> str:
     """Hex SHA-256 of ``data``."""
-    return hashlib.sha256(data).hexdigest()
+    return digester(data).hexdigest()
+
+
+def digest_rest(file: BufferedReader) -> str:
+    """Hex SHA-256 of what is left of an open file."""
+    from hashlib import file_digest
+
+    return file_digest(file, "sha256").hexdigest()
+
+
+def digester(data: bytes = b"") -> _Hash:
+    """A SHA-256 that begins with ``data``, to be fed with more."""
+    import hashlib  # with OpenSSL, which takes long; who only looks into a store does without
+
+    return hashlib.sha256(data)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import io
 import os
 import signal
@@ -24,7 +23,6 @@ import click
 from sparsediff.cli.common import EPILOG_CODES, examples, message, say
 from sparsediff.errors import SparsediffError, from_os_error
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _COMMANDS = (
     "make",
     "apply",
@@ -211,7 +209,6 @@ def main() -> NoReturn:
     _answer_signals(_interrupt)
     # NumPy's linear algebra, which is not used, would start a thread for each processor.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _return_large_blocks()
     codes.append(run())
     _answer_signals(signal.SIG_IGN)  # it is over; Python's own end is not to be interrupted
     sys.exit(codes[0])
@@ -236,16 +233,3 @@ def _answer_signals(handler: Any) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, handler)
-
-
-def _return_large_blocks() -> None:
-    """Have freed blocks of megabytes go back to the system at once, where glibc allocates.
-
-    By itself it takes to keeping them, in pieces and per thread, which doubles the memory that
-    dense buckets need. What small buckets need is kept from one to the next: of a hundred files
-    the system would spend a quarter of the time on clearing the same pages again.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 4 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 8 << 20)

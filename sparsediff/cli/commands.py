@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from sparsediff.cli.common import Duration, bar_aside, duration, options
 from sparsediff.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 _GRACE = 5.0  # seconds that a command has to end itself when it is stopped
 
@@ -46,6 +49,8 @@ def run_command(command: str, variables: Mapping[str, str], limit: float) -> Non
     Raises:
         UnavailableError: it failed, or took too long and was stopped.
     """
+    import subprocess  # takes long
+
     environment = os.environ | {f"SPARSEDIFF_{k}": v for k, v in variables.items()}
     with bar_aside():
         process = subprocess.Popen(
@@ -69,13 +74,15 @@ def run_command(command: str, variables: Mapping[str, str], limit: float) -> Non
         raise UnavailableError("the command failed", file=command, found=f"exit code {code}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: Popen[bytes]) -> None:
     """End a command and all it started."""
+    from subprocess import TimeoutExpired
+
     for signum, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, signum)
             process.wait(patience)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             continue
         except ProcessLookupError:
             return

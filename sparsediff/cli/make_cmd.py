@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -108,7 +108,7 @@ def command(
     share = None if part is None else Share.parse(part)
     if output is None:
         suffix = SUFFIX if share is None else f".{share.index}-of-{share.count}.part"
-        output = Path(target).resolve().name + suffix
+        output = os.path.basename(os.path.realpath(target)) + suffix
     signer = signing()
     if signer is not None and (share is not None or output == "-"):
         raise click.UsageError("--sign needs the patch as a file; sign what merge makes of parts")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -50,6 +49,8 @@ def _group(group: SeriesGroup) -> dict[str, Any]:
 
 def print_csv(stats: SeriesStats) -> None:
     """One row for each tensor and step in which the tensor is there."""
+    import csv  # takes long
+
     for rows in _csv_rows(stats):
         out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerows(rows)

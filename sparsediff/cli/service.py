@@ -7,7 +7,6 @@ work ends with 14 and without a word, but on a terminal.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -189,6 +188,8 @@ class Service:
 
     def _say(self, event: str, text: str, document: dict[str, Any], *, err: bool) -> None:
         if self._log_json:
+            import json  # takes long
+
             at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             line = {"time": at, "command": self._verb, **self._labels, "event": event}
             click.echo(json.dumps(line | {"text": text} | document), err=err)

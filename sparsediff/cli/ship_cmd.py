@@ -6,7 +6,6 @@ import os
 import time
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -196,6 +195,8 @@ def command(
     overwrite them at any time. Made for cron: a run that finds another at work
     ends with 14 at once. With --ray a cluster makes the patches.
     """
+    from pathlib import Path  # takes long
+
     from sparsediff.disk.selection import Selection
     from sparsediff.shipping.policy import Policy
     from sparsediff.shipping.ship import ShipResult, check_apart, check_source, ship

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -342,6 +341,8 @@ def _print_times(stats: CheckpointStats, bandwidth: float) -> None:
 
 
 def _print_csv(head: list[str], rows: list[list[Any]]) -> None:
+    import csv  # takes long
+
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([head, *rows])
     click.echo(out.getvalue(), nl=False)

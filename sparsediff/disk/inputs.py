@@ -10,7 +10,6 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -125,8 +124,7 @@ class InputFile(NamedTuple):
         return UnavailableError("file changed while it was read; try again", file=self.path)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """A file that lies inside another, as the members of an archive do.
 
     Attributes:
@@ -141,7 +139,7 @@ class Window:
     size: int
     outer: InputFile
     start: int
-    others: Mapping[str, tuple[int, int]] = field(repr=False, compare=False)
+    others: Mapping[str, tuple[int, int]]
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill ``buffer`` from ``offset``; see `InputFile.read_into`."""

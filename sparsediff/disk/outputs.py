@@ -6,7 +6,6 @@ sees them. Never follows a link to write.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -94,8 +93,6 @@ def staged_directory(
         force: replace what is there: a file, or a directory that `check_replaceable` allows.
         replaceable: names of the files that such a directory may hold.
     """
-    import shutil  # takes long, so not for files; and now, when nothing is begun
-
     _check_directory(path, force, replaceable)
     temp = temp_sibling(path)
     with temp_directory(temp):
@@ -110,7 +107,8 @@ def staged_directory(
                 _check_directory(path, force, replaceable)
                 publish(temp, path)
         except BaseException:
-            shutil.rmtree(temp, ignore_errors=True)
+            with suppress(OSError):
+                remove(temp)
             raise
         with os_errors(path):
             sync(path.parent)
@@ -143,6 +141,8 @@ def publish(temp: Path, path: Path) -> None:
 
 def _exchange(a: Path, b: Path) -> None:
     """Swap two names atomically; where the system cannot, rename one after the other."""
+    import ctypes  # takes long: see `_sync_file_range`
+
     rename2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename2 is not None:
         args = (_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
@@ -203,6 +203,8 @@ def _sync_file_range() -> Any:
 
     It promises nothing, and what goes wrong is told by that sync.
     """
+    import ctypes  # takes long, and who only looks does without
+
     call = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if call is not None:
         call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]

@@ -9,6 +9,7 @@ by the SHA-256 that the manifest holds.
 
 from __future__ import annotations
 
+import hashlib  # noqa: F401 - for `digest`, and now, when nothing is begun
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

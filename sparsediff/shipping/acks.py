@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sparsediff.errors import UsageError, printable
 from sparsediff.parallel import ordered_map
@@ -38,8 +37,7 @@ _name = fields.matching(
 _format = fields.matching(_FORMAT, _FORMAT)
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(NamedTuple):
     """What one machine said last.
 
     Attributes:

@@ -90,7 +90,7 @@ def dump(catalog: Catalog, signer: Signer | None = None) -> bytes:
         document |= _history_rows(catalog.history)
     document["dropped"] = [_dropped_row(d) for d in catalog.dropped]
     if catalog.run is not None:
-        document["run"] = asdict(catalog.run)
+        document["run"] = catalog.run._asdict()
     if catalog.rewind:
         document["rewind"] = catalog.rewind
     if signer is not None:
@@ -209,7 +209,7 @@ def _history(row: fields.Row, layout: int, read: ReadPage | None) -> History:
 
 def _history_rows(history: History) -> dict[str, object]:
     return {
-        "pages": [asdict(p) for p in history.pages],
+        "pages": [p._asdict() for p in history.pages],
         "versions": [_version_row(v) for v in history.recent],
     }
 
@@ -221,7 +221,7 @@ def _version_row(version: Version) -> dict[str, object]:
 
 
 def _dropped_row(dropped: Dropped) -> dict[str, object]:
-    row = asdict(dropped) | {"since": to_text(dropped.since)}
+    row = dropped._asdict() | {"since": to_text(dropped.since)}
     return _without_nulls(row, "list_bytes", "sha256")
 
 

@@ -12,17 +12,16 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from sparsediff.errors import printable
 
 _MAX_TEXT = 1 << 20  # characters of a file that says who wrote it
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(NamedTuple):
     r"""One kind of checkpoint. What is said of names is said of those in one directory.
 
     Attributes:

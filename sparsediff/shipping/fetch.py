@@ -8,15 +8,13 @@ for bytes that it has sent just now.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from sparsediff.checksum import digest
+from sparsediff.checksum import digest, digest_rest, digester
 from sparsediff.disk.outputs import check_room, create, sync, write_at
 from sparsediff.disk.temps import discard
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
@@ -155,7 +153,7 @@ def digest_object(store: Store, key: str, n_bytes: int, stream: BinaryIO | None 
     Raises:
         CorruptError: it is missing or shorter.
     """
-    sha256 = hashlib.sha256()
+    sha256 = digester()
     for offset in range(0, n_bytes, CHUNK_BYTES):
         data = store.read(key, offset, min(CHUNK_BYTES, n_bytes - offset))
         sha256.update(data)
@@ -191,7 +189,7 @@ class _Incoming:
             create(self._notes, 0)
             create(self.path, patch.n_bytes)
         # Of what arrives, in order: of each part; nothing if some of it arrived earlier.
-        self._arrived = {} if self._had else {i: hashlib.sha256() for i in range(len(parts))}
+        self._arrived = {} if self._had else {i: digester() for i in range(len(parts))}
         self.n_missing = sum(chunk.n_bytes for chunk in self.missing())
 
     def _earlier(self) -> set[int]:
@@ -252,8 +250,7 @@ class _Incoming:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class _Chunk(NamedTuple):
     """Bytes of a patch that are fetched at once: which part, and where in the patch and in that."""
 
     part: int
@@ -274,7 +271,7 @@ def _wrong(path: Path, parts: Sequence[Part]) -> tuple[Part, str] | None:
     """The first part that is not in its place in a file, and the SHA-256 of what is there."""
     with os_errors(path), open(path, "rb") as file:
         for part in parts:
-            sha256, left = hashlib.sha256(), part.n_bytes
+            sha256, left = digester(), part.n_bytes
             while left and (data := file.read(min(left, _READ))):
                 sha256.update(data)
                 left -= len(data)
@@ -339,7 +336,7 @@ def _check_sizes(store: Store, patch: StoredPatch, parts: Sequence[Part]) -> Non
 def digest_file(path: Path) -> str:
     """SHA-256 of a file."""
     with os_errors(path), open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        return digest_rest(f)
 
 
 def _is_ours(path: Path) -> bool:

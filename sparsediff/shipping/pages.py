@@ -11,8 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import overload
+from typing import NamedTuple, overload
 
 from sparsediff.parallel import ordered_map
 from sparsediff.shipping.records import Version
@@ -21,8 +20,7 @@ _READS = 8  # pages at once, where all of them are wanted
 _LONGEST_NAME = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """What is known of the versions on a page without reading it.
 
     Attributes:

@@ -7,12 +7,10 @@ its parts one after the other, byte for byte; one that is a single object is its
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from sparsediff.checksum import digest
+from sparsediff.checksum import digest, digest_rest
 from sparsediff.disk.inputs import InputFile
 from sparsediff.errors import CorruptError, os_errors
 from sparsediff.shipping import fields
@@ -45,7 +43,7 @@ def put_part(store: Store, version: int, path: Path) -> Part:
     """
     n_bytes = InputFile.of(path).size
     with os_errors(path), open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = digest_rest(file)
     part = Part(part_key(version, sha256), n_bytes, sha256)
     if store.size(part.key) != n_bytes:
         store.put(part.key, path)
@@ -121,7 +119,7 @@ def read_parts(store: Store, parts: Iterable[Part], offset: int, n_bytes: int) -
 
 def dump_list(parts: Iterable[Part]) -> bytes:
     """The JSON of a list of parts."""
-    return to_lines({"format": _FORMAT, "parts": [asdict(p) for p in parts]})
+    return to_lines({"format": _FORMAT, "parts": [p._asdict() for p in parts]})
 
 
 def parse_list(data: bytes) -> tuple[Part, ...] | None:

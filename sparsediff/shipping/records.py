@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sparsediff.patch.measures import share
 
@@ -34,8 +35,7 @@ class StoredPatch:
     list_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """An object that holds a piece of a patch, or all of it.
 
     Attributes:
@@ -121,8 +121,7 @@ class Version:
         return None if self.n_changed is None else share(self.n_changed, self.n_elements)
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
+class Dropped(NamedTuple):
     """An object that nothing refers to any more, to be deleted after a time of grace.
 
     Attributes:
@@ -138,8 +137,7 @@ class Dropped:
     sha256: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """The run whose checkpoints a store holds.
 
     Attributes:

@@ -15,7 +15,6 @@ machine. Readers need no lock.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 import time
@@ -24,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsediff.checksum import digest
+from sparsediff.checksum import checksum
 from sparsediff.disk.inputs import InputFile
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import check_relative_name, is_temp, temp_sibling
@@ -71,7 +70,7 @@ class DirectoryStore:
                 return known
             check_small(self._full(key), status.st_size)
             data = _read(fd, 0, status.st_size)
-        tag = digest(data)
+        tag = checksum(data)
         self._seen.pop(key, None)
         # What is younger may change once more at what its file system takes for the same time.
         if known is not None and abs(time.time() - status.st_ctime) > _SETTLED:
@@ -83,8 +82,9 @@ class DirectoryStore:
         with self._opened(key) as fd:
             if fd is None:
                 return None
-            with open(fd, "rb", closefd=False) as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            n_bytes = os.fstat(fd).st_size
+            check_small(self._full(key), n_bytes)
+            return checksum(_read(fd, 0, n_bytes))
 
     def size(self, key: str) -> int | None:
         """See `Store`."""

@@ -7,7 +7,7 @@ retried: a missing object, a refused permission or a lost race stays what it is.
 
 from __future__ import annotations
 
-import random
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def retried(call: Callable[[], R], retries: int) -> R:
         except UnavailableError:
             delay = min(LONGEST_DELAY, FIRST_DELAY * 2**attempt)
             # Jitter: those who failed together should not come back together.
-            time.sleep(delay * random.uniform(0.5, 1))
+            time.sleep(delay * (1 - os.urandom(1)[0] / 512))
             check_wanted()
     return call()
 

@@ -8,9 +8,8 @@ object is there whole or not at all. Holds no state and reads no environment.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sparsediff.disk.inputs import InputFile, OpenFiles
 from sparsediff.errors import CorruptError
@@ -25,8 +24,7 @@ MAX_SMALL_BYTES = 1 << 28
 or a list of 1,500,000 parts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """One object as listed.
 
     Attributes:

@@ -131,9 +131,9 @@ def _replace(module: str, name: str, **members: Any) -> None:
 def measure(verb: str, paths: list[str]) -> dict[str, float]:
     """CPU seconds of the second run: ``total``, and of that each kind of call and ``rest``."""
     import sparsediff
-    from sparsediff.cli import _return_large_blocks
+    from sparsediff.cli.common import return_large_blocks
 
-    _return_large_blocks()
+    return_large_blocks()
     call = sparsediff.make_patch if verb == "make" else sparsediff.apply_patch
     account = Account()
     for run in range(2):

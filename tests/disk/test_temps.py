@@ -16,7 +16,7 @@ import pytest
 
 from sparsediff import UsageError, apply_patch, make_patch
 from sparsediff.disk.names import temp_sibling
-from sparsediff.disk.temps import scratch_directory
+from sparsediff.disk.temps import remove, scratch_directory
 from tests.conftest import Run
 from tests.support.pairs import model_directory, tree
 from tests.support.refusals import EXIT, refused
@@ -119,6 +119,33 @@ def test_link_is_removed_but_not_followed(
     assert cli("apply", base, patches[0], "-o", tmp_path / "out")[0] == 0
     assert (tree(base), tree(tmp_path / "out")) == (before, tree(target))
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_directory_goes_with_its_links_and_not_with_what_they_lead_to(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("precious")
+    gone = tmp_path / "gone"
+    (gone / "a" / "b").mkdir(parents=True)
+    (gone / "a" / "file").touch()
+    (gone / "a" / "to a directory").symlink_to(kept)
+    (gone / "a" / "b" / "to a file").symlink_to(kept / "file")
+    (gone / "to nothing").symlink_to("nowhere")
+    remove(gone)
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+    assert (kept / "file").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root lists every directory")
+def test_a_directory_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "gone" / "closed").mkdir(parents=True)
+    (tmp_path / "gone" / "closed" / "file").touch()
+    (tmp_path / "gone" / "closed").chmod(0)
+    try:
+        with pytest.raises(PermissionError):
+            remove(tmp_path / "gone")
+    finally:
+        (tmp_path / "gone" / "closed").chmod(0o700)
 
 
 def test_leftover_does_not_pass_on_its_permissions(

@@ -163,12 +163,12 @@ def test_rows_of_pages_that_contradict_each_other_are_refused() -> None:
     )
     recent = (histories.version(33),)
     for wrong in (
-        [replace(page, n=33)],
-        [replace(page, last=40)],
+        [page._replace(n=33)],
+        [page._replace(last=40)],
         [page, page],
-        [replace(page, first=33, last=32)],
-        [replace(page, depth=13)],
-        [replace(page, key="latest.json")],
+        [page._replace(first=33, last=32)],
+        [page._replace(depth=13)],
+        [page._replace(key="latest.json")],
     ):
         with pytest.raises(CorruptError):
             parse(dump(Catalog(ID, History(recent, wrong))))
