@@ -10,28 +10,30 @@ payload declares before that size is shown to fit the words it must produce.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from sparsediff import kernels
 from sparsediff.checksum import Verified
-from sparsediff.codec import tables
 from sparsediff.codec.varint import Reader, varint
 from sparsediff.codec.zstd import compress, decompress
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
-from sparsediff.kernels import Differ, Survey, TierCode, Words, numbers
-from sparsediff.kernels.rans import Tables
-from sparsediff.kernels.tables import GAPS_GEOMETRIC, STEPS_AS_BEFORE, STEPS_SYMMETRIC, STEPS_TABLE
+from sparsediff.kernels import Differ, Survey, TierCode, Words
+from sparsediff.kernels.symbols import (
+    GAPS_GEOMETRIC,
+    N_SYMBOLS,
+    STEPS_AS_BEFORE,
+    STEPS_SYMMETRIC,
+    STEPS_TABLE,
+)
 
 MODE_TIERS, MODE_PLANES, MODE_XOR_PLANES = 1, 2, 3
 
 SMALL_BYTES = 1 << 20  # up to here more is tried to see whether byte planes win,
 _TINY_BYTES = 1 << 16  # and up to here, or where tiers take no more than this, it is tried out
 _FEW_BYTES = 2000
-_NO_TABLE = np.zeros(256, np.uint32)
 _PLANES_SAMPLE = 1 << 18  # bytes
 
 
@@ -54,16 +56,12 @@ class Choice(NamedTuple):
 
     def payload(self, differ: Differ) -> bytes:
         """Payload of a bucket, all of whose words were fed to ``differ``."""
-        tiers = differ.finish()
-        for i, tier in enumerate(tiers):
-            if tier.marks_unchanged != self.marks_unchanged[i]:  # the sample was wrong
-                tiers[i] = kernels.remark(tier)
-        return _encode_tiers(tiers, self.bounds)
+        return _encode_tiers(differ.finish(), self.bounds)
 
 
 def choose(survey: Survey, n_words: int) -> Choice:
     """How to code a bucket of ``n_words`` words, of which ``survey`` counted some or all."""
-    return Choice(*kernels.choose_tiers(survey, n_words / int(survey.members.sum())))
+    return Choice(*kernels.choose_tiers(survey, n_words / int(sum(survey.members))))
 
 
 def planes_may_win(base: Words, target: Words, choice: Choice, n_bytes: int) -> bool:
@@ -79,24 +77,27 @@ def planes_may_win(base: Words, target: Words, choice: Choice, n_bytes: int) -> 
     if small and (n_bytes <= _TINY_BYTES or choice.estimate <= _FEW_BYTES):
         return True
     size = min(base.nbytes // 4 if small else base.nbytes, _PLANES_SAMPLE) // base.itemsize // 4
-    runs = [slice(at, at + size) for at in (i * (base.size - size) // 3 for i in range(4))]
-    changes = np.concatenate([target[run] ^ base[run] for run in runs])
-    limit = (1.1 if small else 0.7) * choice.estimate * changes.nbytes / n_bytes
-    if len(_encode_planes(changes, None)) < limit:
+    starts = [i * (len(base) - size) // 3 for i in range(4)]
+    limit: float = (1.1 if small else 0.7) * choice.estimate * 4 * size * base.itemsize / n_bytes
+    if len(_encode_planes(target, base, starts, size)) < limit:
         return True
     if not small:
         return False
-    sample = np.concatenate([target[run] for run in runs])
-    return not _are_noise(sample, limit) and len(_encode_planes(sample, None)) < limit
+    sample = b"".join(target[start : start + size] for start in starts)
+    if _are_noise(sample, base.itemsize, limit):
+        return False
+    return len(_encode_planes(target, None, starts, size)) < limit
 
 
-def _are_noise(words: Words, n_bytes: float) -> bool:
+def _are_noise(words: Words | bytes, word_bytes: int, n_bytes: float) -> bool:
     """Whether byte planes of words surely take ``n_bytes`` and more.
 
     The first plane of weights is noise, as a rule, and then its start alone shows it.
     """
-    start = words[: int(9 * n_bytes)].view(np.uint8)[:: words.itemsize]
-    return start.size >= 8 * n_bytes and kernels.literals(start.tobytes()) >= 8 * n_bytes
+    start = memoryview(words).cast("B")[: int(9 * n_bytes) * word_bytes]
+    if len(start) < 8 * n_bytes * word_bytes:
+        return False
+    return bool(kernels.literals(start, word_bytes) >= 8 * n_bytes)
 
 
 def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | None) -> bytes:
@@ -110,17 +111,17 @@ def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | Non
     """
     if base is None or survey is None:
         return _encode_planes(target, None)
-    choice = choose(survey, target.size)
-    planes = b""
+    choice = choose(survey, len(target))
+    planes, limit = b"", 1.1 * choice.estimate
     if planes_may_win(base, target, choice, target.nbytes):
-        against = [base] if _are_noise(target, 1.1 * choice.estimate) else [None, base]
+        against = [base] if _are_noise(target, target.itemsize, limit) else [None, base]
         planes = min((_encode_planes(target, b) for b in against), key=len)
     if 0.8 * choice.estimate < len(planes) < 1.01 * choice.estimate:
         return planes  # no structure for tiers to find, and no memory for both
-    if len(planes) > 1.1 * choice.estimate:
+    if len(planes) > limit:
         planes = b""  # out of the race: the estimate is never that far too low
     differ = choice.differ(dtype)
-    differ.feed(base, target, np.zeros(256, np.int64))
+    differ.feed(base, target, memoryview(bytearray(8 * N_SYMBOLS)).cast("q"))
     tiers = choice.payload(differ)
     return planes if planes and len(planes) < len(tiers) else tiers
 
@@ -172,15 +173,14 @@ class Decoder:
             CorruptError: the payload is not one that an encoder could have made.
         """
         self.patcher: kernels.Patcher | None = None
-        self._planes = np.empty((0, 0), np.uint8)
+        self._planes = b""
         self._at = 0
         reader = Reader(payload)
         mode = self._mode = reader.byte()
         if not has_base and mode != MODE_PLANES:
             raise CorruptError("bucket without a base has a mode that needs one", found=mode)
         if mode in (MODE_PLANES, MODE_XOR_PLANES):
-            planes = decompress(reader.rest(), n_words * dtype.word_bytes)
-            self._planes = np.frombuffer(planes, np.uint8).reshape(dtype.word_bytes, n_words)
+            self._planes = decompress(reader.rest(), n_words * dtype.word_bytes)
         elif mode == MODE_TIERS:
             self.patcher = _decode_tiers(reader, n_words, dtype)
         else:
@@ -195,13 +195,9 @@ class Decoder:
         if self.patcher is not None:
             self.patcher.feed(words)
             return
-        end = self._at + words.size
-        by_byte = words.view(np.uint8).reshape(-1, words.itemsize).T
-        if self._mode == MODE_XOR_PLANES:
-            by_byte ^= self._planes[:, self._at : end]
-        else:
-            by_byte[:] = self._planes[:, self._at : end]
-        self._at = end
+        is_xor = self._mode == MODE_XOR_PLANES
+        kernels.from_planes(self._planes, self._at, words, is_xor=is_xor)
+        self._at += len(words)
 
     def finish(self) -> None:
         """Check that nothing is left.
@@ -213,14 +209,13 @@ class Decoder:
             self.patcher.finish()
 
 
-def _encode_planes(target: Words, base: Words | None) -> bytes:
-    planes = np.empty((target.itemsize, target.size), np.uint8)
-    for i, plane in enumerate(planes):  # no whole temporary: this is where most memory is held
-        plane[:] = target.view(np.uint8)[i :: target.itemsize]
-        if base is not None:
-            plane ^= base.view(np.uint8)[i :: base.itemsize]
+def _encode_planes(
+    target: Words, base: Words | None, starts: Sequence[int] = (0,), size: int | None = None
+) -> bytes:
+    """Payload of a bucket coded as byte planes, or of runs of ``size`` words of one."""
+    planes: Any = kernels.planes(target, base, starts, len(target) if size is None else size)
     mode = MODE_PLANES if base is None else MODE_XOR_PLANES
-    return compress(planes.reshape(-1).data, level=3, prefix=bytes([mode]))
+    return compress(memoryview(planes), level=3, prefix=bytes([mode]))
 
 
 def _lanes_log2(n_symbols: int) -> int:
@@ -238,10 +233,9 @@ def _decode_tiers(reader: Reader, n_words: int, dtype: DType) -> kernels.Patcher
         if bounds[-1] == bounds[-2] or bounds[-1] >= dtype.n_classes:
             raise CorruptError("tier boundaries out of order")
     tiers: list[TierCode] = []
-    coder_tables: list[Tables] = []
+    coder_tables: list[bytes] = []
     sizes: list[int] = []
-    by_chance: list[tuple[int, int, int]] = []  # rows that follow from counts
-    previous: Tables | None = None
+    previous: bytes | None = None
     for _ in range(n_tiers):
         tier = TierCode(reader.varint(), reader.varint(), b"", b"", b"", b"")
         tiers.append(tier)
@@ -251,16 +245,18 @@ def _decode_tiers(reader: Reader, n_words: int, dtype: DType) -> kernels.Patcher
             continue
         kinds = reader.byte()
         if tier.n_marked:
-            if kinds & 1 == GAPS_GEOMETRIC:
-                by_chance.append((len(coder_tables), tier.n_marked, tier.n_members))
-            coder_tables.append(tables.load(reader) if kinds & 1 else _NO_TABLE)
+            coder_tables.append(
+                kernels.geometric(tier.n_marked, tier.n_members)
+                if kinds & 1 == GAPS_GEOMETRIC
+                else reader.table(is_symmetric=False)
+            )
             sizes.append(tier.n_marked)
         elif kinds & 1:
             raise CorruptError("gap table without gaps")
         if kinds >> 1 == STEPS_TABLE:
-            previous = tables.load(reader)
+            previous = reader.table(is_symmetric=False)
         elif kinds >> 1 == STEPS_SYMMETRIC:
-            previous = tables.load_symmetric(reader)
+            previous = reader.table(is_symmetric=True)
         elif kinds >> 1 != STEPS_AS_BEFORE or previous is None:
             raise CorruptError("unknown kind of step table", found=kinds >> 1)
         coder_tables.append(previous)
@@ -273,21 +269,16 @@ def _decode_tiers(reader: Reader, n_words: int, dtype: DType) -> kernels.Patcher
             "wrong number of lanes", expected=_lanes_log2(sum(sizes)), found=lanes_log2
         )
     coded = reader.take(reader.varint())
-    tabs = np.stack(coder_tables)
-    if by_chance:
-        rows, n_marked, n_members = zip(*by_chance, strict=True)
-        tabs[list(rows)] = kernels.geometric(n_marked, n_members)
-    symbols = iter(kernels.rans_decode(coded, sizes, tabs, 1 << lanes_log2))
+    symbols = iter(kernels.rans_decode(coded, sizes, b"".join(coder_tables), 1 << lanes_log2))
 
-    def stream(*, signed: bool) -> tuple[bytes, bytes]:
+    def stream(*, is_steps: bool) -> tuple[bytes, bytes]:
         """The next symbols, and their extra bits."""
         found = next(symbols)
-        counts = kernels.histogram(found)
-        return found, reader.take(numbers.extra_bytes(counts, signed=signed))
+        return found, reader.take(kernels.extra_bytes(found, is_steps=is_steps))
 
     for i, tier in enumerate(tiers):
-        gaps, gap_extra = stream(signed=False) if tier.n_marked else (b"", b"")
-        steps, step_extra = stream(signed=True) if tier.n_changed else (b"", b"")
+        gaps, gap_extra = stream(is_steps=False) if tier.n_marked else (b"", b"")
+        steps, step_extra = stream(is_steps=True) if tier.n_changed else (b"", b"")
         tiers[i] = TierCode(tier.n_members, tier.n_changed, gaps, gap_extra, steps, step_extra)
     reader.end()
     return kernels.Patcher(dtype, bounds, tiers)

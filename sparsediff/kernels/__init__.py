@@ -2,7 +2,8 @@
 
 What the rest of the package calls is listed here. `steps`, `reference`, `rans` and
 `numbers` are NumPy and are the specification; `compiled` takes their place
-where the C extension was built, and gives the same results bit for bit.
+where the C extension was built, needs no NumPy, and gives the same results bit for bit.
+Words are then views of memory instead of arrays: both have a length, an item size and slices.
 
 The environment variable ``SPARSEDIFF_KERNELS`` forces a choice: ``reference``,
 or an instruction set of the compiled ones (``avx512``, ``avx2``, ``neon``, ``baseline``). It
@@ -14,29 +15,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sparsediff.errors import UsageError
+from sparsediff.kernels.symbols import Extents, Survey, TierCode, Words
 
 if TYPE_CHECKING:
+    from sparsediff.kernels.numbers import extra_bytes
     from sparsediff.kernels.rans import decode as rans_decode
     from sparsediff.kernels.rans import encode as rans_encode
-    from sparsediff.kernels.reference import (
-        Differ,
-        Extents,
-        Patcher,
-        TierCode,
-        rebuild,
-        remark,
-        take_in,
-    )
+    from sparsediff.kernels.reference import Differ, Patcher, rebuild, sample, take_in
     from sparsediff.kernels.steps import (
-        Survey,
-        Words,
         count_parts,
         count_steps,
-        histogram,
+        from_planes,
         literals,
+        planes,
+        room,
         survey,
     )
-    from sparsediff.kernels.tables import geometric, tier_tables
+    from sparsediff.kernels.tables import geometric, load_table, tier_tables
     from sparsediff.kernels.tiers import choose_tiers
 
 NAME = "reference"
@@ -51,38 +46,38 @@ if not TYPE_CHECKING and _wanted != NAME:
         if _wanted:
             raise UsageError(f"SPARSEDIFF_KERNELS={_wanted}: no such kernels here ({e})") from None
 
-_COMPILED = (
-    "Differ",
-    "Patcher",
-    "choose_tiers",
-    "count_parts",
-    "count_steps",
-    "geometric",
-    "histogram",
-    "literals",
-    "rans_decode",
-    "rans_encode",
-    "rebuild",
-    "survey",
-    "take_in",
-    "tier_tables",
-)
-_OF_RANS = {"rans_decode": "decode", "rans_encode": "encode"}
-_ELSEWHERE = {"choose_tiers": "tiers", "geometric": "tables", "tier_tables": "tables"}
-_OF_TIERS = ("Differ", "Extents", "Patcher", "TierCode", "rebuild", "remark", "take_in")
+_HOMES = {
+    "Differ": "reference",
+    "Patcher": "reference",
+    "choose_tiers": "tiers",
+    "count_parts": "steps",
+    "count_steps": "steps",
+    "extra_bytes": "numbers",
+    "from_planes": "steps",
+    "geometric": "tables",
+    "literals": "steps",
+    "load_table": "tables",
+    "planes": "steps",
+    "rans_decode": "rans",
+    "rans_encode": "rans",
+    "rebuild": "reference",
+    "room": "steps",
+    "sample": "reference",
+    "survey": "steps",
+    "take_in": "reference",
+    "tier_tables": "tables",
+}
 
 
 def __getattr__(name: str) -> Any:
     """The kernels, imported when first used: their name is to be had without NumPy."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if NAME != "reference" and name in _COMPILED:
+    if NAME != "reference":
         found = getattr(import_module("sparsediff.kernels.compiled"), name)
-    elif name in _OF_RANS:
-        found = getattr(import_module("sparsediff.kernels.rans"), _OF_RANS[name])
     else:
-        module = _ELSEWHERE.get(name, "reference" if name in _OF_TIERS else "steps")
-        found = getattr(import_module(f"sparsediff.kernels.{module}"), name)
+        home = import_module(f"sparsediff.kernels.{_HOMES[name]}")
+        found = getattr(home, name.removeprefix("rans_"))
     globals()[name] = found
     return found
 
@@ -98,13 +93,17 @@ __all__ = [
     "choose_tiers",
     "count_parts",
     "count_steps",
+    "extra_bytes",
+    "from_planes",
     "geometric",
-    "histogram",
     "literals",
+    "load_table",
+    "planes",
     "rans_decode",
     "rans_encode",
     "rebuild",
-    "remark",
+    "room",
+    "sample",
     "survey",
     "take_in",
     "tier_tables",

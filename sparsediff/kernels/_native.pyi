@@ -3,8 +3,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Buffer = bytes | bytearray | npt.NDArray[np.generic]
-Side = tuple[Buffer, Buffer, Buffer]  # extents, memory, sums
+Buffer = bytes | bytearray | memoryview | npt.NDArray[np.generic]
+Extents = Sequence[tuple[int, int, int]]
+Side = tuple[Extents, Buffer | None]  # and memory
+Counts = tuple[list[list[int]], list[int]]  # by class, largest
 
 class Diff:
     def __new__(
@@ -12,15 +14,8 @@ class Diff:
     ) -> Diff: ...
     def feed(self, base: Buffer, target: Buffer, step_counts: Buffer, /) -> int: ...
     def take_in(
-        self,
-        piece_words: int,
-        ends: Buffer,
-        by_class: Buffer,
-        largest: Buffer,
-        base: Side,
-        target: Side,
-        /,
-    ) -> bool: ...
+        self, piece_words: int, ends: Sequence[int], base: Side, target: Side, /
+    ) -> tuple[list[str], list[str], list[list[int]], list[int]] | None: ...
     def finish(self) -> list[tuple[int, int, bytes, bytes, bytes, bytes]]: ...
 
 class Patch:
@@ -35,62 +30,62 @@ class Patch:
     ) -> Patch: ...
     def feed(self, words: Buffer, /) -> None: ...
     def rebuild(
-        self, piece_words: int, ends: Buffer, base: Side, target: Buffer, target_sums: Buffer, /
-    ) -> bool: ...
+        self, piece_words: int, ends: Sequence[int], base: Extents, target: Extents, /
+    ) -> tuple[list[str], list[str]] | None: ...
     def finish(self) -> None: ...
 
+def room(n_bytes: int, /) -> bytearray: ...
+def sample(
+    base: Extents, target: Extents, stride: int, size: int, /
+) -> tuple[bytearray, bytearray] | None: ...
 def survey(
-    word_bits: int,
-    kind: int,
-    shift: int,
-    base: Buffer,
-    target: Buffer,
-    members: Buffer,
-    steps: Buffer,
-    /,
+    word_bits: int, kind: int, shift: int, base: Buffer, target: Buffer, /
+) -> tuple[bytearray, bytearray, int]: ...
+def count_steps(
+    word_bits: int, kind: int, base: Buffer, target: Buffer, counts: Buffer, /
 ) -> int: ...
 def count_parts(
-    word_bits: int,
-    kind: int,
-    base: Buffer,
-    target: Buffer,
-    ends: Buffer,
-    by_class: Buffer,
-    largest: Buffer,
-    /,
-) -> None: ...
+    word_bits: int, kind: int, base: Buffer, target: Buffer, ends: Sequence[int], /
+) -> Counts: ...
 def take_in(
     word_bits: int,
     kind: int,
     piece_words: int,
-    ends: Buffer,
-    by_class: Buffer,
-    largest: Buffer,
+    ends: Sequence[int],
     base: Side,
     target: Side,
     /,
-) -> bool: ...
+) -> tuple[list[str], list[str], list[list[int]], list[int]] | None: ...
 def rebuild(
     word_bits: int,
     kind: int,
     piece_words: int,
-    ends: Buffer,
-    base: Side,
-    target: Buffer,
-    target_sums: Buffer,
+    ends: Sequence[int],
+    base: Extents,
+    target: Extents,
     /,
-) -> bool: ...
+) -> tuple[list[str], list[str]] | None: ...
 def choose_tiers(
-    members: Buffer, steps: Buffer, scale: float, log2: Buffer, /
+    members: Buffer, steps: Buffer, scale: float, /
 ) -> tuple[list[int], list[bool], float]: ...
-def tier_tables(
-    rows: Sequence[tuple[int, bytes, bytes]], microbits: Buffer, /
-) -> tuple[list[bytes], bytes]: ...
+def tier_tables(rows: Sequence[tuple[int, bytes, bytes]], /) -> tuple[list[bytes], bytes]: ...
 def geometric(n_marked: int, n_members: int, /) -> bytes: ...
-def literals(data: Buffer, /) -> int: ...
-def histogram(data: Buffer, counts: Buffer, /) -> None: ...
-def rans_encode(symbols: Buffer, sizes: Sequence[int], tables: Buffer, lanes: int, /) -> bytes: ...
-def rans_decode(
-    data: Buffer, sizes: Sequence[int], tables: Buffer, lanes: int, symbols: Buffer, /
+def load_table(data: Buffer, start: int, is_symmetric: bool, /) -> tuple[bytes, int]: ...
+def literals(data: Buffer, stride: int, /) -> int: ...
+def planes(
+    word_bytes: int,
+    target: Buffer,
+    base: Buffer | None,
+    starts: Sequence[int],
+    size: int,
+    /,
+) -> bytearray: ...
+def from_planes(
+    planes: Buffer, first: int, word_bytes: int, words: Buffer, is_xor: bool, /
 ) -> None: ...
+def extra_bytes(symbols: Buffer, is_steps: bool, /) -> int: ...
+def rans_encode(runs: Sequence[bytes], tables: Buffer, lanes: int, /) -> bytes: ...
+def rans_decode(
+    data: Buffer, sizes: Sequence[int], tables: Buffer, lanes: int, /
+) -> list[bytes]: ...
 def use(name: str | None = None, /) -> str: ...

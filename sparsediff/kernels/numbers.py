@@ -12,30 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsediff.errors import CorruptError
+from sparsediff.kernels.symbols import N_SYMBOLS, class_start, class_width
 
 Bytes = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 
+LOG2_DIGITS = 48  # binary ones
 CHUNK = 1 << 17  # numbers worked on at a time: the temporaries stay in the L2 cache
 
-# format.md, "Numbers": class 0, 1 are the values 0, 1; class 2b + h is the half h of
-# the octave [2^b, 2^(b+1)), located inside it by b - 1 extra bits.
-_B = np.maximum(np.arange(128) >> 1, 1)
-CLASS_WIDTH: Int64s = np.where(np.arange(128) < 2, 0, _B - 1).astype(np.int64)
-CLASS_START: UInt64s = np.where(
-    np.arange(128) < 2,
-    np.arange(128).astype(np.uint64),
-    (np.uint64(2) + (np.arange(128) & 1).astype(np.uint64)) << (_B - 1).astype(np.uint64),
-)
-
-
-def class_of(value: int) -> int:
-    """Class of one number; see `number_classes`."""
-    if value < 2:
-        return value
-    octave = value.bit_length() - 1
-    return 2 * octave + (value >> (octave - 1) & 1)
+CLASS_WIDTH: Int64s = np.array([class_width(c) for c in range(128)], np.int64)
+CLASS_START: UInt64s = np.array([class_start(c) for c in range(128)], np.uint64)
 
 
 def number_classes(values: UInt64s) -> Int64s:
@@ -47,6 +34,23 @@ def number_classes(values: UInt64s) -> Int64s:
     octave = np.maximum(octave, 1)
     half = (values >> (octave - 1).astype(np.uint64)).astype(np.int64) & 1
     return np.where(values < 2, values.astype(np.int64), 2 * octave + half)
+
+
+def log2_table(n: int) -> npt.NDArray[np.float64]:
+    """log2 of 0 (which is 0), 1, 2, … n - 1, to 2^-48.
+
+    By squaring, in integers, so that every machine and every library finds the same digits.
+    """
+    x = np.maximum(np.arange(n), 1).astype(np.uint64)
+    found = np.frexp(x.astype(np.float64))[1].astype(np.uint64) - np.uint64(1)
+    m, one, half = x << (np.uint64(63) - found), np.uint64(1), np.uint64(32)
+    for _ in range(LOG2_DIGITS):
+        high, low = m >> half, m & np.uint64((1 << 32) - 1)
+        square = high * high + (high * low >> np.uint64(31))
+        is_large = square >> np.uint64(63)
+        found = found << one | is_large
+        m = square << (one - is_large)
+    return np.asarray(found.astype(np.float64) / 2.0**LOG2_DIGITS)
 
 
 class BitWriter:
@@ -119,7 +123,8 @@ def read_numbers(classes: npt.NDArray[np.integer], extra: bytes) -> Iterator[tup
         yield i, CLASS_START[c] + ((low | high) & mask)
 
 
-def extra_bytes(counts: Int64s, *, signed: bool) -> int:
-    """Bytes of packed extra bits that go with symbols that occur ``counts`` times, (256,)."""
-    width = np.repeat(CLASS_WIDTH, 2) if signed else np.append(CLASS_WIDTH, np.zeros(128, np.int64))
-    return (int(counts @ width) + 7) // 8
+def extra_bytes(symbols: bytes, *, is_steps: bool) -> int:
+    """Bytes of packed extra bits that go with symbols of numbers, or of steps."""
+    counts = np.bincount(np.frombuffer(symbols, np.uint8), minlength=N_SYMBOLS)
+    by_class = counts.reshape(-1, 2).sum(axis=1) if is_steps else counts[:128]
+    return (int(by_class @ CLASS_WIDTH) + 7) // 8

@@ -10,30 +10,34 @@ byte string at the entropy of the tables. Static 14-bit frequencies,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sparsediff.errors import CorruptError
+from sparsediff.kernels.symbols import N_SYMBOLS, SCALE, SCALE_BITS
 
-SCALE_BITS = 14
-SCALE = 1 << SCALE_BITS
 LOW = 1 << 16  # states live in [LOW, 2^32)
 
 Bytes = npt.NDArray[np.uint8]
 Tables = npt.NDArray[np.uint32]  # (n_tables, 256), every used row sums to SCALE
 
 
+def _rows(tables: Any) -> Tables:
+    return np.frombuffer(tables, "<u4").reshape(-1, N_SYMBOLS)
+
+
 def _starts(tables: Tables) -> npt.NDArray[np.uint64]:
     return (np.cumsum(tables, axis=1) - tables).astype(np.uint64)
 
 
-def encode(runs: Sequence[bytes], tables: Tables, lanes: int) -> bytes:
+def encode(runs: Sequence[bytes], tables: Any, lanes: int) -> bytes:
     """Encode the symbols of all runs, one after the other.
 
     Args:
         runs: symbols; each must have a frequency in its run's table.
-        tables: uint32, (n_runs, 256).
+        tables: a buffer of uint32, (n_runs, 256).
         lanes: number of interleaved states.
 
     Returns:
@@ -42,6 +46,7 @@ def encode(runs: Sequence[bytes], tables: Tables, lanes: int) -> bytes:
     """
     symbols = np.frombuffer(b"".join(runs), np.uint8)
     table_of = _table_of([len(r) for r in runs])
+    tables = _rows(tables)
     freqs, starts = tables.astype(np.uint64), _starts(tables)
     state = np.full(lanes, LOW, np.uint64)
     rows: list[npt.NDArray[np.uint16]] = []
@@ -59,14 +64,14 @@ def encode(runs: Sequence[bytes], tables: Tables, lanes: int) -> bytes:
     return state.astype("<u4").tobytes() + words.astype("<u2").tobytes()
 
 
-def decode(data: bytes, sizes: Sequence[int], tables: Tables, lanes: int) -> list[bytes]:
+def decode(data: bytes, sizes: Sequence[int], tables: Any, lanes: int) -> list[bytes]:
     """Decode runs of ``sizes`` symbols; inverse of `encode`.
 
     Raises:
         CorruptError: ``data`` ends early, has bytes left over, or does not end
             in the states an encoder starts from.
     """
-    table_of = _table_of(sizes)
+    table_of, tables = _table_of(sizes), _rows(tables)
     if len(data) < 4 * lanes or len(data) % 2:
         raise CorruptError("entropy-coded data is cut short", found=f"{len(data)} bytes")
     freqs, starts = tables.astype(np.uint64), _starts(tables)

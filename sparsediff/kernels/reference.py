@@ -11,7 +11,6 @@ write outside the arrays they are given, and know nothing of files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,49 +28,13 @@ from sparsediff.kernels.numbers import (
     read_numbers,
 )
 from sparsediff.kernels.steps import (
-    N_SYMBOLS,
     Words,
     classes,
     keys,
     step_symbols,
     words_of_keys,
 )
-
-Extents = Sequence[tuple[int, int, int]]
-"""Bytes of open files, one after the other: descriptor, offset and size of each run."""
-
-
-class TierCode(NamedTuple):
-    """One tier of a bucket, ready for the entropy coder.
-
-    The *marked* members are the changed ones, or the unchanged ones where more
-    than half changed: the rarer set is written as gaps.
-
-    Attributes:
-        n_members: words of the bucket in this tier.
-        n_changed: how many of them changed.
-        gap_symbols: one byte for each of the n_marked.
-        gap_extra: packed extra bits of the gaps.
-        step_symbols: one byte for each of the n_changed.
-        step_extra: packed extra bits of |step| - 1.
-    """
-
-    n_members: int
-    n_changed: int
-    gap_symbols: bytes
-    gap_extra: bytes
-    step_symbols: bytes
-    step_extra: bytes
-
-    @property
-    def marks_unchanged(self) -> bool:
-        """Whether the gaps mark the unchanged members."""
-        return 2 * self.n_changed > self.n_members
-
-    @property
-    def n_marked(self) -> int:
-        """Number of gaps."""
-        return min(self.n_changed, self.n_members - self.n_changed)
+from sparsediff.kernels.symbols import N_SYMBOLS, Counts, Extents, TakenIn, TierCode
 
 
 def _tier_order(words: Words, dtype: DType, tier_of_class: Bytes) -> tuple[Int64s | None, Int64s]:
@@ -111,18 +74,18 @@ class Differ:
         self._gap_bits = [BitWriter() for _ in bounds]
         self._step_bits = [BitWriter() for _ in bounds]
 
-    def feed(self, base: Words, target: Words, counts: Int64s) -> int:
+    def feed(self, base: Words, target: Words, counts: Counts) -> int:
         """Code the next words.
 
         Args:
             base: words the decoder will hold, (n_words,).
             target: words to reproduce, (n_words,).
-            counts: int64, (256,): the number of each step symbol is added.
+            counts: a buffer of int64, (256,): the number of each step symbol is added.
 
         Returns:
             The largest |step| among them, in ULP; 0 if nothing changed.
         """
-        pieces = range(0, base.size, CHUNK)
+        pieces, counts = range(0, base.size, CHUNK), np.asarray(counts)
         return max(
             (self._feed(base[i : i + CHUNK], target[i : i + CHUNK], counts) for i in pieces),
             default=0,
@@ -159,8 +122,8 @@ class Differ:
         return int(values.max()) + 1 if values.size else 0
 
     def finish(self) -> list[TierCode]:
-        """The tiers of all words fed."""
-        return [
+        """The tiers of all words fed, the rarer half of each marked, whatever was expected."""
+        tiers = [
             TierCode(
                 self._n_members[i],
                 self._n_changed[i],
@@ -170,6 +133,10 @@ class Differ:
                 self._step_bits[i].getvalue(),
             )
             for i in range(len(self._last))
+        ]
+        return [
+            tier if tier.marks_unchanged == expected else _remark(tier)
+            for tier, expected in zip(tiers, self._marks_unchanged, strict=True)
         ]
 
 
@@ -191,11 +158,8 @@ def _marked_ranks(tier: TierCode) -> npt.NDArray[np.uint32]:
     return ranks
 
 
-def remark(tier: TierCode) -> TierCode:
-    """The same tier with the other half of its members marked.
-
-    For a coder that had to decide which half to mark before it had seen the words.
-    """
+def _remark(tier: TierCode) -> TierCode:
+    """The same tier with the other half of its members marked."""
     left = np.ones(tier.n_members, np.bool_)
     last = -1
     for _, gaps in read_numbers(np.frombuffer(tier.gap_symbols, np.uint8), tier.gap_extra):
@@ -296,26 +260,20 @@ class Patcher:
                 raise CorruptError("tier sizes do not fit the base words")
 
 
-class TakenIn(NamedTuple):
-    """What was found out about the parts of a bucket while its words were read.
+def sample(
+    base: Extents, target: Extents, stride: int, size: int, dtype: DType
+) -> tuple[Words, Words] | None:
+    """Some words of both sides: the first ``size`` bytes of each ``stride``; or None, as `take_in`.
 
-    Attributes:
-        base_sums: XXH3-128 of each part's base words, in hex.
-        target_sums: of its target words.
-        by_class: int64, (n_parts, n_classes): as `count_parts` gives it.
-        largest: likewise.
+    Both are whole words.
     """
-
-    base_sums: list[str]
-    target_sums: list[str]
-    by_class: Int64s
-    largest: list[int]
+    return None
 
 
 def take_in(
     base: Extents,
     target: Extents,
-    memory: Sequence[Words],
+    memory: Sequence[Words] | None,
     ends: Sequence[int],
     piece_words: int,
     dtype: DType,
@@ -326,7 +284,7 @@ def take_in(
     Args:
         base: where the base words are.
         target: where the target words are.
-        memory: for base and target words: all of them, which are then kept, or a piece.
+        memory: for all base words and all target words, which are kept there; None for nowhere.
         ends: where each part ends, (n_parts,), in words, increasing.
         piece_words: how many are read at a time.
         dtype: element type.

@@ -9,17 +9,16 @@ are in ``docs/format.md``. Never looks at a value as a float.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sparsediff.dtypes import DType
 from sparsediff.kernels.numbers import CHUNK, Bytes, Int64s, UInt64s, number_classes
+from sparsediff.kernels.symbols import N_SYMBOLS, Counts, Survey
 
 Words = npt.NDArray[Any]  # uint8, uint16, uint32 or uint64; little-endian
-
-N_SYMBOLS = 256
 
 
 def keys(words: Words, dtype: DType) -> Words:
@@ -73,13 +72,13 @@ def histogram(symbols: bytes) -> Int64s:
     return np.bincount(np.frombuffer(symbols, np.uint8), minlength=N_SYMBOLS)
 
 
-def literals(data: bytes) -> int:
-    """How many bytes cost at least a bit each, whatever finds runs of four and more again.
+def literals(data: Any, stride: int) -> int:
+    """How many bytes, of every ``stride``-th, cost a bit each, whatever finds runs of four again.
 
     Those that lie in no run of four that was there before, nor may do so if more bytes follow,
     and differ from the byte before, of which the same is true: so they are not all alike.
     """
-    found = np.frombuffer(data, np.uint8)
+    found = np.frombuffer(data, np.uint8)[::stride].copy()
     if found.size < 4:
         return 0
     runs = np.ndarray(found.size - 3, "<u4", found, strides=(1,))
@@ -91,18 +90,42 @@ def literals(data: bytes) -> int:
     return int(np.count_nonzero(is_literal[1:] & is_literal[:-1] & (np.diff(found[:-3]) != 0)))
 
 
-class Survey(NamedTuple):
-    """What one pass over a pair of word arrays counts.
+def room(n_words: int, dtype: DType) -> Words:
+    """Memory for so many words, not yet filled."""
+    return np.empty(n_words, dtype.numpy)
 
-    Attributes:
-        members: int64, (n_classes,): words per class of the base.
-        steps: int64, (n_classes, 256): step symbols per class.
-        largest: largest |step| in ULP; 0 if nothing changed.
+
+def planes(target: Words, base: Words | None, starts: Sequence[int], size: int) -> Bytes:
+    """Byte planes of runs of words: the lowest byte of all of them, then the next.
+
+    Args:
+        target: (n_words,).
+        base: what it is combined with by XOR; None for nothing.
+        starts: where each run starts.
+        size: words of each.
     """
+    word_bytes = target.itemsize
+    made = np.empty((word_bytes, len(starts), size), np.uint8)
+    for i, start in enumerate(starts):
+        for b in range(word_bytes):
+            made[b, i] = target[start : start + size].view(np.uint8)[b::word_bytes]
+            if base is not None:
+                made[b, i] ^= base[start : start + size].view(np.uint8)[b::word_bytes]
+    return made.reshape(-1)
 
-    members: Int64s
-    steps: Int64s
-    largest: int
+
+def from_planes(planes: bytes, first: int, words: Words, *, is_xor: bool) -> None:
+    """Words from byte planes: all of ``words``, of which those of the planes from ``first`` on.
+
+    By XOR the words there are change; else they are replaced.
+    """
+    by_plane = np.frombuffer(planes, np.uint8).reshape(words.itemsize, -1)
+    by_byte = words.view(np.uint8).reshape(-1, words.itemsize).T
+    found = by_plane[:, first : first + words.size]
+    if is_xor:
+        by_byte ^= found
+    else:
+        by_byte[:] = found
 
 
 def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -> Survey:
@@ -133,16 +156,16 @@ def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -
     return Survey(members, steps.reshape(n, N_SYMBOLS), largest)
 
 
-def count_steps(base: Words, target: Words, dtype: DType, counts: Int64s) -> int:
+def count_steps(base: Words, target: Words, dtype: DType, counts: Counts) -> int:
     """Add the number of each step symbol to ``counts``, (256,); the largest |step| in ULP."""
     found = survey(base, target, dtype, by_class=False)
-    counts += found.steps[0]
+    np.asarray(counts)[:] += found.steps[0]
     return found.largest
 
 
 def count_parts(
     base: Words, target: Words, dtype: DType, ends: Sequence[int]
-) -> tuple[Int64s, list[int]]:
+) -> tuple[list[list[int]], list[int]]:
     """Count the steps of several parts, of which the words hold one after the other.
 
     Args:
@@ -152,7 +175,7 @@ def count_parts(
         ends: where each part ends, increasing; the last is n_words.
 
     Returns:
-        by_class: int64, (n_parts, n_classes): how many, by class of |step| - 1. As many classes
+        by_class: (n_parts, n_classes): how many, by class of |step| - 1. As many classes
             as are needed, at least one.
         largest: the largest |step| of each part in ULP; 0 where nothing changed.
     """
@@ -165,4 +188,4 @@ def count_parts(
     if at.size:
         first = np.flatnonzero(np.diff(part, prepend=-1))
         largest[part[first]] = np.maximum.reduceat(values, first) + np.uint64(1)
-    return cells.reshape(len(ends), n_classes), largest.tolist()
+    return cells.reshape(len(ends), n_classes).tolist(), largest.tolist()

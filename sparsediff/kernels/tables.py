@@ -9,34 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparsediff.kernels.numbers import Int64s, class_of
-from sparsediff.kernels.rans import SCALE, SCALE_BITS, Tables
-from sparsediff.kernels.steps import N_SYMBOLS, histogram
-
-if TYPE_CHECKING:
-    from sparsediff.kernels.reference import TierCode
-
-GAPS_GEOMETRIC, GAPS_TABLE = 0, 1
-STEPS_TABLE, STEPS_SYMMETRIC, STEPS_AS_BEFORE = 0, 1, 2
-
-STORED = SCALE // 4  # stored frequencies are coarser: a varint each, most of one byte
+from sparsediff.errors import CorruptError
+from sparsediff.kernels.numbers import Int64s, log2_table
+from sparsediff.kernels.rans import Tables
+from sparsediff.kernels.symbols import (
+    GAPS_GEOMETRIC,
+    GAPS_TABLE,
+    N_SYMBOLS,
+    SCALE,
+    SCALE_BITS,
+    STEPS_AS_BEFORE,
+    STEPS_SYMMETRIC,
+    STEPS_TABLE,
+    STORED,
+    TierCode,
+    class_of,
+)
 
 _NO_CODE = 1 << 60  # bits
 _MILLION = 1_000_000
 
-# Millionths of a bit that a symbol of each frequency takes; no finer, because the last digit of
-# a logarithm is not the same on every processor.
-MICROBITS = np.rint(_MILLION * (SCALE_BITS - np.log2(np.maximum(np.arange(SCALE + 1), 1)))).astype(
-    np.int64
-)
+# Millionths of a bit that a symbol of each frequency takes.
+MICROBITS = np.rint(_MILLION * (SCALE_BITS - log2_table(SCALE + 1))).astype(np.int64)
 
 
-def geometric(n_marked: Sequence[int], n_members: Sequence[int]) -> Tables:
-    """Tables of gap classes when ``n_marked`` of ``n_members`` are marked at random.
+def geometric(n_marked: int, n_members: int) -> bytes:
+    """Table of gap classes when ``n_marked`` of ``n_members`` are marked at random.
 
     The chance that a gap is at least ``a`` is (1 - n_marked / n_members) ** a,
     computed in 32-bit fixed point by squaring.
@@ -45,25 +46,23 @@ def geometric(n_marked: Sequence[int], n_members: Sequence[int]) -> Tables:
         n_marked: at least 1, at most ``n_members``.
         n_members: below 2^32.
     """
-    tables = np.zeros((len(n_marked), N_SYMBOLS), np.uint32)
-    for table, marked, members in zip(tables, n_marked, n_members, strict=True):
-        last = class_of(members - marked)  # of the largest possible gap
-        # The chance to reach each class, times 2^32; q ** 2^b and q ** (2^b + 2^(b-1)) from
-        # octave b.
-        power = ((members - marked) << 32) // members
-        reached = [1 << 32, power]
-        while len(reached) <= last:
-            square = power * power >> 32
-            reached += square, square * power >> 32
-            power = square
-        reached[last + 1 :] = [0]
-        freqs = [(a - b >> 32 - SCALE_BITS) or 1 for a, b in pairwise(reached)]
-        freqs[freqs.index(max(freqs))] += SCALE - sum(freqs)
-        table[: last + 1] = freqs
-    return tables
+    table = np.zeros(N_SYMBOLS, "<u4")
+    last = class_of(n_members - n_marked)  # of the largest possible gap
+    # The chance to reach each class, times 2^32; q ** 2^b and q ** (2^b + 2^(b-1)) from octave b.
+    power = ((n_members - n_marked) << 32) // n_members
+    reached = [1 << 32, power]
+    while len(reached) <= last:
+        square = power * power >> 32
+        reached += square, square * power >> 32
+        power = square
+    reached[last + 1 :] = [0]
+    freqs = [(a - b >> 32 - SCALE_BITS) or 1 for a, b in pairwise(reached)]
+    freqs[freqs.index(max(freqs))] += SCALE - sum(freqs)
+    table[: last + 1] = freqs
+    return table.tobytes()
 
 
-def tier_tables(tiers: Sequence[TierCode]) -> tuple[list[bytes], Tables]:
+def tier_tables(tiers: Sequence[TierCode]) -> tuple[list[bytes], bytes]:
     """The cheapest tables for the gaps and the steps of tiers, all of which changed.
 
     Gaps may follow from the two counts of a tier; steps may be coded with equal frequencies for
@@ -71,7 +70,8 @@ def tier_tables(tiers: Sequence[TierCode]) -> tuple[list[bytes], Tables]:
 
     Returns:
         heads: for each tier the kinds of its tables and what is stored of them.
-        tables: of gaps, where there are any, and steps of each tier, in order.
+        tables: uint32, (n_tables, 256): of gaps, where there are any, and steps of each tier, in
+            order.
     """
     heads: list[bytes] = []
     tables: list[Tables] = []
@@ -79,14 +79,14 @@ def tier_tables(tiers: Sequence[TierCode]) -> tuple[list[bytes], Tables]:
     for tier in tiers:
         kinds, stored = GAPS_GEOMETRIC, b""
         if tier.n_marked:
-            counts = histogram(tier.gap_symbols)
-            table = geometric([tier.n_marked], [tier.n_members])
+            counts = _histogram(tier.gap_symbols)
+            table = np.frombuffer(geometric(tier.n_marked, tier.n_members), "<u4")[None]
             own = fitted(counts[None])
             form = dump(own[0])
             if cost_bits(counts, table[0]) - cost_bits(counts, own[0]) > 8 * len(form):
                 kinds, stored, table = GAPS_TABLE, form, own
             tables.append(table)
-        counts = histogram(tier.step_symbols)
+        counts = _histogram(tier.step_symbols)
         both, even = fitted(counts[None]), fitted_symmetric(counts[None])
         both_form, even_form = dump(both[0]), dump_symmetric(even[0])
         both_bits = cost_bits(counts, both[0]) + 8 * len(both_form)
@@ -103,7 +103,59 @@ def tier_tables(tiers: Sequence[TierCode]) -> tuple[list[bytes], Tables]:
             previous = both
         tables.append(previous)
         heads.append(bytes([kinds]) + stored)
-    return heads, np.concatenate(tables)
+    return heads, np.concatenate(tables).astype("<u4").tobytes()
+
+
+def load_table(data: bytes, start: int, *, is_symmetric: bool) -> tuple[bytes, int]:
+    """A table, uint32, (256,), from what is stored of it from ``start`` on, and where that ends.
+
+    First symbol, last symbol, all frequencies but the last, which sum to what they must with it.
+
+    Args:
+        data: a payload.
+        start: where in it.
+        is_symmetric: whether a frequency is that of both signs of a step.
+
+    Raises:
+        CorruptError: the bytes are not a table.
+    """
+    stored, at = data[start : start + 2 + 9 * N_SYMBOLS], 2
+    if len(stored) < at:
+        raise CorruptError("payload is cut short")
+    first, last, *_ = stored
+    if first > last:
+        raise CorruptError("frequency table runs backwards")
+    table = np.zeros(N_SYMBOLS, "<u4")
+    left = STORED // 2 if is_symmetric else STORED
+    for symbol in range(first, last):
+        freq, at = _varint(stored, at)
+        left -= freq
+        if left <= 0:
+            raise CorruptError("frequency table sums past its scale")
+        table[symbol] = freq
+    table[last] = left
+    if is_symmetric:
+        if table[N_SYMBOLS // 2 :].any():
+            raise CorruptError("step class out of range")
+        table = np.repeat(table[: N_SYMBOLS // 2], 2)
+    return (table * np.uint32(SCALE // STORED)).astype("<u4").tobytes(), start + at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of at most nine bytes, and where it ends."""
+    value = 0
+    for shift in range(0, 63, 7):
+        if at == len(data):
+            raise CorruptError("payload is cut short")
+        byte = data[at]
+        value, at = value | (byte & 0x7F) << shift, at + 1
+        if byte < 0x80:
+            return value, at
+    raise CorruptError("integer too long")
+
+
+def _histogram(symbols: bytes) -> Int64s:
+    return np.bincount(np.frombuffer(symbols, np.uint8), minlength=N_SYMBOLS)
 
 
 def fitted(counts: Int64s) -> Tables:

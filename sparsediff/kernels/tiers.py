@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sparsediff.kernels.numbers import CLASS_WIDTH, Int64s
-from sparsediff.kernels.steps import Survey
+from sparsediff.kernels.numbers import CLASS_WIDTH, Int64s, log2_table
+from sparsediff.kernels.symbols import Survey
 
 MAX_TIERS = 32
 _MAX_GROUPS = 64  # ranges of classes that are never cut
@@ -21,7 +21,7 @@ _STEP_WIDTH = np.repeat(CLASS_WIDTH, 2)
 _FINE = 1 << 28  # parts of a bit in which costs are added up, so that their order is all the same
 _TOP_BITS = 12
 _C = [(-1) ** k * 1.4426950408889634 / (k + 1) for k in range(5)]  # log2(1 + r) = C0 r + C1 r² + …
-LOG2 = np.log2(np.maximum(np.arange(1 << _TOP_BITS), 1))
+LOG2 = log2_table(1 << _TOP_BITS)
 
 Floats = npt.NDArray[np.float64]
 

@@ -11,14 +11,12 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-import numpy as np
-
 from sparsediff import kernels
 from sparsediff.checksum import PartChecksums
 from sparsediff.dtypes import DType
 from sparsediff.kernels import Differ, Words
-from sparsediff.kernels.numbers import class_of
-from sparsediff.make.results import N_CLASSES, Steps
+from sparsediff.kernels.symbols import N_SYMBOLS, class_of
+from sparsediff.make.results import Steps
 from sparsediff.patch import words
 from sparsediff.patch.manifest import Manifest
 from sparsediff.patch.words import Source
@@ -86,11 +84,9 @@ def _at_once(
     if base is None or target is None:
         return None
     dtype = words.bucket_dtype(manifest, bucket)
-    at_most = words.piece_words(dtype)
-    memory = into or words.room(manifest, bucket, 2, at_most=at_most)
     ends = list(accumulate(part.n_words for part in parts))
     coder = differ and differ()
-    found = kernels.take_in(base, target, memory, ends, at_most, dtype, coder)
+    found = kernels.take_in(base, target, into, ends, words.piece_words(dtype), dtype, coder)
     if found is None:
         return None
     steps = Steps(found.by_class, found.largest)
@@ -110,7 +106,7 @@ def _by_pieces(
     coder = differ and differ()
     base_sums, target_sums = PartChecksums(), PartChecksums()
     steps: list[Steps] = []
-    counts, largest = np.zeros((1, 2 * N_CLASSES), np.int64), 0  # of a part
+    counts, largest = _no_counts(), 0  # of a part
     for run in words.runs(manifest, bucket, sides, into=into):
         b, t = run.words
         words.add_checksums(target_sums, run, t)
@@ -119,16 +115,19 @@ def _by_pieces(
             observer(dtype, b, t)
         if len(run.ends) > 1:
             if coder is not None:
-                coder.feed(b, t, np.zeros(2 * N_CLASSES, np.int64))
+                coder.feed(b, t, _no_counts())
             steps.append(Steps(*kernels.count_parts(b, t, dtype, run.ends)))
             continue
-        found = (
-            coder.feed(b, t, counts[0]) if coder else kernels.count_steps(b, t, dtype, counts[0])
-        )
+        found = coder.feed(b, t, counts) if coder else kernels.count_steps(b, t, dtype, counts)
         largest = max(largest, found)
         if run.is_last_of_part:
             n = class_of(largest - 1) + 1 if largest else 1
-            by_class = counts[:, 0 : 2 * n : 2] + counts[:, 1 : 2 * n : 2]  # signs do not matter
-            steps.append(Steps(by_class, [largest]))
-            counts[:], largest = 0, 0
+            signs = zip(counts[0 : 2 * n : 2], counts[1 : 2 * n : 2], strict=True)
+            steps.append(Steps([[sum(both) for both in signs]], [largest]))
+            counts, largest = _no_counts(), 0
     return Taken(base_sums.hex(), target_sums.hex(), Steps.joined(steps), coder)
+
+
+def _no_counts() -> memoryview:
+    """Room for the number of each step symbol."""
+    return memoryview(bytearray(8 * N_SYMBOLS)).cast("q")

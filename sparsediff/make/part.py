@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
-
 from sparsediff.checksum import checksum, digest
 from sparsediff.codec.zstd import compress, decompress, stated_size
 from sparsediff.disk.inputs import InputFile, Readable, Window
@@ -105,7 +103,7 @@ def pack_part(plan: bytes, found: Findings, *, with_plan: bool = True) -> bytes:
             "base": [r.base for r in found.results],
             "locators": [r.locators for r in found.results],
             "largest": [r.steps.largest for r in found.results],
-            "steps": [r.steps.by_class.tolist() for r in found.results],
+            "steps": [r.steps.by_class for r in found.results],
         },
         separators=(",", ":"),
     ).encode("ascii")
@@ -287,4 +285,4 @@ def _steps(largest: list[int], by_class: list[list[int]]) -> Steps:
     n_classes = {*map(len, by_class)}
     if len(n_classes) > 1 or (n_classes and not 1 <= max(n_classes) <= N_CLASSES):
         raise ValueError
-    return Steps(np.array(by_class, np.int64), largest) if largest else NO_STEPS
+    return Steps(by_class, largest) if largest else NO_STEPS

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from sparsediff.make.shares import Task
-from sparsediff.patch.counts import Counts, median_step, median_steps
-from sparsediff.patch.manifest import Manifest
+from sparsediff.patch.manifest import Manifest, Tensor
+from sparsediff.patch.measures import median_step
 
 N_CLASSES = 128  # of |step| - 1
 
@@ -23,27 +21,23 @@ class Steps(NamedTuple):
     """Steps from base to target in each part of a bucket; without parts where nothing changed.
 
     Attributes:
-        by_class: how many, by class of |step| - 1, (n_parts, some classes).
+        by_class: how many, by class of |step| - 1: as many classes for each part.
         largest: the largest |step| of each part, (n_parts,); 0 if nothing changed.
     """
 
-    by_class: Counts
+    by_class: list[list[int]]
     largest: list[int]
 
     @classmethod
     def joined(cls, found: Sequence[Steps]) -> Steps:
         """Of the parts of all of them."""
-        widest = max((s.by_class.shape[1] for s in found), default=0)
-        by_class = np.zeros((sum(len(s.largest) for s in found), widest), np.int64)
-        at = 0
-        for steps in found:
-            n_parts, n_classes = steps.by_class.shape
-            by_class[at : at + n_parts, :n_classes] = steps.by_class
-            at += n_parts
-        return cls(by_class, [n for s in found for n in s.largest])
+        rows = [row for s in found for row in s.by_class]
+        widest = max(map(len, rows), default=0)
+        rows = [row + [0] * (widest - len(row)) for row in rows]
+        return cls(rows, [n for s in found for n in s.largest])
 
 
-NO_STEPS = Steps(np.zeros((0, 0), np.int64), [])
+NO_STEPS = Steps([], [])
 
 
 class Result(NamedTuple):
@@ -75,7 +69,7 @@ class Completion:
     def __init__(self, manifest: Manifest) -> None:
         self.sizes: dict[str, int] = {}
         self._manifest = manifest
-        self._steps: dict[int, Counts] = {}  # by tensor, until its last bucket is in
+        self._steps: dict[int, list[int]] = {}  # by tensor, until its last bucket is in
 
     def enter(self, task: Task, result: Result, payload_bytes: int) -> None:
         """Take the result of the next task, in stored order."""
@@ -95,24 +89,23 @@ class Completion:
         if result.digest is not None:
             record.target, record.digest = result.target, result.digest
         tensors, parts, steps = self._manifest.tensors, self._manifest.parts[bucket], result.steps
-        if steps.largest:
-            medians = median_steps(steps.by_class).tolist()
-            totals, ones = steps.by_class.sum(axis=1).tolist(), steps.by_class[:, 0].tolist()
-            for i, largest in enumerate(steps.largest):
-                tensor = tensors[parts[i].tensor]
-                if not largest:
-                    continue
-                tensor.largest = max(tensor.largest, largest)
-                if parts[i].n_words == tensor.n_based:
-                    tensor.n_stepped, tensor.n_ones, tensor.median = totals[i], ones[i], medians[i]
-                else:
-                    by_class = self._steps.setdefault(
-                        parts[i].tensor, np.zeros(N_CLASSES, np.int64)
-                    )
-                    by_class[: steps.by_class.shape[1]] += steps.by_class[i]
+        for part, by_class, largest in zip(parts, steps.by_class, steps.largest, strict=False):
+            tensor = tensors[part.tensor]
+            if not largest:
+                continue
+            tensor.largest = max(tensor.largest, largest)
+            if part.n_words == tensor.n_based:
+                _enter_steps(tensor, by_class)
+            else:
+                counts = self._steps.setdefault(part.tensor, [0] * N_CLASSES)
+                for i, n in enumerate(by_class):
+                    counts[i] += n
         for part in (parts[0], parts[-1]):  # only there a tensor ends that began before
             tensor = tensors[part.tensor]
             if part.start + part.n_words == tensor.n_based and part.tensor in self._steps:
-                by_class = self._steps.pop(part.tensor)
-                tensor.n_stepped, tensor.n_ones = int(by_class.sum()), int(by_class[0])
-                tensor.median = median_step(by_class)
+                _enter_steps(tensor, self._steps.pop(part.tensor))
+
+
+def _enter_steps(tensor: Tensor, by_class: list[int]) -> None:
+    tensor.n_stepped, tensor.n_ones = sum(by_class), by_class[0]
+    tensor.median = median_step(by_class)

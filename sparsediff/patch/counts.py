@@ -27,13 +27,6 @@ def median_steps(counts: Counts) -> Counts:
     return np.where(total[..., 0] > 0, middle, 0)
 
 
-def median_step(counts: Counts) -> int:
-    """`median_steps` of one row."""
-    if 2 * counts[0] >= (total := counts.sum()):  # as it mostly is
-        return int(total > 0)
-    return int(median_steps(counts))
-
-
 def n_entropy(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """N H(counts / n) over the last axis, n being its sum: bits to code n draws."""
     c = np.asarray(counts, np.float64)

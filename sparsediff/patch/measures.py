@@ -6,6 +6,10 @@ of nothing).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from sparsediff.kernels.symbols import class_start, class_width
+
 
 def share(part: float, whole: float) -> float | None:
     """``part / whole``; density is the share of changed among all elements."""
@@ -35,6 +39,19 @@ def weighted_median(values: list[int], weights: list[int]) -> int:
         if 2 * below >= total:
             return value
     raise AssertionError("no weight is below the middle")
+
+
+def median_step(by_class: Sequence[int]) -> int:
+    """Median |step| in ULP, from counts per class of |step| - 1; 0 where there are no steps.
+
+    Exact up to 4; above, the middle of the class it falls in, at most a quarter off.
+    """
+    left = (sum(by_class) + 1) // 2
+    for c, n in enumerate(by_class):
+        left -= n
+        if left <= 0:
+            return class_start(c) + ((1 << class_width(c)) - 1) // 2 + 1 if n else 0
+    return 0
 
 
 def raw_pairs_bytes(changed_bytes: int, n_changed: int) -> int:

@@ -1,7 +1,7 @@
 """The words of one bucket, piece by piece from files and piece by piece to files.
 
-Enters: a manifest, a bucket's index, and where its files are. Leaves: arrays
-of a few hundred kilobytes, which stay in the cache while they are hashed,
+Enters: a manifest, a bucket's index, and where its files are. Leaves: words,
+a few hundred kilobytes at a time, which stay in the cache while they are hashed,
 compared and coded. The only module that joins buckets to file offsets.
 """
 
@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from sparsediff import checksum
+from sparsediff import checksum, kernels
 from sparsediff.dtypes import DType
 from sparsediff.errors import WrongBaseError
 from sparsediff.kernels import Extents, Words
@@ -198,21 +196,26 @@ def piece_words(dtype: DType) -> int:
 def room(
     manifest: Manifest, bucket: int, n: int, *, at_most: int = MAX_BUCKET_WORDS
 ) -> list[Words]:
-    """Memory for the words of a bucket, all or ``at_most``, ``n`` times: arrays, not yet filled."""
+    """Memory for the words of a bucket, all or ``at_most``, ``n`` times, not yet filled."""
     dtype, n_words = bucket_dtype(manifest, bucket), manifest.buckets[bucket].n_words
-    return [np.empty(min(n_words, at_most), dtype.numpy) for _ in range(n)]
+    return [kernels.room(min(n_words, at_most), dtype) for _ in range(n)]
 
 
-def sample(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> list[Words]:
-    """One in 32 of a bucket's words, in runs spread evenly over it."""
+def sample(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> Sequence[Words]:
+    """One in 32 of a bucket's words on two sides, in runs spread evenly over it."""
     dtype = bucket_dtype(manifest, bucket)
+    base, target = (extents(manifest, bucket, source) for source in sources)
+    if base is not None and target is not None:
+        found = kernels.sample(base, target, SAMPLE_STRIDE, SAMPLE_BYTES, dtype)
+        if found is not None:
+            return found
     parts = manifest.parts[bucket]
     n_words = manifest.buckets[bucket].n_words
     ends = list(accumulate(p.n_words for p in parts))
     stride, length = SAMPLE_STRIDE // dtype.word_bytes, SAMPLE_BYTES // dtype.word_bytes
     starts = range(0, n_words, stride)
     total = sum(min(length, n_words - s) for s in starts)
-    memory = [np.empty(total, dtype.numpy) for _ in sources]
+    memory = [kernels.room(total, dtype) for _ in sources]
     at = 0
     for start in starts:
         end = min(start + length, n_words)

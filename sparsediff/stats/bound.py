@@ -14,6 +14,7 @@ statistics is included, so a real coder stays above it unless changes cluster.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,10 +92,11 @@ class Bound:
         self._pools: dict[str, _Pool] = {}
         self._lock = threading.Lock()
 
-    def add(self, dtype: DType, base: Words, target: Words) -> None:
-        """Count one bucket's words."""
+    def add(self, dtype: DType, base: Any, target: Any) -> None:
+        """Count one bucket's words, which are arrays or views of memory."""
         with self._lock:
-            self._pools.setdefault(dtype.name, _Pool(dtype)).add(base, target)
+            pool = self._pools.setdefault(dtype.name, _Pool(dtype))
+            pool.add(np.asarray(base), np.asarray(target))
 
     def bits(self) -> float:
         """The bound so far, in bits."""

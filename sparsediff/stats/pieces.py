@@ -17,8 +17,8 @@ from sparsediff.checkpoint import CheckpointFile
 from sparsediff.checkpoint.formats import Span
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.dtypes import DType
-from sparsediff.kernels import Words, survey
-from sparsediff.kernels.steps import step_symbols
+from sparsediff.kernels import survey
+from sparsediff.kernels.steps import Words, step_symbols
 from sparsediff.parallel import check_wanted
 
 _PIECE = 1 << 20  # words read at a time; divisible by 8

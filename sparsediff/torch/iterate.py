@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sparsediff.checkpoint.memory import Tensors
-from sparsediff.kernels import Words
+from sparsediff.kernels.steps import Words
 from sparsediff.patch.container import PatchSource
 from sparsediff.torch.tensors import dtype_in_torch
 from sparsediff.updates import Update, iterate

@@ -18,7 +18,7 @@ import torch
 
 from sparsediff.checkpoint import Checkpoint
 from sparsediff.checkpoint.memory import bytes_of
-from sparsediff.kernels import Words
+from sparsediff.kernels.steps import Words
 from sparsediff.make.encode import Encoded, encode_bucket, encode_skeleton
 from sparsediff.make.part import Findings, payload_name
 from sparsediff.make.shares import Share, Task, cut

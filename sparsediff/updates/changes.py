@@ -24,7 +24,7 @@ from sparsediff.apply.base import Base
 from sparsediff.apply.rebuild import PAID_BYTES, Task, rebuilt, tasks
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.errors import WrongBaseError
-from sparsediff.kernels import Words
+from sparsediff.kernels.steps import Words
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import words
 from sparsediff.patch.container import Patch
@@ -175,7 +175,7 @@ class _Overheard:
 
         def read(index: int, offset: int, buffer: Any) -> None:
             inner.read(index, offset, buffer)
-            self._words.append(buffer.copy())
+            self._words.append(np.array(buffer))
 
         return words.Source(inner.place, read)
 
@@ -212,10 +212,10 @@ def _decode(
     found: list[Change] = []
     with closing(rebuilt(group, overheard, task.bucket, task)) as runs:
         for run in runs:
-            before, start = overheard.take(run.ends[-1]), 0
+            before, after, start = overheard.take(run.ends[-1]), np.asarray(run.words[0]), 0
             for i, (part, end) in enumerate(zip(run.parts, run.ends, strict=True), run.part):
                 old = None if before is None or part.tensor in whole else before[start:end]
-                new = run.words[0][start:end]
+                new = after[start:end]
                 start = end
                 change = _change(parts[i], part.start, old, new, whole_runs, with_old)
                 left -= change.n_bytes

@@ -23,7 +23,7 @@ from sparsediff.apply.base import Base
 from sparsediff.checkpoint.memory import bytes_of
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.errors import UnsupportedError
-from sparsediff.kernels import Words
+from sparsediff.kernels.steps import Words
 from sparsediff.patch import words
 from sparsediff.patch.container import Patch
 from sparsediff.patch.manifest import Manifest

@@ -17,7 +17,7 @@ import numpy as np
 from sparsediff.apply.chain import listed, open_chain
 from sparsediff.checkpoint.memory import Tensors
 from sparsediff.errors import UnsupportedError
-from sparsediff.kernels import Words
+from sparsediff.kernels.steps import Words
 from sparsediff.parallel import threads
 from sparsediff.patch.container import PatchSource
 from sparsediff.updates.changes import Indices

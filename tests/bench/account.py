@@ -33,7 +33,7 @@ FILES = [  # what opens files whose reads and writes go past the buffer: payload
     ("sparsediff.make.write", "spool"),
     ("sparsediff.make.spool", "staged_file"),
 ]
-LOCKED = {"geometric", "use"}  # calls of the kernels that keep the lock
+LOCKED = {"geometric", "load_table", "room", "use"}  # calls of the kernels that keep the lock
 
 
 class Account:

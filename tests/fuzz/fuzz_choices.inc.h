@@ -4,18 +4,6 @@
 
 #include "tables.h"
 
-#define ENTRIES (1 << LOG2_BITS)
-
-static double log2_table[ENTRIES];
-static int64_t microbits[SCALE + 1];
-
-static void make_logarithms(void) {
-    if (microbits[0]) return;
-    for (int i = 2; i < ENTRIES; i++) log2_table[i] = log2(i);
-    for (int f = 0; f <= (int)SCALE; f++)
-        microbits[f] = llrint(1e6 * (SCALE_BITS - log2(f ? f : 1)));
-}
-
 #ifdef WITH_PYTHON
 #include "fuzz_python.inc.h"
 #endif
@@ -88,8 +76,8 @@ static int make_survey(TierChoice *c, int64_t *members, int64_t *steps) {
 
 static void fuzz_tiers(void) {
     static const int n_of[] = {1, 64, 65, 128, 256, 2048};
-    TierChoice c = {.log2 = log2_table};
-    make_logarithms();
+    TierChoice c = {0};
+    prepare_logarithms();
     c.n_classes = draw(16) ? 1 + (int)draw(40) : n_of[draw(6)];
     int64_t *members = calloc((size_t)c.n_classes, sizeof *members);
     int64_t *steps = calloc((size_t)c.n_classes * N_SYMBOLS, sizeof *steps);
@@ -129,6 +117,19 @@ static size_t read_table(const uint8_t *form, size_t size, int is_symmetric, uin
     return at;
 }
 
+/* What is stored of a table, damaged: refused, or a table that ends inside the data. */
+static void check_stored(const uint8_t *form, size_t size, int is_symmetric) {
+    uint32_t table[N_SYMBOLS];
+    size_t given = draw(4) ? size : draw(size + 1), at = draw(given + 1);
+    if (draw(2)) at = 0;
+    uint8_t *data = exactly(form, given);
+    for (uint64_t i = draw(4); i && given; i--) data[draw(given)] = (uint8_t)draw(256);
+    const enum status status = load_table(data, given, &at, is_symmetric, table);
+    check(status == OK || (status >= TABLE_SHORT && status <= TABLE_CLASS), "a refusal");
+    if (status == OK) check(at <= given && rans_table_is_valid(table), "a table");
+    free(data);
+}
+
 /* That what is stored of the tables is what they are read back as, and that all symbols have
  * codes. */
 static void check_tables(const TierSymbols *tiers, size_t n, const uint32_t (*tables)[N_SYMBOLS],
@@ -146,8 +147,15 @@ static void check_tables(const TierSymbols *tiers, size_t n, const uint32_t (*ta
                 geometric_table(t->n_marked, t->n_members, table);
             else if (is_steps && kind == 2)
                 memcpy(table, previous, sizeof table);
-            else
-                at += read_table(t->head + at, t->head_size - at, is_steps && kind == 1, table);
+            else {
+                const int is_symmetric = is_steps && kind == 1;
+                uint32_t loaded[N_SYMBOLS];
+                size_t end = at;
+                check(load_table(t->head, t->head_size, &end, is_symmetric, loaded) == OK, "loaded");
+                check_stored(t->head + at, t->head_size - at, is_symmetric);
+                at += read_table(t->head + at, t->head_size - at, is_symmetric, table);
+                check(end == at && !memcmp(loaded, table, sizeof table), "loaded");
+            }
             check(found < n_tables && !memcmp(table, tables[found], sizeof table), "table");
             check(rans_table_is_valid(table), "table is valid");
             for (size_t i = 0; i < n_symbols; i++) check(table[symbols[i]] != 0, "code");
@@ -170,7 +178,7 @@ static uint8_t *some_symbols(size_t n, unsigned highest) {
 }
 
 static void fuzz_tables(void) {
-    make_logarithms();
+    prepare_logarithms();
     const size_t n = draw(5);
     TierSymbols tiers[4] = {0};
     uint32_t(*tables)[N_SYMBOLS] = malloc((2 * n + 1) * sizeof *tables);
@@ -183,7 +191,7 @@ static void fuzz_tables(void) {
         t->step_symbols = some_symbols(t->n_step_symbols, 255);
         t->gap_symbols = some_symbols(t->n_gap_symbols, number_class(t->n_members - t->n_marked));
     }
-    const size_t n_tables = tier_tables(tiers, n, microbits, tables);
+    const size_t n_tables = tier_tables(tiers, n, tables);
     check_tables(tiers, n, tables, n_tables);
 #ifdef WITH_PYTHON
     tables_through_python(tiers, n, tables, n_tables);

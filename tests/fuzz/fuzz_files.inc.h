@@ -77,6 +77,19 @@ static void fuzz_files(void) {
     check(!memcmp(largest, expected_largest, pass.n_parts * sizeof *largest), "largest steps");
     if (held == size) check(!memcmp(memory[1], made[1], size), "words that are kept");
 
+    const size_t run = word * (1 + draw(60)), stride = run + word * draw(60);
+    const size_t sampled = sample_bytes(size, stride, run);
+    uint8_t *some = malloc(sampled);
+    Place place = {of_target, 0, 0};
+    check(sample(&place, size, stride, run, some), "sampled");
+    for (size_t i = 0, at = 0; i < size; i += stride) {
+        const size_t here = size - i < run ? size - i : run;
+        check(at + here <= sampled && !memcmp(some + at, made[1] + i, here), "sample");
+        at += here;
+        check(i + stride < size || at == sampled, "size of a sample");
+    }
+    free(some);
+
     const int is_cut = draw(8) == 0; /* a file that is shorter than it was */
     if (is_cut) check(!ftruncate(fd, (off_t)draw((uint64_t)of_base[0].size)), "truncated");
     const int writes = (int)draw(4) > 0;

@@ -3,8 +3,9 @@
 #include "python.h"
 
 PyObject *failed(enum status status) {
-    check(status == NO_MEMORY, "no other failure");
-    return PyErr_NoMemory();
+    check(status == NO_MEMORY || (status >= TABLE_SHORT && status <= TABLE_CLASS), "a failure");
+    PyErr_SetString(status == NO_MEMORY ? PyExc_MemoryError : PyExc_ValueError, "failed");
+    return NULL;
 }
 
 static void begin_python(void) {
@@ -66,9 +67,8 @@ static void tiers_through_python(const TierChoice *c, int is_sound) {
     const size_t n = (size_t)c->n_classes * sizeof(int64_t);
     int is_odd = 0;
     begin_python();
-    PyObject *args = Py_BuildValue("NNdN", bytes_of(c->members, n),
-                                   bytes_of(c->steps, N_SYMBOLS * n), c->scale,
-                                   bytes_of(log2_table, sizeof log2_table));
+    PyObject *args = Py_BuildValue("NNd", bytes_of(c->members, n),
+                                   bytes_of(c->steps, N_SYMBOLS * n), c->scale);
     PyObject *found = call(py_choose_tiers, maybe_odd(args, &is_odd));
     check(found ? is_sound || is_odd : !is_sound || is_odd, "soundness, to Python");
     if (found && !is_odd) {
@@ -96,7 +96,7 @@ static void tables_through_python(const TierSymbols *tiers, size_t n,
                                       bytes_of(t->step_symbols, t->n_step_symbols));
         PyTuple_SetItem(rows, (Py_ssize_t)i, maybe_odd(row, &is_odd));
     }
-    PyObject *args = Py_BuildValue("NN", rows, bytes_of(microbits, sizeof microbits));
+    PyObject *args = Py_BuildValue("(N)", rows);
     PyObject *found = call(py_tier_tables, maybe_odd(args, &is_odd));
     check(found || is_odd, "tables, to Python");
     if (found && !is_odd) {
@@ -120,6 +120,9 @@ static void tables_through_python(const TierSymbols *tiers, size_t n,
     found = call(py_geometric, maybe_odd(Py_BuildValue("KK", marked, members), &is_odd));
     check(is_odd || !found == !is_right, "marks");
     if (found && !is_odd) {
+        PyObject *loaded = call(py_load_table, maybe_odd(Py_BuildValue("Nni", Py_NewRef(found),
+                                                    (Py_ssize_t)draw(2000) - 100, 0), &is_odd));
+        Py_XDECREF(loaded);
         check(PyBytes_Size(found) == N_SYMBOLS * sizeof(uint32_t), "size");
         check(rans_table_is_valid((const uint32_t *)(const void *)PyBytes_AsString(found)),
               "geometric table");

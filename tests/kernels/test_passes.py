@@ -70,8 +70,7 @@ def test_what_it_finds_is_what_the_steps_find(
         scattered(descriptor, base, of_files, 1),
         scattered(descriptor, target, of_files[::2], 1 << 23),
     ]
-    size = base.size if keeps else min(base.size, piece_words)
-    memory = [np.empty(size, base.dtype) for _ in range(2)]
+    memory = [np.empty(base.size, base.dtype) for _ in range(2)] if keeps else None
     ends = ends_of(base.size, of_parts)
     choice = choice_of(base, target, dtype)
     differ = compiled.Differ(dtype, choice.bounds, choice.marks_unchanged) if codes else None
@@ -79,10 +78,8 @@ def test_what_it_finds_is_what_the_steps_find(
     parts = [slice(a, b) for a, b in pairwise([0, *ends])]
     assert found.base_sums == [checksum.checksum(base[p]) for p in parts]
     assert found.target_sums == [checksum.checksum(target[p]) for p in parts]
-    by_class, largest = steps.count_parts(base, target, dtype, ends)
-    assert np.array_equal(found.by_class, by_class)
-    assert found.largest == largest
-    if keeps:
+    assert (found.by_class, found.largest) == steps.count_parts(base, target, dtype, ends)
+    if memory:
         assert np.array_equal(memory[0], base)
         assert np.array_equal(memory[1], target)
     if differ is not None:
@@ -113,12 +110,8 @@ def test_what_it_rebuilds_is_what_the_steps_rebuild(
     choice = choice_of(base, target, dtype)
     differ = reference.Differ(dtype, choice.bounds, choice.marks_unchanged)
     differ.feed(base, target, np.zeros(256, np.int64))
-    tiers = [
-        t if t.marks_unchanged == m else reference.remark(t)
-        for t, m in zip(differ.finish(), choice.marks_unchanged, strict=True)
-    ]
     for patcher, expected in (
-        (compiled.Patcher(dtype, choice.bounds, tiers), target),
+        (compiled.Patcher(dtype, choice.bounds, differ.finish()), target),
         (None, base),
     ):
         found = compiled.rebuild(source, places, ends, piece_words, dtype, patcher)
@@ -160,8 +153,8 @@ def test_what_cannot_be_read_or_written_is_not_rebuilt(descriptor: int) -> None:
             compiled.rebuild([whole], places, [20], 4, dtype, None)
 
 
-def taken(extents: list[Extents], size: int, ends: list[int], n: int = 4) -> object:
-    memory = [np.empty(size, np.uint16) for _ in range(2)]
+def taken(extents: list[Extents], size: int | None, ends: list[int], n: int = 4) -> object:
+    memory = None if size is None else [np.empty(size, np.uint16) for _ in range(2)]
     return compiled.take_in(*extents, memory, ends, n, DTYPES["BF16"], None)
 
 
@@ -171,7 +164,7 @@ def test_what_cannot_be_read_is_nothing(descriptor: int) -> None:
     assert taken([[whole], [whole]], 20, [20]) is not None
     for one in (beyond, closed):
         assert taken([[whole], [one]], 20, [20]) is None
-        assert taken([[one], [whole]], 4, [20]) is None
+        assert taken([[one], [whole]], None, [20]) is None
     differ = compiled.Differ(DTYPES["BF16"], [0], [False])
     memory = [np.empty(20, np.uint16) for _ in range(2)]
     assert compiled.take_in([whole], [beyond], memory, [20], 4, DTYPES["BF16"], differ) is None
@@ -190,7 +183,9 @@ def test_what_cannot_be_read_is_nothing(descriptor: int) -> None:
         ([40], 20, [0, 20], 4),
         ([40], 20, [-20, 20], 4),
         ([40], 20, [20], 0),
-        ([40], 3, [20], 4),
+        ([40], 19, [20], 4),
+        ([40], None, [20], 0),
+        ([20, 18], None, [20], 4),
         ([20, 18], 20, [20], 4),
         ([20, 22], 20, [20], 4),
         ([44, -4], 20, [20], 4),
@@ -198,8 +193,40 @@ def test_what_cannot_be_read_is_nothing(descriptor: int) -> None:
     ],
 )
 def test_what_does_not_fit_is_not_taken_in(
-    descriptor: int, sizes: list[int], size: int, ends: list[int], n: int
+    descriptor: int, sizes: list[int], size: int | None, ends: list[int], n: int
 ) -> None:
     os.ftruncate(descriptor, 40)
     with pytest.raises(AssertionError, match="do not fit"):
         taken([[(descriptor, 0, s) for s in sizes], [(descriptor, 0, 40)]], size, ends, n)
+
+
+@given(word_pairs(), cuts, st.integers(1, 40), st.integers(0, 40))
+def test_a_sample_is_some_words(
+    descriptor: int, pair: tuple[Array, Array, DType], of_files: list[int], size: int, more: int
+) -> None:
+    base, target, dtype = pair
+    os.ftruncate(descriptor, 0)
+    sides = (
+        scattered(descriptor, base, of_files, 1),
+        scattered(descriptor, target, of_files[::2], 1 << 23),
+    )
+    stride = (size + more) * dtype.word_bytes
+    found = compiled.sample(*sides, stride, size * dtype.word_bytes, dtype)
+    assert found is not None
+    for words, all_words in zip(found, pair[:2], strict=True):
+        taken = [all_words[at : at + size] for at in range(0, base.size, size + more)]
+        assert words.tolist() == np.concatenate(taken).tolist()
+
+
+def test_what_cannot_be_read_is_no_sample(descriptor: int) -> None:
+    os.ftruncate(descriptor, 40)
+    dtype = DTYPES["BF16"]
+    whole, beyond = [(descriptor, 0, 40)], [(descriptor, 2, 40)]
+    assert compiled.sample(whole, beyond, 4, 4, dtype) is None
+    assert compiled.sample(whole, beyond, 40, 4, dtype) is not None
+    for stride, size in ((4, 0), (4, 6), (0, 0), (-4, -4)):
+        with pytest.raises(AssertionError, match="do not fit"):
+            compiled.sample(whole, whole, stride, size, dtype)
+    for others in ([], [(descriptor, 0, 38)], [(descriptor, 0, -40)], [(descriptor, 0, 1 << 62)]):
+        with pytest.raises(AssertionError, match="do not fit"):
+            compiled.sample(whole, others, 4, 4, dtype)

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 from sparsediff import kernels
-from sparsediff.kernels import rans, reference, steps, tables, tiers
 
 _REFERENCE = {
-    "Differ": reference.Differ,
-    "Patcher": reference.Patcher,
-    "choose_tiers": tiers.choose_tiers,
-    "count_parts": steps.count_parts,
-    "count_steps": steps.count_steps,
-    "geometric": tables.geometric,
-    "histogram": steps.histogram,
-    "literals": steps.literals,
-    "rans_decode": rans.decode,
-    "rans_encode": rans.encode,
-    "rebuild": reference.rebuild,
-    "survey": steps.survey,
-    "take_in": reference.take_in,
-    "tier_tables": tables.tier_tables,
+    name: getattr(import_module(f"sparsediff.kernels.{home}"), name.removeprefix("rans_"))
+    for name, home in kernels._HOMES.items()
 }
-assert _REFERENCE.keys() == set(kernels._COMPILED), "one would go on with the other's objects"
 
 
 def paths() -> list[str]:

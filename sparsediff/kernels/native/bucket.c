@@ -32,7 +32,53 @@ static inline void add_to_ranges(uint8_t ranges[][2], int *n, int k) {
     ranges[*n - 1][1] = (uint8_t)k;
 }
 
-void diff_mark_unchanged(Diff *d, int k) { add_to_ranges(d->inverted, &d->n_inverted, k); }
+void diff_mark_unchanged(Diff *d, int k) {
+    add_to_ranges(d->inverted, &d->n_inverted, k);
+    d->marks_unchanged[k] = 1;
+}
+
+static void put_gap(OutTier *t, uint64_t gap) {
+    const unsigned c = number_class(gap);
+    t->gap_symbols.data[t->gap_symbols.size++] = (uint8_t)c;
+    put_bits(&t->gap_bits, gap - class_start(c), class_width(c));
+}
+
+/* Mark the other half of a tier's members. */
+static enum status remark(OutTier *t, uint64_t n_members) {
+    const OutTier old = *t;
+    const uint64_t n = old.gap_symbols.size;
+    if (!reserve(&t->gap_bits.bytes, 8)) return NO_MEMORY;
+    const Bytes bits = t->gap_bits.bytes;
+    memcpy(bits.data + bits.size, &t->gap_bits.partial, 8); /* the last ones, too */
+    memset(&t->gap_symbols, 0, sizeof t->gap_symbols);
+    memset(&t->gap_bits, 0, sizeof t->gap_bits);
+    enum status status = reserve(&t->gap_symbols, n_members - n) &&
+                                 reserve(&t->gap_bits.bytes, 4 * (n_members - n) + 16)
+                             ? OK
+                             : NO_MEMORY;
+    BitReader r = {bits.data, bits.size + (old.gap_bits.fill + 7) / 8, 0};
+    uint64_t run = 0, passed = 0; /* marked members since the last that was not; members */
+    for (uint64_t i = 0; status == OK && i <= n; i++) {
+        uint64_t left = i < n ? get_extra(&r, old.gap_symbols.data[i]) : n_members - passed;
+        passed += left + 1;
+        for (; left; left--, run = 0) put_gap(t, run);
+        run++;
+    }
+    free(old.gap_symbols.data);
+    free(bits.data);
+    return status;
+}
+
+enum status diff_end(Diff *d) {
+    enum status status = OK;
+    for (int k = 0; status == OK && k < d->layout.n_tiers; k++) {
+        const uint64_t n_members = d->reached[k] - d->reached[k + 1];
+        const uint8_t is_rare = 2 * d->tiers[k].n_changed > n_members;
+        if (d->marks_unchanged[k] != is_rare) status = remark(&d->tiers[k], n_members);
+        d->marks_unchanged[k] = is_rare;
+    }
+    return status;
+}
 
 void diff_free(Diff *d) {
     for (int k = 0; k < MAX_TIERS; k++) {
@@ -117,8 +163,63 @@ void histogram(const uint8_t *data, size_t size, int64_t *counts) {
         counts[s] += (int64_t)(partial[0][s] + partial[1][s] + partial[2][s] + partial[3][s]);
 }
 
+uint64_t extra_bits(const uint8_t *symbols, size_t n, int is_steps) {
+    int64_t count[N_SYMBOLS] = {0};
+    uint64_t bits = 0;
+    histogram(symbols, n, count);
+    for (unsigned s = 0; s < (is_steps ? N_SYMBOLS : N_SYMBOLS / 2); s++)
+        bits += (uint64_t)count[s] * class_width(is_steps ? s >> 1 : s);
+    return bits;
+}
+
+static inline void to_plane(const uint8_t *target, const uint8_t *base, size_t n, size_t w,
+                            uint8_t *plane) {
+    if (base)
+        for (size_t i = 0; i < n; i++) plane[i] = target[w * i] ^ base[w * i];
+    else
+        for (size_t i = 0; i < n; i++) plane[i] = target[w * i];
+}
+
+void to_planes(const uint8_t *target, const uint8_t *base, size_t n, size_t w, uint8_t *planes,
+               size_t apart) {
+    for (size_t b = 0; b < w; b++) {
+        const uint8_t *from = base ? base + b : NULL;
+        if (w == 2) to_plane(target + b, from, n, 2, planes + apart * b);
+        else if (w == 4) to_plane(target + b, from, n, 4, planes + apart * b);
+        else to_plane(target + b, from, n, w, planes + apart * b);
+    }
+}
+
+static inline void from_plane(const uint8_t *plane, uint8_t *words, size_t n, size_t w,
+                              int is_xor) {
+    if (is_xor)
+        for (size_t i = 0; i < n; i++) words[w * i] ^= plane[i];
+    else
+        for (size_t i = 0; i < n; i++) words[w * i] = plane[i];
+}
+
+void from_planes(const uint8_t *planes, size_t apart, uint8_t *words, size_t n, size_t w,
+                 int is_xor) {
+    for (size_t b = 0; b < w; b++) {
+        if (w == 2) from_plane(planes + apart * b, words + b, n, 2, is_xor);
+        else if (w == 4) from_plane(planes + apart * b, words + b, n, 4, is_xor);
+        else from_plane(planes + apart * b, words + b, n, w, is_xor);
+    }
+}
+
+static int literals_of(const uint8_t *data, size_t size, size_t *n_literals);
+
+int count_literals(const uint8_t *data, size_t size, size_t stride, size_t *n_literals) {
+    const size_t n = (size + stride - 1) / stride;
+    uint8_t *every = malloc(n + 1);
+    if (every) to_plane(data, NULL, n, stride, every);
+    const int ok = every && literals_of(every, n, n_literals);
+    free(every);
+    return ok;
+}
+
 /* Runs are looked up by a hash of theirs, in twice the room that they need. */
-int count_literals(const uint8_t *data, size_t size, size_t *n_literals) {
+static int literals_of(const uint8_t *data, size_t size, size_t *n_literals) {
     *n_literals = 0;
     if (size < 4) return 1;
     int bits = 8;

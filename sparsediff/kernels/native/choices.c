@@ -22,23 +22,22 @@ static PyObject *chosen(const TierChoice *c) {
 }
 
 PyObject *py_choose_tiers(PyObject *module, PyObject *args) {
-    Py_buffer members, steps, log2;
+    Py_buffer members, steps;
     TierChoice c;
     PyObject *result = NULL;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*y*dy*", &members, &steps, &c.scale, &log2)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*y*d", &members, &steps, &c.scale)) return NULL;
     const Py_ssize_t n = members.len / (Py_ssize_t)sizeof(int64_t);
     if (n > MAX_CLASSES || !is_aligned(&members, n * (Py_ssize_t)sizeof(int64_t)) ||
-        !is_aligned(&steps, N_SYMBOLS * members.len) ||
-        !is_aligned(&log2, (1 << LOG2_BITS) * (Py_ssize_t)sizeof(double)))
+        !is_aligned(&steps, N_SYMBOLS * members.len))
         PyErr_SetString(PyExc_AssertionError, "counts of the wrong size");
     else {
         enum status status = OK;
         c.members = members.buf;
         c.steps = steps.buf;
         c.n_classes = (int)n;
-        c.log2 = log2.buf;
         int is_sound;
+        prepare_logarithms();
         Py_BEGIN_ALLOW_THREADS
         is_sound = survey_is_sound(&c);
         if (is_sound) status = choose_tiers(&c);
@@ -50,7 +49,6 @@ PyObject *py_choose_tiers(PyObject *module, PyObject *args) {
     }
     PyBuffer_Release(&members);
     PyBuffer_Release(&steps);
-    PyBuffer_Release(&log2);
     return result;
 }
 
@@ -88,24 +86,22 @@ static PyObject *heads_and_tables(const TierSymbols *tiers, Py_ssize_t n, const 
 
 PyObject *py_tier_tables(PyObject *module, PyObject *args) {
     PyObject *rows, *result = NULL;
-    Py_buffer microbits;
     (void)module;
-    if (!PyArg_ParseTuple(args, "Oy*", &rows, &microbits)) return NULL;
+    if (!PyArg_ParseTuple(args, "O", &rows)) return NULL;
     PyObject *held = PySequence_Tuple(rows);
     const Py_ssize_t n = held ? PyTuple_Size(held) : 0;
     TierSymbols *tiers = malloc(((size_t)n + 1) * sizeof *tiers);
     uint32_t(*tables)[N_SYMBOLS] = malloc((2 * (size_t)n + 1) * sizeof *tables);
     if (held && (!tiers || !tables))
         PyErr_NoMemory();
-    else if (held && !is_aligned(&microbits, (SCALE + 1) * (Py_ssize_t)sizeof(int64_t)))
-        PyErr_SetString(PyExc_AssertionError, "costs of the wrong size");
     else if (held) {
         Py_ssize_t i = 0;
         while (i < n && tier_from(&tiers[i], PyTuple_GetItem(held, i))) i++;
         if (i == n) {
             size_t n_tables;
+            prepare_logarithms();
             Py_BEGIN_ALLOW_THREADS
-            n_tables = tier_tables(tiers, (size_t)n, microbits.buf, tables);
+            n_tables = tier_tables(tiers, (size_t)n, tables);
             Py_END_ALLOW_THREADS
             result = heads_and_tables(tiers, n, tables, n_tables);
         }
@@ -113,7 +109,6 @@ PyObject *py_tier_tables(PyObject *module, PyObject *args) {
     free(tiers);
     free(tables);
     Py_XDECREF(held);
-    PyBuffer_Release(&microbits);
     return result;
 }
 
@@ -128,4 +123,27 @@ PyObject *py_geometric(PyObject *module, PyObject *args) {
     }
     geometric_table(n_marked, n_members, table);
     return PyBytes_FromStringAndSize((const char *)table, sizeof table);
+}
+
+/* (data, start, whether a frequency is that of both signs of a step) -> (table, end) */
+PyObject *py_load_table(PyObject *module, PyObject *args) {
+    Py_buffer data;
+    Py_ssize_t start;
+    int is_symmetric;
+    uint32_t table[N_SYMBOLS];
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*np", &data, &start, &is_symmetric)) return NULL;
+    size_t at = (size_t)start;
+    PyObject *result = NULL;
+    if (start < 0 || start > data.len)
+        PyErr_SetString(PyExc_AssertionError, "no such start");
+    else {
+        const enum status status =
+            load_table(data.buf, (size_t)data.len, &at, is_symmetric, table);
+        result = status == OK ? Py_BuildValue("y#n", (const char *)table,
+                                              (Py_ssize_t)sizeof table, (Py_ssize_t)at)
+                              : failed(status);
+    }
+    PyBuffer_Release(&data);
+    return result;
 }

@@ -33,6 +33,30 @@ static int read_on(Place *p, uint8_t *data, size_t size) {
     return 1;
 }
 
+static void pass_over(Place *p, uint64_t size) {
+    while (size) {
+        const Extent e = next_of(p, size < SIZE_MAX ? (size_t)size : SIZE_MAX);
+        p->passed += e.size;
+        size -= (uint64_t)e.size;
+    }
+}
+
+size_t sample_bytes(uint64_t n, size_t stride, size_t size) {
+    const uint64_t left = n % stride;
+    return (size_t)(n / stride) * size + (left < size ? (size_t)left : size);
+}
+
+int sample(Place *p, uint64_t n, size_t stride, size_t size, uint8_t *memory) {
+    for (uint64_t at = 0; at < n; at += stride) {
+        const uint64_t left = n - at;
+        const size_t here = left < size ? (size_t)left : size;
+        if (!read_on(p, memory, here)) return 0;
+        memory += here;
+        if (left > stride) pass_over(p, stride - size);
+    }
+    return 1;
+}
+
 static int write_on(Place *p, const uint8_t *data, size_t size) {
     while (size) {
         const Extent e = next_of(p, size);

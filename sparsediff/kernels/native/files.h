@@ -61,6 +61,11 @@ typedef struct {
     Sums target_sums;
 } Rebuild;
 
+/* One run of `size` bytes in each `stride` of the n of a place: how many bytes they are; and
+ * whether they could be read. */
+size_t sample_bytes(uint64_t n, size_t stride, size_t size);
+int sample(Place *p, uint64_t n, size_t stride, size_t size, uint8_t *memory);
+
 /* Go through the next piece; there is one while n_done < n_words. */
 enum status take_in_piece(Intake *t);
 enum status rebuild_piece(Rebuild *r);

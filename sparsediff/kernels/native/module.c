@@ -3,81 +3,60 @@
 #include "python.h"
 #include "rans.h"
 
+/* (word_bits, kind, shift, base, target) -> (members, steps, largest |step|) */
 static PyObject *py_survey(PyObject *module, PyObject *args) {
     int word_bits, kind, shift;
-    PyObject *base, *target, *members, *steps;
-    Py_buffer vb, vt, vm, vs;
+    PyObject *base, *target;
+    Py_buffer vb, vt;
     Layout layout;
     size_t n_words;
     (void)module;
-    if (!PyArg_ParseTuple(args, "iiiOOOO", &word_bits, &kind, &shift, &base, &target, &members,
-                          &steps))
-        return NULL;
+    if (!PyArg_ParseTuple(args, "iiiOO", &word_bits, &kind, &shift, &base, &target)) return NULL;
     if (!layout_of_one_tier(&layout, word_bits, kind, shift) ||
         !word_buffers(base, target, &layout, &vb, &vt, &n_words))
         return NULL;
-    PyObject *result = NULL;
-    if (counts_buffer(members, &vm, (size_t)layout.n_classes)) {
-        if (counts_buffer(steps, &vs, (size_t)layout.n_classes * N_SYMBOLS)) {
-            uint64_t largest;
-            Py_BEGIN_ALLOW_THREADS
-            loops->survey[width_index(&layout)](&layout, vb.buf, vt.buf, n_words, vm.buf, vs.buf,
-                                                &largest);
-            Py_END_ALLOW_THREADS
-            result = PyLong_FromUnsignedLongLong(largest);
-            PyBuffer_Release(&vs);
-        }
-        PyBuffer_Release(&vm);
+    const size_t n = (size_t)layout.n_classes * sizeof(int64_t);
+    PyObject *members = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)n);
+    PyObject *steps = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(N_SYMBOLS * n));
+    uint64_t largest = 0;
+    if (members && steps) {
+        void *m = PyByteArray_AsString(members), *s = PyByteArray_AsString(steps);
+        Py_BEGIN_ALLOW_THREADS
+        memset(m, 0, n);
+        memset(s, 0, N_SYMBOLS * n);
+        loops->survey[width_index(&layout)](&layout, vb.buf, vt.buf, n_words, m, s, &largest);
+        Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&vb);
     PyBuffer_Release(&vt);
-    return result;
+    if (members && steps)
+        return Py_BuildValue("NNK", members, steps, (unsigned long long)largest);
+    Py_XDECREF(members);
+    Py_XDECREF(steps);
+    return NULL;
 }
 
-static int are_ends(const Py_buffer *ends, size_t n_words) {
-    const int64_t *end = ends->buf;
-    int64_t last = 0;
-    for (size_t i = 0; i < (size_t)ends->len / sizeof *end; i++) {
-        if (end[i] < last) return 0;
-        last = end[i];
-    }
-    return last == (int64_t)n_words;
-}
-
-static PyObject *py_count_parts(PyObject *module, PyObject *args) {
+/* (word_bits, kind, base, target, counts, to which is added) -> largest |step| */
+static PyObject *py_count_steps(PyObject *module, PyObject *args) {
     int word_bits, kind;
-    PyObject *base, *target, *ends, *by_class, *largest, *result = NULL;
-    Py_buffer vb, vt, ve, vc, vl;
+    PyObject *base, *target, *counts, *result = NULL;
+    Py_buffer vb, vt, vc;
     Layout layout;
     size_t n_words;
     (void)module;
-    if (!PyArg_ParseTuple(args, "iiOOOOO", &word_bits, &kind, &base, &target, &ends, &by_class,
-                          &largest))
-        return NULL;
+    if (!PyArg_ParseTuple(args, "iiOOO", &word_bits, &kind, &base, &target, &counts)) return NULL;
     if (!layout_of_one_tier(&layout, word_bits, kind, word_bits - 1) ||
         !word_buffers(base, target, &layout, &vb, &vt, &n_words))
         return NULL;
-    if (!PyObject_GetBuffer(ends, &ve, PyBUF_SIMPLE)) {
-        const size_t n_parts = (size_t)ve.len / sizeof(int64_t);
-        if (counts_buffer(largest, &vl, n_parts)) {
-            if (!PyObject_GetBuffer(by_class, &vc, PyBUF_WRITABLE)) {
-                if ((uintptr_t)ve.buf % sizeof(int64_t) || (uintptr_t)vc.buf % sizeof(int64_t) ||
-                    !are_ends(&ve, n_words))
-                    PyErr_SetString(PyExc_AssertionError, "parts do not fit the words");
-                else {
-                    const size_t n_columns =
-                        n_parts ? (size_t)vc.len / sizeof(int64_t) / n_parts : 0;
-                    Py_BEGIN_ALLOW_THREADS
-                    count_parts(loops, &layout, vb.buf, vt.buf, ve.buf, n_parts, vc.buf,
-                                n_columns, vl.buf);
-                    Py_END_ALLOW_THREADS
-                    result = Py_NewRef(Py_None);
-                }
-                PyBuffer_Release(&vc);
-            }
-            PyBuffer_Release(&vl);
-        }
-        PyBuffer_Release(&ve);
+    if (counts_buffer(counts, &vc, N_SYMBOLS)) {
+        int64_t members = 0;
+        uint64_t largest;
+        Py_BEGIN_ALLOW_THREADS
+        loops->survey[width_index(&layout)](&layout, vb.buf, vt.buf, n_words, &members, vc.buf,
+                                            &largest);
+        Py_END_ALLOW_THREADS
+        result = PyLong_FromUnsignedLongLong(largest);
+        PyBuffer_Release(&vc);
     }
     PyBuffer_Release(&vb);
     PyBuffer_Release(&vt);
@@ -86,46 +65,44 @@ static PyObject *py_count_parts(PyObject *module, PyObject *args) {
 
 #define MAX_RUNS (2 * MAX_TIERS)
 
-/* Runs with copies of their tables, which nobody can change meanwhile. */
+/* Runs of symbols, held by the caller, with copies of their tables, which nobody can change
+ * meanwhile; their symbols are to be told still. NULL with an exception set. */
 typedef struct {
     size_t n;
+    PyObject *symbols; /* a tuple: buffers, or how many there are */
     Run run[MAX_RUNS];
+    Py_buffer view[MAX_RUNS];
     uint32_t table[MAX_RUNS][N_SYMBOLS];
 } Runs;
 
-static Runs *runs_from(PyObject *sizes, const Py_buffer *tables, uint8_t *symbols,
-                       size_t n_symbols) {
-    PyObject *tuple = PySequence_Tuple(sizes);
-    if (!tuple) return NULL;
-    const size_t n = (size_t)PyTuple_Size(tuple);
-    Runs *runs = NULL;
-    if (n > MAX_RUNS || (size_t)tables->len != n * sizeof runs->table[0])
+static void release(Runs *runs) {
+    if (!runs) return;
+    for (size_t i = 0; i < runs->n; i++)
+        if (runs->view[i].obj) PyBuffer_Release(&runs->view[i]);
+    Py_XDECREF(runs->symbols);
+    free(runs);
+}
+
+static Runs *runs_from(PyObject *symbols, PyObject *tables) {
+    Py_buffer v;
+    Runs *runs = calloc(1, sizeof *runs);
+    if (!runs) return (Runs *)PyErr_NoMemory();
+    runs->symbols = PySequence_Tuple(symbols);
+    const size_t n = runs->symbols ? (size_t)PyTuple_Size(runs->symbols) : 0;
+    if (runs->symbols && !PyObject_GetBuffer(tables, &v, PyBUF_SIMPLE)) {
+        int is_valid = n <= MAX_RUNS && (size_t)v.len == n * sizeof runs->table[0];
+        if (is_valid) memcpy(runs->table, v.buf, (size_t)v.len);
+        PyBuffer_Release(&v);
+        for (size_t i = 0; is_valid && i < n; i++) is_valid = rans_table_is_valid(runs->table[i]);
+        if (is_valid) {
+            runs->n = n;
+            for (size_t i = 0; i < n; i++) runs->run[i].table = runs->table[i];
+            return runs;
+        }
         PyErr_SetString(PyExc_AssertionError, "one table for each run, and not too many");
-    else if (!(runs = malloc(sizeof *runs)))
-        PyErr_NoMemory();
-    size_t at = 0;
-    if (runs) {
-        runs->n = n;
-        memcpy(runs->table, tables->buf, (size_t)tables->len);
-        for (size_t i = 0; i < n; i++) {
-            const size_t size = PyLong_AsSize_t(PyTuple_GetItem(tuple, (Py_ssize_t)i));
-            if (PyErr_Occurred()) break;
-            if (size > n_symbols - at || !rans_table_is_valid(runs->table[i])) {
-                PyErr_SetString(PyExc_AssertionError, "run or table out of range");
-                break;
-            }
-            runs->run[i] = (Run){symbols + at, size, runs->table[i]};
-            at += size;
-        }
-        if (!PyErr_Occurred() && at != n_symbols)
-            PyErr_SetString(PyExc_AssertionError, "runs do not add up");
-        if (PyErr_Occurred()) {
-            free(runs);
-            runs = NULL;
-        }
     }
-    Py_DECREF(tuple);
-    return runs;
+    release(runs);
+    return NULL;
 }
 
 static int lanes_are_few(Py_ssize_t lanes) {
@@ -134,18 +111,27 @@ static int lanes_are_few(Py_ssize_t lanes) {
     return 0;
 }
 
+/* (runs, tables, lanes) -> coded */
 static PyObject *py_rans_encode(PyObject *module, PyObject *args) {
-    Py_buffer symbols, tables;
-    PyObject *sizes, *result = NULL;
+    PyObject *symbols, *tables, *result = NULL;
     Py_ssize_t lanes;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*Oy*n", &symbols, &sizes, &tables, &lanes)) return NULL;
-    Runs *runs = runs_from(sizes, &tables, symbols.buf, (size_t)symbols.len);
-    if (runs && lanes_are_few(lanes)) {
-        const size_t limit = rans_limit((size_t)symbols.len, (size_t)lanes);
+    if (!PyArg_ParseTuple(args, "OOn", &symbols, &tables, &lanes) || !lanes_are_few(lanes))
+        return NULL;
+    Runs *runs = runs_from(symbols, tables);
+    if (!runs) return NULL;
+    size_t n = 0, size = 0, i = 0;
+    for (; i < runs->n; i++) {
+        Py_buffer *v = &runs->view[i];
+        if (PyObject_GetBuffer(PyTuple_GetItem(runs->symbols, (Py_ssize_t)i), v, PyBUF_SIMPLE)) break;
+        runs->run[i].symbols = v->buf;
+        runs->run[i].n = (size_t)v->len;
+        n += (size_t)v->len;
+    }
+    if (i == runs->n) {
+        const size_t limit = rans_limit(n, (size_t)lanes);
         uint8_t *out = malloc(limit);
         enum status status = out ? OK : NO_MEMORY;
-        size_t size = 0;
         Py_BEGIN_ALLOW_THREADS
         if (out) status = rans_encode(loops, runs->run, runs->n, (size_t)lanes, out, limit, &size);
         Py_END_ALLOW_THREADS
@@ -154,48 +140,59 @@ static PyObject *py_rans_encode(PyObject *module, PyObject *args) {
                               : failed(status);
         free(out);
     }
-    free(runs);
-    PyBuffer_Release(&symbols);
-    PyBuffer_Release(&tables);
+    release(runs);
     return result;
 }
 
+/* (coded, how many symbols each run has, tables, lanes) -> runs */
 static PyObject *py_rans_decode(PyObject *module, PyObject *args) {
-    Py_buffer data, tables, symbols;
-    PyObject *sizes, *result = NULL;
+    Py_buffer data;
+    PyObject *sizes, *tables, *found = NULL;
     Py_ssize_t lanes;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*Oy*nw*", &data, &sizes, &tables, &lanes, &symbols)) return NULL;
-    Runs *runs = runs_from(sizes, &tables, symbols.buf, (size_t)symbols.len);
-    if (runs && lanes_are_few(lanes)) {
+    if (!PyArg_ParseTuple(args, "y*OOn", &data, &sizes, &tables, &lanes)) return NULL;
+    Runs *runs = lanes_are_few(lanes) ? runs_from(sizes, tables) : NULL;
+    if (runs) found = PyList_New((Py_ssize_t)runs->n);
+    for (size_t i = 0; found && i < runs->n; i++) {
+        const Py_ssize_t n = PyLong_AsSsize_t(PyTuple_GetItem(runs->symbols, (Py_ssize_t)i));
+        if (n < 0 && !PyErr_Occurred())
+            PyErr_SetString(PyExc_AssertionError, "run of no size");
+        PyObject *run = PyErr_Occurred() ? NULL : PyBytes_FromStringAndSize(NULL, n);
+        if (!run || PyList_SetItem(found, (Py_ssize_t)i, run)) {
+            Py_CLEAR(found);
+            break;
+        }
+        runs->run[i].symbols = (uint8_t *)PyBytes_AsString(run);
+        runs->run[i].n = (size_t)n;
+    }
+    if (found) {
         enum status status;
         Py_BEGIN_ALLOW_THREADS
         status = rans_decode(loops, data.buf, (size_t)data.len, runs->run, runs->n,
                              (size_t)lanes);
         Py_END_ALLOW_THREADS
-        result = status == OK ? Py_NewRef(Py_None) : failed(status);
+        if (status != OK) {
+            Py_CLEAR(found);
+            failed(status);
+        }
     }
-    free(runs);
+    release(runs);
     PyBuffer_Release(&data);
-    PyBuffer_Release(&tables);
-    PyBuffer_Release(&symbols);
-    return result;
+    return found;
 }
 
-static PyObject *py_histogram(PyObject *module, PyObject *args) {
-    Py_buffer data, counts;
-    PyObject *out;
+/* (symbols, whether they are steps) -> bytes of extra bits that go with them */
+static PyObject *py_extra_bytes(PyObject *module, PyObject *args) {
+    Py_buffer symbols;
+    int is_steps;
+    uint64_t n_bits;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*O", &data, &out)) return NULL;
-    const int ok = counts_buffer(out, &counts, N_SYMBOLS);
-    if (ok) {
-        Py_BEGIN_ALLOW_THREADS
-        histogram(data.buf, (size_t)data.len, counts.buf);
-        Py_END_ALLOW_THREADS
-        PyBuffer_Release(&counts);
-    }
-    PyBuffer_Release(&data);
-    return ok ? Py_NewRef(Py_None) : NULL;
+    if (!PyArg_ParseTuple(args, "y*p", &symbols, &is_steps)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    n_bits = extra_bits(symbols.buf, (size_t)symbols.len, is_steps);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&symbols);
+    return PyLong_FromUnsignedLongLong((n_bits + 7) / 8);
 }
 
 /* Args: (word_bits, kind, *rest). */
@@ -229,22 +226,98 @@ static PyObject *py_rebuild(PyObject *module, PyObject *args) {
     return go_through(args, copy);
 }
 
+/* (data, stride): of every stride-th byte */
 static PyObject *py_literals(PyObject *module, PyObject *args) {
     Py_buffer data;
+    Py_ssize_t stride;
     size_t n_literals = 0;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*", &data)) return NULL;
-    int ok = (size_t)data.len <= MAX_LITERALS;
+    if (!PyArg_ParseTuple(args, "y*n", &data, &stride)) return NULL;
+    int ok = stride > 0 && (size_t)data.len <= MAX_LITERALS;
     if (!ok)
         PyErr_SetString(PyExc_AssertionError, "too many bytes to look for literals");
     else {
         Py_BEGIN_ALLOW_THREADS
-        ok = count_literals(data.buf, (size_t)data.len, &n_literals);
+        ok = count_literals(data.buf, (size_t)data.len, (size_t)stride, &n_literals);
         Py_END_ALLOW_THREADS
         if (!ok) PyErr_NoMemory();
     }
     PyBuffer_Release(&data);
     return ok ? PyLong_FromSize_t(n_literals) : NULL;
+}
+
+/* How many bytes: memory that nothing was written to yet. */
+static PyObject *py_room(PyObject *module, PyObject *args) {
+    Py_ssize_t size;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "n", &size)) return NULL;
+    if (size >= 0) return PyByteArray_FromStringAndSize(NULL, size);
+    PyErr_SetString(PyExc_AssertionError, "no such room");
+    return NULL;
+}
+
+/* (word_bytes, target, base or None, starts of runs, size of each, in words) -> planes */
+static PyObject *py_planes(PyObject *module, PyObject *args) {
+    int word;
+    PyObject *target, *base, *starts, *made = NULL;
+    Py_ssize_t size;
+    Py_buffer v[2];
+    size_t n_runs = 0;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iOOOn", &word, &target, &base, &starts, &size)) return NULL;
+    if (PyObject_GetBuffer(target, &v[0], PyBUF_SIMPLE)) return NULL;
+    if (PyObject_GetBuffer(base == Py_None ? target : base, &v[1], PyBUF_SIMPLE)) {
+        PyBuffer_Release(&v[0]);
+        return NULL;
+    }
+    int64_t *start = integers_from(starts, &n_runs);
+    if (start) {
+        int fits = word >= 1 && word <= 8 && size >= 0 && v[0].len == v[1].len;
+        const int64_t n = fits ? v[0].len / word : 0;
+        for (size_t i = 0; fits && i < n_runs; i++)
+            fits = start[i] >= 0 && start[i] <= n && size <= n - start[i];
+        if (!fits)
+            PyErr_SetString(PyExc_AssertionError, "runs out of range");
+        else
+            made = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)n_runs * size * word);
+    }
+    if (made) {
+        const size_t n = (size_t)size, w = (size_t)word;
+        uint8_t *planes = (uint8_t *)PyByteArray_AsString(made);
+        Py_BEGIN_ALLOW_THREADS
+        for (size_t i = 0; i < n_runs; i++)
+            to_planes((const uint8_t *)v[0].buf + w * (size_t)start[i],
+                      base == Py_None ? NULL : (const uint8_t *)v[1].buf + w * (size_t)start[i],
+                      n, w, planes + n * i, n * n_runs);
+        Py_END_ALLOW_THREADS
+    }
+    free(start);
+    PyBuffer_Release(&v[0]);
+    PyBuffer_Release(&v[1]);
+    return made;
+}
+
+/* (planes, which of their words comes first, words, whether these change by XOR) */
+static PyObject *py_from_planes(PyObject *module, PyObject *args) {
+    Py_buffer planes, words;
+    Py_ssize_t first;
+    int word, is_xor;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*niw*p", &planes, &first, &word, &words, &is_xor)) return NULL;
+    const int fits = word >= 1 && word <= 8 && first >= 0 && words.len % word == 0 &&
+                     planes.len % word == 0 && first <= planes.len / word &&
+                     words.len / word <= planes.len / word - first;
+    if (fits) {
+        const size_t w = (size_t)word;
+        Py_BEGIN_ALLOW_THREADS
+        from_planes((const uint8_t *)planes.buf + first, (size_t)planes.len / w, words.buf,
+                    (size_t)words.len / w, w, is_xor);
+        Py_END_ALLOW_THREADS
+    } else
+        PyErr_SetString(PyExc_AssertionError, "words beyond the planes");
+    PyBuffer_Release(&planes);
+    PyBuffer_Release(&words);
+    return fits ? Py_NewRef(Py_None) : NULL;
 }
 
 /* The instruction set of that name, or the best that this processor has, from now on. */
@@ -262,21 +335,30 @@ static PyObject *py_use(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef functions[] = {
+    {"room", py_room, METH_VARARGS, "room(n_bytes) -> not filled"},
+    {"sample", py_sample, METH_VARARGS, "sample(base, target, stride, size) -> both, or None"},
     {"survey", py_survey, METH_VARARGS,
-     "survey(word_bits, kind, shift, base, target, members, steps) -> largest |step|"},
+     "survey(word_bits, kind, shift, base, target) -> members, steps, largest |step|"},
+    {"count_steps", py_count_steps, METH_VARARGS,
+     "count_steps(word_bits, kind, base, target, counts) -> largest |step|"},
     {"count_parts", py_count_parts, METH_VARARGS,
-     "count_parts(word_bits, kind, base, target, ends, by_class, largest)"},
+     "count_parts(word_bits, kind, base, target, ends) -> by_class, largest"},
     {"choose_tiers", py_choose_tiers, METH_VARARGS,
-     "choose_tiers(members, steps, scale, log2) -> bounds, marks_unchanged, estimate"},
+     "choose_tiers(members, steps, scale) -> bounds, marks_unchanged, estimate"},
     {"tier_tables", py_tier_tables, METH_VARARGS,
-     "tier_tables([(n_members, gap_symbols, step_symbols), ...], microbits) -> heads, tables"},
+     "tier_tables([(n_members, gap_symbols, step_symbols), ...]) -> heads, tables"},
     {"geometric", py_geometric, METH_VARARGS, "geometric(n_marked, n_members) -> table"},
-    {"literals", py_literals, METH_VARARGS, "literals(data) -> how many"},
-    {"histogram", py_histogram, METH_VARARGS, "histogram(data, counts)"},
-    {"rans_encode", py_rans_encode, METH_VARARGS,
-     "rans_encode(symbols, sizes, tables, lanes) -> bytes"},
+    {"load_table", py_load_table, METH_VARARGS,
+     "load_table(data, start, is_symmetric) -> table, end"},
+    {"literals", py_literals, METH_VARARGS, "literals(data, stride) -> how many"},
+    {"planes", py_planes, METH_VARARGS,
+     "planes(word_bytes, target, base, starts, size) -> planes"},
+    {"from_planes", py_from_planes, METH_VARARGS,
+     "from_planes(planes, first, word_bytes, words, is_xor)"},
+    {"extra_bytes", py_extra_bytes, METH_VARARGS, "extra_bytes(symbols, is_steps) -> how many"},
+    {"rans_encode", py_rans_encode, METH_VARARGS, "rans_encode(runs, tables, lanes) -> bytes"},
     {"rans_decode", py_rans_decode, METH_VARARGS,
-     "rans_decode(data, sizes, tables, lanes, symbols)"},
+     "rans_decode(data, sizes, tables, lanes) -> runs"},
     {"take_in", py_take_in, METH_VARARGS, "take_in(word_bits, kind, *args); see python.h"},
     {"rebuild", py_rebuild, METH_VARARGS, "rebuild(word_bits, kind, *args); see python.h"},
     {"use", py_use, METH_VARARGS, "use(name=None) -> name of the instructions in use"},

@@ -1,90 +1,102 @@
-/* take_in and rebuild: a bucket's words gone through in one call, from files and to files. */
+/* take_in, rebuild and sample: a bucket's words gone through in one call, from files and to files. */
 #include <time.h>
 
 #include "files.h"
 #include "python.h"
 
-#define MAX_VIEWS 9
-
-/* Buffers that were asked for; `good` as long as they were to be had and fit. */
+/* Memory and buffers of a call; `good` as long as they were to be had and fit. */
 typedef struct {
-    int n, good;
-    Py_buffer view[MAX_VIEWS];
-} Views;
+    int good, n_views, n_owned;
+    Py_buffer view[2];
+    void *owned[12];
+} Held;
 
-static Py_buffer *view(Views *v, PyObject *o, int flags) {
-    Py_buffer *found = &v->view[v->n];
-    if (v->good && (v->good = !PyObject_GetBuffer(o, found, flags))) v->n++;
-    return v->good ? found : NULL;
+static void release(Held *h) {
+    while (h->n_views) PyBuffer_Release(&h->view[--h->n_views]);
+    while (h->n_owned) free(h->owned[--h->n_owned]);
 }
 
-static void release(Views *v) {
-    while (v->n) PyBuffer_Release(&v->view[--v->n]);
+/* Memory that goes with the call. */
+static void *own(Held *h, void *memory) {
+    if (!memory) h->good = 0;
+    if (memory) h->owned[h->n_owned++] = memory;
+    if (!memory && !PyErr_Occurred()) PyErr_NoMemory();
+    return memory;
 }
 
-/* An array of n elements, or of any number, which is then found out. */
-static void *array(Views *v, PyObject *o, int flags, size_t element, size_t align, size_t *n,
-                   int is_open) {
-    const Py_buffer *found = view(v, o, flags);
-    if (!found) return NULL;
-    const size_t length = (size_t)found->len;
-    v->good = (uintptr_t)found->buf % align == 0 &&
-              (is_open ? length % element == 0 : length == *n * element);
-    if (is_open) *n = length / element;
-    return found->buf;
-}
-
-#define ARRAY(v, o, type, n) array(v, o, PyBUF_WRITABLE, sizeof(type), _Alignof(type), &(n), 0)
-
-static void pass_from(Views *v, Pass *p, PyObject *ends, Py_ssize_t piece_words) {
+static void pass_from(Held *h, Pass *p, PyObject *ends, Py_ssize_t piece_words) {
     p->loops = loops;
-    p->ends = array(v, ends, PyBUF_SIMPLE, sizeof(int64_t), _Alignof(int64_t), &p->n_parts, 1);
+    p->ends = own(h, integers_from(ends, &p->n_parts));
     p->piece_words = (size_t)piece_words;
-    v->good = v->good && p->n_parts && piece_words > 0;
-    for (size_t i = 0; v->good && i < p->n_parts; i++)
-        v->good = p->ends[i] > (i ? p->ends[i - 1] : 0) && p->ends[i] <= MAX_WORDS;
-    p->n_words = v->good ? (size_t)p->ends[p->n_parts - 1] : 0;
+    h->good = h->good && p->n_parts && piece_words > 0;
+    for (size_t i = 0; h->good && i < p->n_parts; i++)
+        h->good = p->ends[i] > (i ? p->ends[i - 1] : 0) && p->ends[i] <= MAX_WORDS;
+    p->n_words = h->good ? (size_t)p->ends[p->n_parts - 1] : 0;
+    if (p->piece_words > p->n_words) p->piece_words = p->n_words;
 }
 
-/* Extents of as many bytes as the words have. */
-static void place_from(Views *v, Place *place, const Pass *p, PyObject *extents) {
-    size_t n = 0;
-    const Extent *e = array(v, extents, PyBUF_SIMPLE, sizeof *e, _Alignof(int64_t), &n, 1);
-    uint64_t left = (uint64_t)p->n_words * (uint64_t)p->layout.word_bits / 8;
-    for (size_t i = 0; v->good && i < n; i++) {
-        v->good = e[i].size >= 0 && (uint64_t)e[i].size <= left;
-        left -= (uint64_t)e[i].size;
+static int extent_from(Extent *e, PyObject *item) {
+    long long descriptor, offset, size;
+    if (!PyTuple_Check(item) || !PyArg_ParseTuple(item, "LLL", &descriptor, &offset, &size)) return 0;
+    *e = (Extent){descriptor, offset, size};
+    return 1;
+}
+
+/* Extents; how many bytes they are, which is no more than words may have. */
+static uint64_t place_from(Held *h, Place *place, PyObject *extents) {
+    const uint64_t most = (uint64_t)MAX_WORDS * 8;
+    uint64_t sum = 0;
+    PyObject *items = h->good ? PySequence_Tuple(extents) : NULL;
+    const size_t n = items ? (size_t)PyTuple_Size(items) : 0;
+    Extent *made = items ? own(h, malloc((n + 1) * sizeof *made)) : NULL;
+    h->good = h->good && made;
+    for (size_t i = 0; h->good && i < n; i++) {
+        h->good = extent_from(&made[i], PyTuple_GetItem(items, (Py_ssize_t)i)) &&
+                  made[i].size >= 0 && (uint64_t)made[i].size <= most - sum;
+        if (h->good) sum += (uint64_t)made[i].size;
     }
-    v->good = v->good && !left;
-    place->extents = e;
+    place->extents = made;
+    Py_XDECREF(items);
+    return sum;
 }
 
-static void sums_from(Views *v, Sums *s, const Pass *p, PyObject *sums) {
-    size_t n = p->n_parts * HASH_BYTES;
-    s->sums = ARRAY(v, sums, uint8_t, n);
+static uint64_t n_bytes(const Pass *p, uint64_t n_words) {
+    return n_words * (uint64_t)p->layout.word_bits / 8;
 }
 
-/* (extents, memory, sums); whether all words can be kept in the memory. */
-static int side_from(Views *v, Side *s, const Pass *p, PyObject *side) {
-    PyObject *extents, *memory, *sums;
-    if (!(v->good = v->good && PyArg_ParseTuple(side, "OOO", &extents, &memory, &sums))) return 0;
-    place_from(v, &s->place, p, extents);
-    sums_from(v, &s->sums, p, sums);
-    size_t n_bytes = 0;
-    s->memory = array(v, memory, PyBUF_WRITABLE, 1, sizeof(uint64_t), &n_bytes, 1);
-    const size_t n_words = n_bytes * 8 / (size_t)p->layout.word_bits;
-    v->good = v->good && n_words >= (p->n_words < p->piece_words ? p->n_words : p->piece_words);
-    return n_words >= p->n_words;
+static void sums_from(Held *h, Sums *s, const Pass *p) {
+    if (h->good) s->sums = own(h, malloc(p->n_parts * HASH_BYTES));
+}
+
+/* (extents, memory or None); whether all words can be kept in the memory. */
+static int side_from(Held *h, Side *s, const Pass *p, PyObject *extents, PyObject *memory) {
+    const uint64_t size = place_from(h, &s->place, extents);
+    h->good = h->good && size == n_bytes(p, p->n_words);
+    sums_from(h, &s->sums, p);
+    if (!h->good) return 0;
+    if (memory == Py_None) {
+        s->memory = own(h, malloc(n_bytes(p, p->piece_words)));
+        return 0;
+    }
+    Py_buffer *view = &h->view[h->n_views];
+    if (!(h->good = !PyObject_GetBuffer(memory, view, PyBUF_WRITABLE))) return 0;
+    h->n_views++;
+    s->memory = view->buf;
+    h->good = (uintptr_t)view->buf % (size_t)(p->layout.word_bits / 8) == 0 &&
+              (uint64_t)view->len >= n_bytes(p, p->n_words);
+    return h->good;
+}
+
+static int is_ready(const Held *h) {
+    if (!h->good && !PyErr_Occurred())
+        PyErr_SetString(PyExc_AssertionError, "buffers do not fit the words");
+    return h->good;
 }
 
 /* Go through all pieces; on a disk that is slow, signals are looked for now and then. Returns
- * whether all was read and written. */
-static PyObject *go_through(Views *v, void *state, Pass *p, enum status (*next)(void *)) {
-    if (!v->good) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_AssertionError, "buffers do not fit the words");
-        return NULL;
-    }
+ * whether all was read and written; else there is an exception, or nothing to be known. */
+static int go_through(const Held *h, void *state, Pass *p, enum status (*next)(void *)) {
+    if (!is_ready(h)) return 0;
     enum status status = OK;
     while (status == OK && p->n_done < p->n_words) {
         const time_t start = time(NULL);
@@ -93,48 +105,146 @@ static PyObject *go_through(Views *v, void *state, Pass *p, enum status (*next)(
             status = next(state);
         while (status == OK && p->n_done < p->n_words && time(NULL) == start);
         Py_END_ALLOW_THREADS
-        if (PyErr_CheckSignals()) return NULL;
+        if (PyErr_CheckSignals()) return 0;
     }
-    return status == OK || status == NOT_DONE ? PyBool_FromLong(status == OK) : failed(status);
+    if (status != OK && status != NOT_DONE) failed(status);
+    return status == OK;
 }
 
 static enum status next_of_intake(void *state) { return take_in_piece(state); }
 
 static enum status next_of_rebuild(void *state) { return rebuild_piece(state); }
 
+/* Checksums in hex. */
+static PyObject *in_hex(const Sums *s, size_t n) {
+    static const char digits[] = "0123456789abcdef";
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; list && i < n; i++) {
+        char text[2 * HASH_BYTES];
+        for (size_t j = 0; j < HASH_BYTES; j++) {
+            const uint8_t byte = s->sums[HASH_BYTES * i + j];
+            text[2 * j] = digits[byte >> 4];
+            text[2 * j + 1] = digits[byte & 15];
+        }
+        PyObject *one = PyUnicode_FromStringAndSize(text, sizeof text);
+        if (!one || PyList_SetItem(list, (Py_ssize_t)i, one)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* What a call gives: two lists of checksums, and perhaps more. */
+static PyObject *with_sums(const Sums *base, const Sums *target, size_t n, PyObject *more) {
+    PyObject *sums = Py_BuildValue("NN", in_hex(base, n), in_hex(target, n));
+    PyObject *all = sums && more ? PySequence_Concat(sums, more) : sums ? Py_NewRef(sums) : NULL;
+    Py_XDECREF(sums);
+    Py_XDECREF(more);
+    return all;
+}
+
+static PyObject *nothing_known(void) { return PyErr_Occurred() ? NULL : Py_NewRef(Py_None); }
+
 PyObject *take_in(int word_bits, int kind, Diff *diff, PyObject *args) {
-    PyObject *ends, *by_class, *largest, *base, *target;
+    PyObject *ends, *base, *target, *memory[2], *result = NULL;
     Py_ssize_t piece_words;
-    Views v = {.good = 1};
+    Held h = {.good = 1};
     Intake t = {.diff = diff};
-    if (!PyArg_ParseTuple(args, "nOOOOO", &piece_words, &ends, &by_class, &largest, &base,
-                          &target) ||
+    if (!PyArg_ParseTuple(args, "nO(OO)(OO)", &piece_words, &ends, &base, &memory[0], &target,
+                          &memory[1]) ||
         !layout_of_one_tier(&t.pass.layout, word_bits, kind, word_bits - 1))
         return NULL;
-    pass_from(&v, &t.pass, ends, piece_words);
-    t.keeps_words = side_from(&v, &t.base, &t.pass, base);
-    t.keeps_words = side_from(&v, &t.target, &t.pass, target) && t.keeps_words;
-    size_t n_counts = t.pass.n_parts * N_CLASSES;
-    t.by_class = ARRAY(&v, by_class, int64_t, n_counts);
-    t.largest = ARRAY(&v, largest, uint64_t, t.pass.n_parts);
-    PyObject *result = go_through(&v, &t, &t.pass, next_of_intake);
-    release(&v);
+    pass_from(&h, &t.pass, ends, piece_words);
+    t.keeps_words = side_from(&h, &t.base, &t.pass, base, memory[0]);
+    const int keeps = side_from(&h, &t.target, &t.pass, target, memory[1]);
+    h.good = h.good && keeps == t.keeps_words;
+    if (h.good) t.by_class = own(&h, calloc(t.pass.n_parts * N_CLASSES, sizeof *t.by_class));
+    if (h.good) t.largest = own(&h, calloc(t.pass.n_parts, sizeof *t.largest));
+    if (go_through(&h, &t, &t.pass, next_of_intake)) {
+        PyObject *counts = counts_of_parts(t.by_class, N_CLASSES, t.largest, t.pass.n_parts);
+        if (counts)
+            result = with_sums(&t.base.sums, &t.target.sums, t.pass.n_parts, counts);
+    } else
+        result = nothing_known();
+    release(&h);
     return result;
 }
 
 PyObject *rebuild(int word_bits, int kind, Patch *patch, PyObject *args) {
-    PyObject *ends, *base, *target, *target_sums;
+    PyObject *ends, *base, *target, *result = NULL;
     Py_ssize_t piece_words;
-    Views v = {.good = 1};
+    Held h = {.good = 1};
     Rebuild r = {.patch = patch};
-    if (!PyArg_ParseTuple(args, "nOOOO", &piece_words, &ends, &base, &target, &target_sums) ||
+    if (!PyArg_ParseTuple(args, "nOOO", &piece_words, &ends, &base, &target) ||
         !layout_of_one_tier(&r.pass.layout, word_bits, kind, word_bits - 1))
         return NULL;
-    pass_from(&v, &r.pass, ends, piece_words);
-    side_from(&v, &r.base, &r.pass, base);
-    place_from(&v, &r.target, &r.pass, target);
-    sums_from(&v, &r.target_sums, &r.pass, target_sums);
-    PyObject *result = go_through(&v, &r, &r.pass, next_of_rebuild);
-    release(&v);
+    pass_from(&h, &r.pass, ends, piece_words);
+    side_from(&h, &r.base, &r.pass, base, Py_None);
+    h.good = place_from(&h, &r.target, target) == n_bytes(&r.pass, r.pass.n_words) && h.good;
+    sums_from(&h, &r.target_sums, &r.pass);
+    if (go_through(&h, &r, &r.pass, next_of_rebuild))
+        result = with_sums(&r.base.sums, patch ? &r.target_sums : &r.base.sums, r.pass.n_parts,
+                           NULL);
+    else
+        result = nothing_known();
+    release(&h);
+    return result;
+}
+
+/* (extents of the base, of the target, stride, size) -> both samples, or None. */
+PyObject *py_sample(PyObject *module, PyObject *args) {
+    PyObject *extents[2], *result = NULL;
+    Py_ssize_t stride, size;
+    Held h = {.good = 1};
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OOnn", &extents[0], &extents[1], &stride, &size)) return NULL;
+    PyObject *made[2] = {NULL, NULL};
+    Place place[2] = {{0}};
+    uint64_t n[2] = {0};
+    for (int i = 0; i < 2; i++) n[i] = place_from(&h, &place[i], extents[i]);
+    h.good = h.good && n[0] == n[1] && size > 0 && stride >= size;
+    for (int i = 0; i < 2 && is_ready(&h); i++) {
+        const size_t found = sample_bytes(n[i], (size_t)stride, (size_t)size);
+        h.good = (made[i] = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)found)) != NULL;
+    }
+    if (h.good) {
+        uint8_t *memory[2];
+        int is_read;
+        for (int i = 0; i < 2; i++) memory[i] = (uint8_t *)PyByteArray_AsString(made[i]);
+        Py_BEGIN_ALLOW_THREADS
+        is_read = sample(&place[0], n[0], (size_t)stride, (size_t)size, memory[0]) &&
+                  sample(&place[1], n[1], (size_t)stride, (size_t)size, memory[1]);
+        Py_END_ALLOW_THREADS
+        result = is_read ? Py_BuildValue("OO", made[0], made[1]) : Py_NewRef(Py_None);
+    }
+    for (int i = 0; i < 2; i++) Py_XDECREF(made[i]);
+    release(&h);
+    return result;
+}
+
+/* (word_bits, kind, base, target, ends) -> (by_class, largest) */
+PyObject *py_count_parts(PyObject *module, PyObject *args) {
+    int word_bits, kind;
+    PyObject *base, *target, *ends, *result = NULL;
+    Held h = {.good = 1};
+    Layout layout;
+    size_t n_words, n_parts = 0;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iiOOO", &word_bits, &kind, &base, &target, &ends)) return NULL;
+    if (!layout_of_one_tier(&layout, word_bits, kind, word_bits - 1) ||
+        !word_buffers(base, target, &layout, &h.view[0], &h.view[1], &n_words))
+        return NULL;
+    h.n_views = 2;
+    const int64_t *end = own(&h, integers_from(ends, &n_parts));
+    for (size_t i = 0; h.good && i < n_parts; i++) h.good = end[i] >= (i ? end[i - 1] : 0);
+    h.good = h.good && (n_parts ? end[n_parts - 1] : 0) == (int64_t)n_words;
+    int64_t *by_class = h.good ? own(&h, calloc(n_parts * N_CLASSES + 1, sizeof *by_class)) : NULL;
+    uint64_t *largest = h.good ? own(&h, calloc(n_parts + 1, sizeof *largest)) : NULL;
+    if (is_ready(&h)) {
+        Py_BEGIN_ALLOW_THREADS
+        count_parts(loops, &layout, h.view[0].buf, h.view[1].buf, end, n_parts, by_class,
+                    N_CLASSES, largest);
+        Py_END_ALLOW_THREADS
+        result = counts_of_parts(by_class, N_CLASSES, largest, n_parts);
+    }
+    release(&h);
     return result;
 }

@@ -13,6 +13,20 @@ static const char *const messages[] = {
     [BAD_TIERS] = "tier sizes do not fit the base words",
     [RANS_SHORT] = "entropy-coded data is cut short",
     [RANS_STATE] = "entropy coder state out of range",
+    [BAD_MODE] = "unknown bucket mode",
+    [BAD_TIER_COUNT] = "number of tiers out of range",
+    [BAD_BOUNDS] = "tier boundaries out of order",
+    [BAD_COUNTS] = "tier counts exceed the bucket",
+    [BAD_GAP_TABLE] = "gap table without gaps",
+    [BAD_STEP_TABLE] = "unknown kind of step table",
+    [BAD_EMPTY] = "nothing changed in a bucket with a payload",
+    [BAD_LANES] = "wrong number of lanes",
+    [BAD_END] = "payload has bytes left over",
+    [TABLE_SHORT] = "payload is cut short",
+    [TABLE_ORDER] = "frequency table runs backwards",
+    [TABLE_NUMBER] = "integer too long",
+    [TABLE_SUM] = "frequency table sums past its scale",
+    [TABLE_CLASS] = "step class out of range",
     [RANS_END] = "entropy-coded data does not end where it should",
 };
 
@@ -61,6 +75,48 @@ int word_buffers(PyObject *a, PyObject *b, const Layout *l, Py_buffer *va, Py_bu
     }
     *n_words = (size_t)va->len / word;
     return 1;
+}
+
+int64_t *integers_from(PyObject *sequence, size_t *n) {
+    PyObject *tuple = PySequence_Tuple(sequence);
+    if (!tuple) return NULL;
+    *n = (size_t)PyTuple_Size(tuple);
+    int64_t *made = malloc((*n + 1) * sizeof *made);
+    if (!made) PyErr_NoMemory();
+    for (size_t i = 0; made && i < *n; i++) {
+        made[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple, (Py_ssize_t)i));
+        if (made[i] == -1 && PyErr_Occurred()) {
+            free(made);
+            made = NULL;
+        }
+    }
+    Py_DECREF(tuple);
+    return made;
+}
+
+static PyObject *list_of(const int64_t *numbers, size_t n) {
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; list && i < n; i++) {
+        PyObject *number = PyLong_FromUnsignedLongLong((uint64_t)numbers[i]);
+        if (!number || PyList_SetItem(list, (Py_ssize_t)i, number)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+PyObject *counts_of_parts(const int64_t *by_class, size_t n_columns, const uint64_t *largest,
+                          size_t n_parts) {
+    size_t n = 1; /* columns in use */
+    for (size_t i = 0; i < n_parts; i++)
+        if (largest[i] && number_class(largest[i] - 1) >= n) n = number_class(largest[i] - 1) + 1;
+    PyObject *rows = PyList_New((Py_ssize_t)n_parts);
+    for (size_t i = 0; rows && i < n_parts; i++) {
+        PyObject *row = list_of(by_class + n_columns * i, n);
+        if (!row || PyList_SetItem(rows, (Py_ssize_t)i, row)) Py_CLEAR(rows);
+    }
+    PyObject *sizes = rows ? list_of((const int64_t *)largest, n_parts) : NULL;
+    if (sizes) return Py_BuildValue("NN", rows, sizes);
+    Py_XDECREF(rows);
+    return NULL;
 }
 
 int counts_buffer(PyObject *o, Py_buffer *v, size_t n) {

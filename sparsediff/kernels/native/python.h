@@ -10,18 +10,21 @@
 extern const Loops *loops; /* in use */
 extern PyType_Spec diff_spec, patch_spec;
 
-/* Go through the words of a bucket in files; return whether all could be read and written.
+/* Go through the words of a bucket in files; None if not all could be read and written.
  * take_in: base and target to checksums, counts, and `diff` if it is not NULL. Args:
- * (piece_words, ends, by_class, largest, base, target), where a side is (extents, memory, sums).
- * rebuild: base to target, by `patch` if it is not NULL. Args: (piece_words, ends, base,
- * extents of the target, its sums). */
+ * (piece_words, ends, base, target), where a side is (extents, memory for its words or None).
+ * rebuild: base to target, by `patch` if it is not NULL. Args: (piece_words, ends, extents of the
+ * base, of the target). */
 PyObject *take_in(int word_bits, int kind, Diff *diff, PyObject *args);
 PyObject *rebuild(int word_bits, int kind, Patch *patch, PyObject *args);
+PyObject *py_sample(PyObject *module, PyObject *args);
+PyObject *py_count_parts(PyObject *module, PyObject *args);
 
 /* choices.c */
 PyObject *py_choose_tiers(PyObject *module, PyObject *args);
 PyObject *py_tier_tables(PyObject *module, PyObject *args);
 PyObject *py_geometric(PyObject *module, PyObject *args);
+PyObject *py_load_table(PyObject *module, PyObject *args);
 
 /* Set the exception for a status and return NULL. ValueError says that the input is corrupt;
  * the Python side gives it its proper class. */
@@ -38,5 +41,12 @@ int word_buffers(PyObject *a, PyObject *b, const Layout *l, Py_buffer *va, Py_bu
 
 /* A writable buffer of n 64-bit counts. */
 int counts_buffer(PyObject *o, Py_buffer *v, size_t n);
+
+/* Integers of a sequence, as many as `n` is set to, for the caller to free. */
+int64_t *integers_from(PyObject *sequence, size_t *n);
+
+/* (by_class, largest) of parts: lists with as many columns as are needed, at least one. */
+PyObject *counts_of_parts(const int64_t *by_class, size_t n_columns, const uint64_t *largest,
+                          size_t n_parts);
 
 #endif

@@ -32,6 +32,20 @@ enum status {
     RANS_SHORT,
     RANS_STATE,
     RANS_END,
+    TABLE_SHORT,
+    TABLE_ORDER,
+    TABLE_NUMBER,
+    TABLE_SUM,
+    TABLE_CLASS,
+    BAD_MODE,
+    BAD_TIER_COUNT,
+    BAD_BOUNDS,
+    BAD_COUNTS,
+    BAD_GAP_TABLE,
+    BAD_STEP_TABLE,
+    BAD_EMPTY,
+    BAD_LANES,
+    BAD_END,
     NOT_DONE, /* something could not be read or written */
 };
 
@@ -119,7 +133,7 @@ typedef struct {
 typedef struct {
     Layout layout;
     int n_inverted; /* ranges of tiers, first and last, that mark their unchanged members */
-    uint8_t inverted[MAX_TIERS][2];
+    uint8_t inverted[MAX_TIERS][2], marks_unchanged[MAX_TIERS];
     uint64_t reached[MAX_TIERS + 1]; /* words so far of this tier or a later one */
     OutTier tiers[MAX_TIERS];
 } Diff;
@@ -237,6 +251,7 @@ enum status patch_begin(Patch *p); /* check and work out the symbols of all tier
 enum status patch_end(const Patch *p);
 void patch_free(Patch *p);
 void diff_mark_unchanged(Diff *d, int k); /* tier by tier, in increasing order */
+enum status diff_end(Diff *d); /* has each tier mark its rarer half */
 void diff_free(Diff *d);
 
 /* Steps of each part of the words, whose ends are given and increase: how many by class of
@@ -247,8 +262,19 @@ void count_parts(const Loops *loops, const Layout *l, const uint8_t *base, const
 
 void histogram(const uint8_t *data, size_t size, int64_t *counts);
 
-/* Number of literals among at most MAX_LITERALS bytes (steps.literals); 0 without memory. */
+/* Extra bits that go with symbols of numbers, or of steps. */
+uint64_t extra_bits(const uint8_t *symbols, size_t n, int is_steps);
+
+/* Number of literals among every stride-th of at most MAX_LITERALS bytes (steps.literals); 0
+ * without memory. */
 #define MAX_LITERALS ((size_t)1 << 24)
-int count_literals(const uint8_t *data, size_t size, size_t *n_literals);
+int count_literals(const uint8_t *data, size_t size, size_t stride, size_t *n_literals);
+
+/* Byte i of all n words, of w bytes each, to plane i, and back; planes are `apart` bytes apart.
+ * With a base what differs from it; by XOR, what the words hold changes by so much. */
+void to_planes(const uint8_t *target, const uint8_t *base, size_t n, size_t w, uint8_t *planes,
+               size_t apart);
+void from_planes(const uint8_t *planes, size_t apart, uint8_t *words, size_t n, size_t w,
+                 int is_xor);
 
 #endif

@@ -78,7 +78,7 @@ static PyObject *diff_take_in(PyObject *o, PyObject *args) {
     if (!enter(&self->busy)) return NULL;
     PyObject *result =
         take_in(self->diff.layout.word_bits, (int)self->diff.layout.kind, &self->diff, args);
-    self->busy = result != Py_True; /* else some words are missing */
+    self->busy = !result || result == Py_None; /* then some words are missing */
     return result;
 }
 
@@ -97,6 +97,11 @@ static PyObject *diff_finish(PyObject *o, PyObject *unused) {
     Diff *d = &self->diff;
     (void)unused;
     if (!enter(&self->busy)) return NULL;
+    enum status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = diff_end(d);
+    Py_END_ALLOW_THREADS
+    if (status != OK) return failed(status);
     PyObject *list = PyList_New(0);
     for (int k = 0; list && k < d->layout.n_tiers; k++) {
         OutTier *t = &d->tiers[k];
@@ -229,7 +234,7 @@ static PyObject *patch_rebuild(PyObject *o, PyObject *args) {
     const Layout *l = &self->patch.layout;
     if (!enter(&self->busy)) return NULL;
     PyObject *result = rebuild(l->word_bits, (int)l->kind, &self->patch, args);
-    self->busy = result != Py_True;
+    self->busy = !result || result == Py_None;
     return result;
 }
 

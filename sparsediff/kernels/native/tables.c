@@ -5,6 +5,7 @@
 #define TIER_BITS 48
 #define SYMBOL_BITS 8
 #define FINE ((double)(1 << 28)) /* parts of a bit */
+#define LOG2_DIGITS 48 /* binary ones */
 
 /* Classes that are never cut, as groups. */
 typedef struct {
@@ -77,22 +78,54 @@ static void make_groups(Groups *g, const TierChoice *c) {
     }
 }
 
-static int64_t x_log2_x(const double *log2, int64_t x) {
+/* To whole numbers, halves to even, without the library of functions. */
+static int64_t nearest(double x) {
+    const double one_apart = 6755399441055744.0; /* 1.5 * 2^52 */
+    return (int64_t)(x + one_apart - one_apart);
+}
+
+/* log2 of 0 (which is 0), 1, 2, ...; and millionths of a bit that a symbol of each frequency takes. */
+static double log2_of[1 << LOG2_BITS];
+static int64_t microbits[SCALE + 1];
+
+/* By squaring, in integers, so that every machine and every library finds the same digits. */
+static double log2_by_squares(uint32_t x) {
+    const unsigned octave = 31 - (unsigned)__builtin_clz(x);
+    uint64_t m = (uint64_t)x << (63 - octave), found = octave;
+    for (int i = 0; i < LOG2_DIGITS; i++) {
+        const uint64_t high = m >> 32, low = m & UINT32_MAX;
+        const uint64_t square = high * high + (high * low >> 31);
+        const uint64_t is_large = square >> 63;
+        found = found << 1 | is_large;
+        m = square << (1 - is_large);
+    }
+    return (double)found / (double)((uint64_t)1 << LOG2_DIGITS);
+}
+
+void prepare_logarithms(void) {
+    static int is_done;
+    if (is_done) return;
+    for (uint32_t odd = 1; odd <= SCALE; odd += 2) {
+        double log2 = log2_by_squares(odd);
+        for (uint32_t x = odd; x <= SCALE; x *= 2, log2++) {
+            if (x >> LOG2_BITS == 0) log2_of[x] = log2;
+            microbits[x] = nearest(1e6 * (SCALE_BITS - log2));
+        }
+    }
+    microbits[0] = microbits[1];
+    is_done = 1;
+}
+
+static int64_t x_log2_x(int64_t x) {
     static const double c[] = {1.4426950408889634, -1.4426950408889634 / 2, 1.4426950408889634 / 3,
                                -1.4426950408889634 / 4, 1.4426950408889634 / 5};
     int shift = 0;
     while (x >> shift >> LOG2_BITS) shift++;
     const int64_t top = x >> shift, start = top << shift;
-    if (!shift) return (int64_t)((double)x * log2[top] * FINE + 0.5);
+    if (!shift) return (int64_t)((double)x * log2_of[top] * FINE + 0.5);
     const double r = (double)(x - start) / (double)start;
     const double rest = (((c[4] * r + c[3]) * r + c[2]) * r + c[1]) * r + c[0];
-    return (int64_t)((double)x * (shift + log2[top] + rest * r) * FINE + 0.5);
-}
-
-/* To whole numbers, halves to even, without the library of functions. */
-static int64_t nearest(double x) {
-    const double one_apart = 6755399441055744.0; /* 1.5 * 2^52 */
-    return (int64_t)(x + one_apart - one_apart);
+    return (int64_t)((double)x * (shift + log2_of[top] + rest * r) * FINE + 0.5);
 }
 
 /* Of all ranges of groups that begin with i. */
@@ -109,10 +142,10 @@ static void find_costs(Groups *g, const TierChoice *c, int i) {
             n_extra += g->steps[j][s] * class_width(s >> 1);
             steps[s] += g->steps[j][s];
             sum -= fine[s];
-            fine[s] = x_log2_x(c->log2, steps[s]);
+            fine[s] = x_log2_x(steps[s]);
             sum += fine[s];
         }
-        const int64_t cost = x_log2_x(c->log2, members) - x_log2_x(c->log2, members - changed) -
+        const int64_t cost = x_log2_x(members) - x_log2_x(members - changed) -
                              sum + n_extra * (int64_t)FINE;
         g->cost[i][j + 1] = nearest((double)cost * c->scale / FINE) +
                             SYMBOL_BITS * n_symbols + TIER_BITS;
@@ -168,7 +201,6 @@ enum status choose_tiers(TierChoice *c) {
 
 #define STORED (SCALE / 4)
 #define GAPS_TABLE 1
-enum { STEPS_TABLE, STEPS_SYMMETRIC, STEPS_AS_BEFORE };
 #define NO_CODE ((int64_t)1 << 60)
 
 static int largest_of(const int64_t *freqs, int n) { /* the first such */
@@ -235,7 +267,7 @@ static size_t dump(const int64_t *freqs, int n, uint8_t *out) {
     return size;
 }
 
-static int64_t cost_bits(const int64_t *counts, const uint32_t *table, const int64_t *microbits) {
+static int64_t cost_bits(const int64_t *counts, const uint32_t *table) {
     int64_t sum = 0;
     for (int s = 0; s < N_SYMBOLS; s++) {
         if (counts[s] && !table[s]) return NO_CODE;
@@ -266,14 +298,14 @@ static size_t fitted_symmetric(const int64_t *counts, uint32_t *table, uint8_t *
     return dump(freqs, N_SYMBOLS / 2, form);
 }
 
-static void gap_table(TierSymbols *t, const int64_t *microbits, uint32_t *table) {
+static void gap_table(TierSymbols *t, uint32_t *table) {
     int64_t counts[N_SYMBOLS] = {0};
     uint8_t form[2 * (1 + N_SYMBOLS)];
     uint32_t own[N_SYMBOLS];
     histogram(t->gap_symbols, t->n_gap_symbols, counts);
     geometric_table(t->n_marked, t->n_members, table);
     const size_t size = fitted(counts, own, form);
-    const int64_t saved = cost_bits(counts, table, microbits) - cost_bits(counts, own, microbits);
+    const int64_t saved = cost_bits(counts, table) - cost_bits(counts, own);
     if (saved > 8 * (int64_t)size) {
         t->head[0] |= GAPS_TABLE;
         memcpy(table, own, sizeof own);
@@ -282,16 +314,16 @@ static void gap_table(TierSymbols *t, const int64_t *microbits, uint32_t *table)
 }
 
 /* The table of the tier before comes in, that of this one goes out. */
-static void step_table(TierSymbols *t, const int64_t *microbits, uint32_t *previous) {
+static void step_table(TierSymbols *t, uint32_t *previous) {
     int64_t counts[N_SYMBOLS] = {0};
     uint8_t both_form[2 * (1 + N_SYMBOLS)], even_form[2 * (1 + N_SYMBOLS)];
     uint32_t both[N_SYMBOLS], even[N_SYMBOLS];
     histogram(t->step_symbols, t->n_step_symbols, counts);
     const size_t both_size = fitted(counts, both, both_form);
     const size_t even_size = fitted_symmetric(counts, even, even_form);
-    const int64_t both_bits = cost_bits(counts, both, microbits) + 8 * (int64_t)both_size;
-    const int64_t even_bits = cost_bits(counts, even, microbits) + 8 * (int64_t)even_size;
-    if (cost_bits(counts, previous, microbits) <= (both_bits < even_bits ? both_bits : even_bits))
+    const int64_t both_bits = cost_bits(counts, both) + 8 * (int64_t)both_size;
+    const int64_t even_bits = cost_bits(counts, even) + 8 * (int64_t)even_size;
+    if (cost_bits(counts, previous) <= (both_bits < even_bits ? both_bits : even_bits))
         t->head[0] |= STEPS_AS_BEFORE << 1;
     else if (even_bits <= both_bits) {
         t->head[0] |= STEPS_SYMMETRIC << 1;
@@ -304,16 +336,42 @@ static void step_table(TierSymbols *t, const int64_t *microbits, uint32_t *previ
     }
 }
 
-size_t tier_tables(TierSymbols *tiers, size_t n_tiers, const int64_t *microbits,
-                   uint32_t tables[][N_SYMBOLS]) {
+size_t tier_tables(TierSymbols *tiers, size_t n_tiers, uint32_t tables[][N_SYMBOLS]) {
     uint32_t previous[N_SYMBOLS] = {0}; /* codes nothing */
     size_t n = 0;
     for (TierSymbols *t = tiers; t < tiers + n_tiers; t++) {
         t->head[0] = 0;
         t->head_size = 1;
-        if (t->n_marked) gap_table(t, microbits, tables[n++]);
-        step_table(t, microbits, previous);
+        if (t->n_marked) gap_table(t, tables[n++]);
+        step_table(t, previous);
         memcpy(tables[n++], previous, sizeof previous);
     }
     return n;
+}
+
+enum status load_table(const uint8_t *data, size_t size, size_t *at, int is_symmetric,
+                       uint32_t *table) {
+    const uint32_t scale = is_symmetric ? STORED / 2 : STORED;
+    uint32_t freqs[N_SYMBOLS] = {0}, left = scale;
+    if (size - *at < 2) return TABLE_SHORT;
+    const unsigned first = data[(*at)++], last = data[(*at)++];
+    if (first > last) return TABLE_ORDER;
+    for (unsigned s = first; s < last; s++) {
+        uint64_t freq = 0;
+        for (unsigned shift = 0;; shift += 7) {
+            if (shift > 56) return TABLE_NUMBER;
+            if (*at == size) return TABLE_SHORT;
+            const uint8_t byte = data[(*at)++];
+            freq |= (uint64_t)(byte & 127) << shift;
+            if (byte < 128) break;
+        }
+        if (freq >= left) return TABLE_SUM;
+        freqs[s] = (uint32_t)freq;
+        left -= (uint32_t)freq;
+    }
+    freqs[last] = left;
+    if (is_symmetric && last >= N_SYMBOLS / 2) return TABLE_CLASS;
+    for (unsigned s = 0; s < N_SYMBOLS; s++)
+        table[s] = freqs[is_symmetric ? s / 2 : s] * (SCALE / STORED);
+    return OK;
 }
