@@ -189,6 +189,8 @@ def print_result(
     output: str, result: MakeResult, took: float, *, quiet: bool, as_json: bool
 ) -> None:
     """Print what was made, and in how many seconds."""
+    if quiet and not as_json:
+        return
     from sparsediff.patch import measures
 
     n_elements, n_changed = result.n_elements, result.n_changed
@@ -208,7 +210,7 @@ def print_result(
                 "seconds": took,
             }
         )
-    elif not quiet:
+    else:
         left_out = ""
         if result.left_out:
             n_bytes = sum(n for _, n in result.left_out)

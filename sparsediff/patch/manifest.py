@@ -178,6 +178,8 @@ class Manifest:
     def known(self) -> Sequence[int]:
         """Indices of the tensors of files of known formats; of all where there are no others."""
         every = range(len(self.names))
+        if None not in self.names:
+            return every
         return [i for i in every if self.names[i] is not None] or every
 
     def skeleton_size(self, file: int) -> int:

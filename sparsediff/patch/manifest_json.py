@@ -92,7 +92,7 @@ def _columns(manifest: Manifest) -> dict[str, Any]:
         "tensors": {
             "name": [t.name for t in tensors],
             "dtype": [t.dtype.name for t in tensors],
-            "shape": [list(t.shape) for t in tensors],
+            "shape": [t.shape for t in tensors],
             "skip": skip,
             "base": [t.base_file for t in tensors],
             "base_skip": base_skip,
