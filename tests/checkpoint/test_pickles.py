@@ -10,6 +10,7 @@ import random
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,30 @@ def test_what_is_no_pickle_is_refused_in_a_line(kind: str) -> None:
     with pytest.raises(PickleError) as info:
         load(REFUSED[kind])
     assert len(str(info.value)) < 80
+
+
+@pytest.mark.parametrize("action", ["ignore", "error"])
+@pytest.mark.parametrize(
+    ("data", "is_read"),
+    [
+        (b"S'\\y'\n.", False),
+        (b"S'\\\\y\\n\\x41\\101'\n.", True),
+        (b"S'\\\\\\y'\n.", False),
+        (b"S'\\400'\n.", False),
+        (b"S'\\4\\\\00'\n.", True),
+        (b"cos\n\\ystem\n.", False),
+        (b"(ios\n\\ystem\n.", False),
+        (b"P\\y\n.", False),
+        (b"V\\y\n.", True),
+        (b"\x80\x02X\x02\0\0\0\\y.", True),
+    ],
+)
+def test_nothing_depends_on_what_warnings_do(data: bytes, is_read: bool, action: Any) -> None:
+    """Of an escape that means nothing Python warns, which is an error where one wants that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        with contextlib.nullcontext() if is_read else pytest.raises(PickleError):
+            load(data)
 
 
 def test_too_many_opcodes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -439,6 +439,7 @@ def pickles() -> Entries:
         "reduce.pt": archive({"a/data.pkl": touch, "a/version": b"3\n"}),
         "reduce-bare.pt": magic + b"\x80\x02M\xe9\x03." + touch + b"}." + bytes(64),
         "reduce-only.bin": touch + bytes(64),
+        "escape-bare.pt": magic + b"\x80\x02M\xe9\x03.\x80\x02}.S'\\y'\n.\x80\x02].",
         "memo.pt": archive({"a/data.pkl": b"\x80\x02K\0r\xff\xff\xff\xff."}),
         "memos.pt": archive(
             {

@@ -11,6 +11,7 @@ must not recurse, compare or print.
 from __future__ import annotations
 
 import pickletools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -19,6 +20,11 @@ from typing import Any
 MAX_BYTES = 1 << 26
 MAX_OPCODES = 1 << 22  # some 90 000 tensors
 _MAX_INDEX = 1 << 32  # numbers from 2^61 - 1 on may be chosen to have one hash
+
+# In these, `pickletools` takes a backslash that begins nothing with a warning, or with an error
+# where warnings are errors: what is read must not depend on that.
+_ESCAPED = frozenset(("GLOBAL", "INST", "PERSID", "STRING"))
+_NO_ESCAPE = re.compile(rb"\\(?:[^\n'\"abfnrtvx0-7]|[4-7][0-7][0-7])")
 
 
 class PickleError(Exception):
@@ -80,17 +86,25 @@ def load(data: bytes) -> tuple[Any, int]:
     data = data[:MAX_BYTES]
     machine = _Machine()
     stream = BytesIO(data)
+    has_escapes = b"\\" in data
     try:
-        for n, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for n, (opcode, argument, at) in enumerate(pickletools.genops(stream)):
             if n == MAX_OPCODES:
                 raise TooLargeError("pickle of too many opcodes")
             if opcode.name == "STOP":
                 return machine.stack[-1], stream.tell()
+            if has_escapes and opcode.name in _ESCAPED:
+                _check_escapes(data[at : stream.tell()])
             _OPCODES[opcode.name](machine, argument)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, DeprecationWarning) as e:
         reason = f"not a pickle ({type(e).__name__})"
         raise (PickleError if is_all else TooLargeError)(reason) from None
     raise PickleError("pickle without an end")
+
+
+def _check_escapes(line: bytes) -> None:
+    if _NO_ESCAPE.search(line.replace(rb"\\", b"__")):
+        raise DeprecationWarning("as where warnings are errors")
 
 
 class _Machine:
