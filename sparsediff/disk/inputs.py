@@ -10,6 +10,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -124,7 +125,8 @@ class InputFile(NamedTuple):
         return UnavailableError("file changed while it was read; try again", file=self.path)
 
 
-class Window(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Window:
     """A file that lies inside another, as the members of an archive do.
 
     Attributes:
@@ -139,7 +141,7 @@ class Window(NamedTuple):
     size: int
     outer: InputFile
     start: int
-    others: Mapping[str, tuple[int, int]]
+    others: Mapping[str, tuple[int, int]] = field(repr=False, compare=False)
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill ``buffer`` from ``offset``; see `InputFile.read_into`."""
