@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from sparsediff.errors import CorruptError, SparsediffError, UnavailableError, UsageError
-from sparsediff.shipping.catalog import PREFIX
-from sparsediff.shipping.catalog_json import POINTER
+from sparsediff.shipping.catalog import PREFIX, Catalog
+from sparsediff.shipping.catalog_json import POINTER, read_catalog
 from sparsediff.stores import Store
 
 HOME = ".sparsediff"  # in a destination of `pull`
@@ -23,6 +23,18 @@ _FIRST = f"{PREFIX}{1:06}-"  # begins the keys of what a first version consists 
 def home_in_place(dest: Path) -> Path:
     """Where `pull` in place keeps what it remembers of ``dest``."""
     return dest.parent / _IN_PLACE.format(dest.name)
+
+
+def existing_catalog(store: Store) -> tuple[Catalog, str]:
+    """The catalog of a store and the tag of its pointer; raises `no_pointer` if it has none.
+
+    Raises:
+        SparsediffError: as `read_catalog` does.
+    """
+    found = read_catalog(store)
+    if found is None:
+        raise no_pointer(store)
+    return found
 
 
 def no_pointer(store: Store) -> SparsediffError:

@@ -23,6 +23,7 @@ from sparsediff.errors import (
     printable,
 )
 from sparsediff.parallel import Progress
+from sparsediff.shipping.absent import existing_catalog
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
 from sparsediff.shipping.catalog_json import POINTER, read_catalog
 from sparsediff.shipping.fetch import BadObjectError, fetch
@@ -103,6 +104,11 @@ class Run:
     def told(self) -> str:
         """What identifies the version switched to."""
         return f"{self._catalog.id} {self.wanted.version}"
+
+    def look_again(self) -> Catalog:
+        """The catalog as it is now, which counts from here on."""
+        self._catalog, self._tag = existing_catalog(self._store)
+        return self._catalog
 
     def choose(
         self, held: Collection[int], avoid: Collection[str]

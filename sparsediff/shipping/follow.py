@@ -19,10 +19,9 @@ from pathlib import Path
 from sparsediff.disk.locks import waiting
 from sparsediff.disk.selection import Selection
 from sparsediff.errors import CorruptError, LockedError, UnavailableError, WrongBaseError
-from sparsediff.shipping.absent import no_pointer
+from sparsediff.shipping.absent import existing_catalog
 from sparsediff.shipping.acks import Acknowledger
 from sparsediff.shipping.catalog import Catalog, Version
-from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.fetch import fetch, is_intact
 from sparsediff.shipping.places import Versions
 from sparsediff.shipping.pull import pull
@@ -41,10 +40,7 @@ def versions(store: Store) -> list[Version]:
         CorruptError: its pointer is damaged.
         UnsupportedError: its layout is of a later version.
     """
-    found = read_catalog(store)
-    if found is None:
-        raise no_pointer(store)
-    return list(found[0].versions[:])
+    return list(existing_catalog(store)[0].versions[:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +146,7 @@ class Follower:
 
     def _poll(self, ended: Callable[[], bool], version: str | None = None) -> Arrival | None:
         """`poll`, which waits for no lock any more when it has ``ended``."""
-        found = read_catalog(self._store)
-        if found is None:
-            raise no_pointer(self._store)
-        catalog = found[0]
+        catalog = self._catalog()
         self.latest = catalog.latest
         held = self._held(catalog)
         self._count(catalog)
@@ -247,6 +240,9 @@ class Follower:
         self.problem = None
         return arrival
 
+    def _catalog(self) -> Catalog:
+        return existing_catalog(self._store)[0]
+
     def _count(self, catalog: Catalog) -> None:
         if isinstance(self._holding, Version):
             self.lag, _ = catalog.history.after(self._holding.version)
@@ -279,7 +275,9 @@ class Follower:
             try:
                 with (
                     waiting(_PATIENCE, lambda _: None, ended),
-                    place.open(catalog, self._jobs, allow_rewind=self._allow_rewind),
+                    place.open(
+                        catalog, self._jobs, again=self._catalog, allow_rewind=self._allow_rewind
+                    ),
                 ):
                     if shared:
                         from sparsediff.shipping.shares import fetch_share, plan

@@ -102,6 +102,7 @@ class InPlace(Place):
             max_bytes=self._max_bytes,
             progress=progress,
         )
+        self.remember(self.record)  # that what appears now is ours
         with os_errors(self.dest):
             keep_tree_attributes(self.dest, new)
             publish(new, self.dest)

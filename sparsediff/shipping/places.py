@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +56,7 @@ class Place(ABC):
         catalog: Catalog,
         jobs: int | None,
         *,
+        again: Callable[[], Catalog],
         allow_rewind: bool = False,
         max_bytes: int | None = None,
     ) -> Iterator[None]:
@@ -64,6 +65,7 @@ class Place(ABC):
         Args:
             catalog: of the store; tells versions of one history from those of another.
             jobs: threads to rebuild with.
+            again: reads the catalog anew, which another run may have seen newer meanwhile.
             allow_rewind: follow a store that has gone back.
             max_bytes: most bytes of what is rebuilt; default any.
 
@@ -85,8 +87,12 @@ class Place(ABC):
             for directory in self._directories():
                 own_directory(directory, 0o700 if directory == self.fetched else 0o777)
             self._check_files()
+            if self.record.id is not None and not self._goes_on(catalog):
+                catalog = again()
             admitted = self._admitted(catalog, allow_rewind)
-            if admitted != self.record:
+            if self.record.id is None:
+                self.record = admitted  # and is remembered when something has come
+            elif admitted != self.record:
                 self.remember(admitted)
             self._recover()
             yield
@@ -116,7 +122,7 @@ class Place(ABC):
         anew = Pulled(
             catalog.id, stale=self._stale(), files=self.files, newest=newest, rewind=catalog.rewind
         )
-        if record.id == catalog.id and newest >= record.known_newest():
+        if self._goes_on(catalog):
             return replace(record, newest=newest, rewind=max(record.rewind, catalog.rewind))
         if record.id is None or allow_rewind:
             return anew
@@ -130,11 +136,16 @@ class Place(ABC):
             )
         if catalog.rewind <= record.rewind:
             raise UntrustedError(
-                "the store holds another history than before, which was not begun by `rewind=True` "
-                f"of ship; {how}",
+                "the store holds another history than before, and `rewind=True` of ship has begun "
+                f"none since; {how}",
                 file=self.dest,
             )
         return anew
+
+    def _goes_on(self, catalog: Catalog) -> bool:
+        """Whether the store holds the history that is known here, and has not gone back."""
+        known = self.record.known_newest()
+        return self.record.id == catalog.id and catalog.latest.version >= known
 
     def _check_files(self) -> None:
         """Raise UsageError if other files of each version are here than are asked for."""

@@ -20,10 +20,9 @@ from pathlib import Path
 from sparsediff.errors import WrongBaseError
 from sparsediff.parallel import Progress
 from sparsediff.shipping import state
-from sparsediff.shipping.absent import check_no_store, no_pointer
+from sparsediff.shipping.absent import check_no_store, existing_catalog
 from sparsediff.shipping.bring import PullResult, Run
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
-from sparsediff.shipping.catalog_json import read_catalog
 from sparsediff.shipping.fetch import whole
 from sparsediff.shipping.in_place import InPlace
 from sparsediff.shipping.kept import Note
@@ -101,7 +100,9 @@ def pull(
     if not os.path.lexists(place.home / state.NAME):  # what is refused leaves nothing, binds nobody
         place.peek(catalog, allow_rewind=allow_rewind)
         _foreseen(run, place, catalog)
-    with place.open(catalog, jobs, allow_rewind=allow_rewind, max_bytes=max_bytes):
+    with place.open(
+        catalog, jobs, again=run.look_again, allow_rewind=allow_rewind, max_bytes=max_bytes
+    ):
         run.bring()
         if place.record.store != store.name:
             place.remember(replace(place.record, store=store.name))
@@ -200,7 +201,4 @@ def _opened(
     check_no_store(dest, "a destination; give the store first and the destination after")
     dest = Path(os.path.abspath(dest))
     place: Place = InPlace(dest, files) if in_place else Versions(dest, keep, files)
-    found = read_catalog(store)
-    if found is None:
-        raise no_pointer(store)
-    return place, *found
+    return place, *existing_catalog(store)

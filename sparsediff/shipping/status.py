@@ -14,10 +14,10 @@ from pathlib import Path
 
 from sparsediff.errors import UsageError, printable
 from sparsediff.shipping import state
-from sparsediff.shipping.absent import HOME, home_in_place, no_pointer
+from sparsediff.shipping.absent import HOME, existing_catalog, home_in_place
 from sparsediff.shipping.acks import read_acks
 from sparsediff.shipping.catalog import PREFIX, Catalog
-from sparsediff.shipping.catalog_json import POINTER, read_catalog
+from sparsediff.shipping.catalog_json import POINTER
 from sparsediff.shipping.in_place import InPlace
 from sparsediff.shipping.places import CURRENT, Place, Versions
 from sparsediff.shipping.state import Waiting, default_state
@@ -75,10 +75,8 @@ def status_of_store(store: Store) -> tuple[Status, Catalog]:
     Raises:
         SparsediffError: it has no pointer, or a damaged one, or is out of reach.
     """
-    found = read_catalog(store)
-    if found is None:
-        raise no_pointer(store)
-    catalog, latest = found[0], found[0].latest
+    catalog, _ = existing_catalog(store)
+    latest = catalog.latest
     lost = catalog.is_lost(latest)
     problems = (f"{printable(latest.name)} is lost until the next ship",) if lost else ()
     return Status(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sparsediff import CorruptError, UsageError
+from sparsediff.errors import UntrustedError
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.ship import ship
 from sparsediff.shipping.state import default_state
@@ -183,10 +184,12 @@ WRONG: list[Any] = [True, 1.5, -1, 0, 2**63, "", "x", "../../victim", "/etc", []
                     {"version": 1, "patches": ["../x"]}]  # fmt: skip
 
 
+FIELDS = ["id", "versions", "stale", "building", "version", "updating", "told", "store", "newest",
+          "rewind"]  # fmt: skip
+
+
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize(
-    "name", ["id", "versions", "stale", "building", "version", "updating", "told"]
-)
+@pytest.mark.parametrize("name", FIELDS)
 def test_record_of_pull_with_anything_in_any_field(
     name: str, in_place: bool, store: Store, tmp_path: Path, cli: Run
 ) -> None:
@@ -296,3 +299,23 @@ def test_first_pull_in_place_that_is_killed_is_completed(
     for point in killed_at_each_point(prepare, act, tmp_path / "log", tmp_path):
         act()
         assert tree(dest) == tree(trainer.run / "step_000003"), point
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_first_pull_that_brought_nothing_binds_the_destination_to_no_store(
+    in_place: bool, store: Store, tmp_path: Path
+) -> None:
+    dest = tmp_path / "dest"
+    for patch in (tmp_path / "store/versions").rglob("*.sdiff"):
+        patch.write_bytes(bytes(patch.stat().st_size))
+    with pytest.raises(CorruptError, match="no intact way"):
+        pull(store, dest, in_place=in_place)
+    other = Trainer(tmp_path / "other")
+    other.save_steps(7)
+    elsewhere = open_store(str(tmp_path / "elsewhere"), create=True)
+    ship(other.run, elsewhere)
+    result = pull(elsewhere, dest, in_place=in_place)
+    assert result.path is not None
+    assert tree(result.path) == tree(other.run / "step_000007")
+    with pytest.raises(UntrustedError, match="another history"):  # from now on it is bound
+        pull(store, dest, in_place=in_place)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparsediff.errors import CorruptError, UntrustedError
+from sparsediff.shipping import pull as pulling
 from sparsediff.shipping.catalog_json import POINTER
 from sparsediff.shipping.follow import Follower
 from sparsediff.shipping.policy import Policy
@@ -63,6 +65,71 @@ def test_an_old_pointer_takes_nobody_back_who_pulled_an_older_version(
     put_back(old, tmp_path)
     with pytest.raises(UntrustedError):
         pull(store, tmp_path / "dest")
+
+
+@pytest.mark.parametrize("allow_rewind", [False, True])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("rewind", [False, True])
+def test_who_waits_for_another_run_is_not_taken_back_by_what_it_read_before(
+    rewind: bool,
+    in_place: bool,
+    allow_rewind: bool,
+    trainer: Trainer,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One run reads the pointer; before it has the lock, another one brings a newer version."""
+    dest, opened = tmp_path / "dest", pulling._opened
+    began: list[bool] = []
+    trainer.save_steps(1, 2)
+    ship(trainer.run, store)
+    pull(store, dest, in_place=in_place)
+
+    def late(*args: Any) -> Any:
+        found = opened(*args)
+        if not began:
+            began.append(True)
+            if rewind:
+                (tmp_path / "store" / POINTER).unlink()
+            trainer.save_steps(3)
+            ship(trainer.run, store, Policy(rewind=rewind))
+            pull(store, dest, in_place=in_place)
+        return found
+
+    monkeypatch.setattr(pulling, "_opened", late)
+    result = pull(store, dest, in_place=in_place, allow_rewind=allow_rewind)
+    assert (shown(result), result.switched) == ("step_000003", False)
+    pull(store, dest, in_place=in_place)
+
+
+@pytest.mark.parametrize("what", ["older", "another"])
+def test_a_pointer_that_is_replaced_while_a_run_goes_around_damage_takes_nobody_back(
+    what: str, old: Path, store: Store, tmp_path: Path
+) -> None:
+    """Its patch from the version here is damaged, and so the pointer is looked at again."""
+    dest = tmp_path / "dest"
+    pull(store, dest, version="step_000002")
+    for patch in (tmp_path / "store/versions").glob("000003-*/from-*"):
+        patch.write_bytes(bytes(patch.stat().st_size))
+    put = old
+    if what == "another":
+        stranger, elsewhere = Trainer(tmp_path / "stranger", seed=1), tmp_path / "elsewhere"
+        stranger.save_steps(1, 2, 3)
+        ship(stranger.run, open_store(str(elsewhere), create=True))
+        shutil.copytree(elsewhere / "versions", tmp_path / "store/versions", dirs_exist_ok=True)
+        put = elsewhere / POINTER
+    said: list[str] = []
+
+    def note(text: str) -> None:
+        said.append(text)
+        shutil.copy(put, tmp_path / "store" / POINTER)
+
+    before = tree(dest / "current")
+    with pytest.raises(CorruptError, match="no intact way to version 3"):
+        pull(store, dest, note=note)
+    assert "trying another way" in said[0]
+    assert tree(dest / "current") == before
 
 
 def test_an_older_version_is_pulled_as_ever(old: Path, store: Store, tmp_path: Path) -> None:
