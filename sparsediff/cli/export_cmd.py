@@ -25,7 +25,7 @@ from sparsediff.cli.common import (
     size,
     wait_option,
 )
-from sparsediff.cli.keys import trust_option
+from sparsediff.cli.keys import checked, trust_option
 
 
 @click.command(
@@ -90,7 +90,7 @@ def command(
     from sparsediff.updates import export_patch, export_slime
 
     if base == "-" or (is_patch(base) and not is_patch(patch)):  # as it was once
-        base, patch = patch, base
+        base, patch = str(patch), cast(str, checked(base))
         say("sparsediff: note: export takes BASE first, then PATCH, as apply does", err=True)
     if base_version is not None and layout != "slime":
         raise click.UsageError("--base-version is for --layout slime")

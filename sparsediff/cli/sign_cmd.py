@@ -28,6 +28,7 @@ def command(what: str, quiet: bool) -> None:
     change of keys. Without --trust you vouch for what you find, so look at it first; with it,
     only what one of these keys has signed is signed again.
     """
+    from sparsediff.errors import UsageError
     from sparsediff.patch.container import sign_patch
     from sparsediff.shipping.sealing import sign_store
     from sparsediff.stores import open_store
@@ -35,6 +36,8 @@ def command(what: str, quiet: bool) -> None:
     signer = signing()
     if signer is None:
         raise click.UsageError("give --sign KEY")
+    if "://" not in what and not os.path.exists(what):
+        raise UsageError("no such patch or store", file=what)
     if os.path.isfile(what):
         done = str(sign_patch(checked(what), signer))
     else:

@@ -183,7 +183,8 @@ class Patch:
                 raise CorruptError("payloads are not those the manifest lists")
             self._stored = {name: (name, size) for name, size in self.sizes.items()}
         except (CorruptError, UnsupportedError, UsageError) as e:
-            e.file = name
+            if not isinstance(e, UsageError) or e.file is None:  # else it is of the signatures
+                e.file = name
             raise
 
     def narrow(self, wanted: Collection[str], keeps: Callable[[str], bool]) -> None:

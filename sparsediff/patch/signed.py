@@ -100,7 +100,7 @@ def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callab
 
     Args:
         path: of the patch.
-        signer: None to sign nothing, and leave a file that is there.
+        signer: None to sign nothing; then those of another patch that is replaced go with it.
 
     Yields:
         What is to be called with header and manifest, just before the patch appears.
@@ -109,10 +109,19 @@ def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callab
         UsageError: a key has expired.
         UnavailableError: the disk is full.
     """
-    if signer is None:
-        yield lambda _: None
-        return
     file = beside(path)
+    if signer is None:
+        is_another = False
+
+        def compare(beginning: bytes) -> None:
+            nonlocal is_another
+            is_another = _is_another(path, beginning)
+
+        yield compare
+        if is_another and os.path.lexists(file) and _usable(file):
+            with os_errors(file):
+                file.unlink()
+        return
     was_there, before = os.path.lexists(file), _inode(path)
     new: list[dict[str, str]] = []
     old: list[object] = []
@@ -134,6 +143,13 @@ def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callab
         raise
     if old:
         _write(file, new)
+
+
+def _is_another(path: Path, beginning: bytes) -> bool:
+    """Whether there is a file that begins otherwise."""
+    with os_errors(path), suppress(FileNotFoundError), open(path, "rb") as stream:
+        return stream.read(len(beginning)) != beginning
+    return False
 
 
 def _inode(path: Path) -> int | None:

@@ -55,11 +55,14 @@ class Pointer:
         """Read the pointer, and check that the store is of our run.
 
         Raises:
-            UsageError: it is of another, or it is signed and ``store`` has no signer.
+            UsageError: it is of another, or it is signed and ``store`` has no signer, or its
+                key has expired.
             CorruptError: the pointer is damaged.
             UntrustedError: it is not signed by whom it must be, or it has gone back.
             UnavailableError: the store is out of reach, or was being written to; try again.
         """
+        if self._store.signer is not None:
+            self._store.signer.check()  # it may have expired since it was read
         found = read_catalog(self._store)
         self.catalog, self._tag = found if found is not None else (None, None)
         check_signer(self._store, self.catalog)

@@ -114,14 +114,14 @@ def trust(sources: Sequence[Path | str] | None) -> Trust | None:
         UsageError: there is none, or `public_key` refuses one.
         UnavailableError: a command failed.
     """
-    return None if sources is None else Trust(tuple(map(public_key, _some(sources))))
+    return None if sources is None else Trust(tuple(dict.fromkeys(map(public_key, _some(sources)))))
 
 
 def signer(sources: Sequence[Path | str] | None) -> Signer | None:
     """Who signs, as `trust`, for private keys."""
     if sources is None:
         return None
-    found = Signer(tuple(map(private_key, _some(sources))))
+    found = Signer(tuple(dict.fromkeys(map(private_key, _some(sources)))))
     found.check()
     return found
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +99,9 @@ def test_no_byte_of_a_signed_patch_can_be_changed(patch: Path, pair: Pair, base:
 def test_another_patch_does_not_pass_with_the_signature(
     patch: Path, pair: Pair, base: Path, target: Path
 ) -> None:
+    signed = beside(patch).read_bytes()
     make_patch(target, base, patch, force=True)
+    beside(patch).write_bytes(signed)
     verify_patch(patch)
     with pytest.raises(UntrustedError, match="a wrong one"):
         verify_patch(Signed(patch, pair.trust))
@@ -160,6 +164,40 @@ def test_a_file_that_holds_no_signatures_is_not_replaced_without_force(
     assert not (tmp_path / "p").exists()
 
 
+def test_signatures_of_a_patch_that_was_replaced_unsigned_go_with_it(
+    patch: Path, base: Path, target: Path, pair: Pair
+) -> None:
+    """They would be wrong ones of the new patch, as if somebody had changed it."""
+    make_patch(base, target, patch, force=True)
+    verify_patch(Signed(patch, pair.trust))  # byte for byte what was signed
+    make_patch(target, base, patch, force=True)
+    with pytest.raises(UntrustedError, match="is not signed"):
+        verify_patch(Signed(patch, pair.trust))
+    beside(patch).write_text("a list of songs")
+    make_patch(base, target, patch, force=True)
+    assert beside(patch).read_text() == "a list of songs"
+
+
+@pytest.mark.parametrize("kind", ["directory", "forbidden"])
+def test_errors_with_a_file_of_signatures_name_it(
+    kind: str, patch: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "directory":
+        beside(patch).unlink()
+        beside(patch).mkdir()
+    else:
+
+        def forbid(path: Any, *more: Any) -> int:
+            if str(path) == str(beside(patch)):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return os_open(path, *more)
+
+        os_open = os.open
+        monkeypatch.setattr(os, "open", forbid)
+    with pytest.raises(UsageError, match=rf"{beside(patch)}: (is a directory|permission denied)"):
+        verify_patch(Signed(patch, pair.trust))
+
+
 def test_signatures_that_a_killed_run_left_are_replaced(
     patch: Path, base: Path, target: Path, pair: Pair
 ) -> None:
@@ -205,8 +243,14 @@ def test_command_line_from_key_to_target(
         assert (code, stdout, err.count("\n")) == (11, "", 1), words
         assert "no signature is trusted" in err
     assert not (tmp_path / "none").exists()
-    code, _, err = cli("apply", base, "-", "-o", tmp_path / "none", *trusted)
-    assert code == 2
+    for piped in (("apply", base, "-"), ("export", "-", base)):
+        code, _, err = cli(*piped, "-o", tmp_path / "none", *trusted)
+        assert (code, "standard input has no signature" in err) == (2, True)
+    code, _, err = cli("export", patch, base, "-o", tmp_path / "none", *trusted)  # as it was once
+    assert code == 11
+    assert "no signature is trusted" in err.splitlines()[-1]
+    assert cli("sign", tmp_path / "none", "--sign", key)[2].endswith("no such patch or store\n")
+    assert not (tmp_path / "none").exists()
     assert cli("make", base, target, "-o", "-", "--sign", key)[0] == 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from sparsediff.shipping.prune import prune
 from sparsediff.shipping.pull import preview, pull
 from sparsediff.shipping.sealing import write_catalog
 from sparsediff.shipping.ship import ship
-from sparsediff.signing import signer
+from sparsediff.signing import Signer, signer
 from sparsediff.stores import Store, open_store
 from tests.conftest import Run
 from tests.support.keys import Pair, new_key, outdated
@@ -228,8 +229,6 @@ def test_who_knows_no_signatures_reads_a_signed_pointer(
     layout: int, shipped: Path, pair: Pair
 ) -> None:
     """As docs/store.md has it: fields that are not named are ignored, but in the checksum."""
-    from dataclasses import replace
-
     store = open_store(str(shipped), signer=pair.signer)
     catalog = replace(catalog_of(store), layout=layout)
     document = json.loads(dump(catalog, pair.signer))
@@ -294,6 +293,19 @@ def test_keys_are_changed_while_machines_follow(
     result = pull(open_store(str(shipped), trust=new.trust), tmp_path / "dest")
     assert result.version is not None
     assert result.version.version == 4
+
+
+def test_a_trainer_whose_key_expires_meanwhile_is_told_so(
+    shipped: Path, trainer: Trainer, pair: Pair
+) -> None:
+    """As with `--watch`: what it wrote itself has expired too, and is not what to look at."""
+    store = open_store(str(shipped), signer=pair.signer)
+    late = replace(pair.signer.keys[0].public, expires=1.0)
+    store.signer = Signer((replace(pair.signer.keys[0], public=late),))
+    store.trust = store.signer.trust
+    trainer.save_steps(3)
+    with pytest.raises(UsageError, match="has expired; sign with a new one"):
+        ship(trainer.run, store)
 
 
 def test_sign_vouches_for_a_store_that_is_there(

@@ -238,3 +238,9 @@ def test_each_key_is_named_once(pair: Pair) -> None:
     with pytest.raises(UntrustedError) as caught:
         pair.signer.trusting(pair.trust).check("patch", b"data", None, "p")
     assert str(caught.value).count(pair.trust.keys[0].id) == 1
+
+
+def test_a_key_that_is_given_twice_signs_once(pair: Pair) -> None:
+    twice = signer([pair.key, pair.key])
+    assert twice is not None
+    assert len(twice.sign("patch", b"data")) == 1
