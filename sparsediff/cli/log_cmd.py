@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sparsediff.shipping.catalog import Version
 
 _AT_A_TERMINAL = 30  # versions
+_YEAR_9999 = 253_370_764_800  # seconds since the epoch, the last ones that have a date
 _COLUMNS = (
     "version",
     "name",
@@ -114,9 +115,10 @@ def command(store: str, last: int | None, all_of_them: bool, as_json: bool) -> N
             for v in shown
         ]
         totals = {"stored_bytes": sent, "whole_bytes": whole, "ratio": share(whole, sent)}
-        print_json(
-            {"id": None if catalog is None else catalog.id, "versions": rows, "total": totals}
-        )
+        history: dict[str, object] = {"id": None, "rewind": 0}
+        if catalog is not None:
+            history = {"id": catalog.id, "rewind": catalog.rewind}
+        print_json(history | {"versions": rows, "total": totals})
         return
     if not shown:
         say("nothing has been shipped here yet")
@@ -125,7 +127,7 @@ def command(store: str, last: int | None, all_of_them: bool, as_json: bool) -> N
         [
             count(v.version),
             v.name,
-            to_text(v.shipped).replace("T", " ").replace("Z", ""),
+            _shown_time(v.shipped),
             size(v.n_bytes),
             size(v.step.n_bytes) if v.step else "-",
             percent(v.density),
@@ -149,9 +151,18 @@ def command(store: str, last: int | None, all_of_them: bool, as_json: bool) -> N
             f"{plural(len(partial), 'version')} without all files, the last of them by "
             f"{' '.join(patterns)}: {plural(left.n_files, 'file')} ({size(left.n_bytes)}) left out"
         )
+    if catalog is not None and catalog.rewind:
+        at = _shown_time(catalog.rewind) if catalog.rewind < _YEAR_9999 else "a time that is none"
+        say(f"taken back, or begun anew, at {at}: numbers before belong to another history")
     if is_cut and len(shown) < n_versions:
         say(f"{plural(n_versions - len(shown), 'earlier version')} not shown; --all shows them")
     say(
         f"{plural(n_versions, 'version')} in {size(sent)}; whole copies would be {size(whole)} "
         f"({number(share(whole, sent), 1)}x)"
     )
+
+
+def _shown_time(seconds: float) -> str:
+    from sparsediff.shipping.catalog_json import to_text
+
+    return to_text(seconds).replace("T", " ").replace("Z", "")

@@ -115,10 +115,11 @@ class Service:
         self, url: str, bwlimit: float | None, retries: int, *, create: bool
     ) -> Iterator[Any]:
         """See the function of this name. A bucket is asked again only for what changed there."""
-        if self._store is None or "://" not in url:  # a directory may have been unmounted
-            with opened_store(url, bwlimit, retries, create=create) as self._store:
-                pass
-        yield self._store
+        if self._store is not None and "://" in url:  # a directory may have been unmounted
+            yield self._store
+            return
+        with opened_store(url, bwlimit, retries, create=create) as self._store:
+            yield self._store
 
     def note(self, text: str) -> None:
         """Say what an operator should know."""

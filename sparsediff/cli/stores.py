@@ -6,8 +6,10 @@ opens one without.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from sparsediff.cli.keys import signing, trusted
@@ -15,15 +17,26 @@ from sparsediff.cli.keys import signing, trusted
 
 @contextmanager
 def opened_store(url: str, bwlimit: float | None, retries: int, *, create: bool) -> Iterator[Any]:
-    """The store at ``url``; ``bwlimit`` in bits per second. Keys are those of the options."""
+    """The store at ``url``; ``bwlimit`` in bits per second. Keys are those of the options.
+
+    A directory that was made for it goes again if whoever uses it fails and has put nothing there.
+    """
     from sparsediff.stores import Throttle, open_store
 
     throttle = None if bwlimit is None else Throttle(bwlimit / 8)
-    yield open_store(
-        url,
-        throttle=throttle,
-        retries=retries,
-        create=create,
-        trust=trusted(),
-        signer=signing(),
-    )
+    path = Path(os.path.abspath(url))
+    made = [] if "://" in url else [p for p in (path, *path.parents) if not os.path.lexists(p)]
+    try:
+        yield open_store(
+            url,
+            throttle=throttle,
+            retries=retries,
+            create=create,
+            trust=trusted(),
+            signer=signing(),
+        )
+    except BaseException:
+        with suppress(OSError):  # most likely because there is something in it by now
+            for directory in made:
+                directory.rmdir()
+        raise

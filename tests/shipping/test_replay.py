@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 
 from sparsediff.errors import CorruptError, UntrustedError
 from sparsediff.shipping import pull as pulling
+from sparsediff.shipping.absent import existing_catalog
 from sparsediff.shipping.catalog_json import POINTER
 from sparsediff.shipping.follow import Follower
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.pull import preview, pull
+from sparsediff.shipping.sealing import write_catalog
 from sparsediff.shipping.ship import ship
 from sparsediff.shipping.state import default_state
 from sparsediff.stores import Store, open_store
@@ -314,3 +318,21 @@ def test_status_says_that_a_store_has_gone_back_or_holds_another_history(
     assert code == 0
     assert f"{dest}: holds another history than {store.name}" in out
     assert "as well" not in out
+
+
+def test_log_says_that_a_store_was_taken_back(
+    old: Path, trainer: Trainer, store: Store, tmp_path: Path, cli: Run
+) -> None:
+    assert "taken back" not in cli("log", store.name)[1]
+    assert json.loads(cli("log", store.name, "--json")[1])["rewind"] == 0
+    put_back(old, tmp_path)
+    ship(trainer.run, store, Policy(rewind=True))
+    rewind = catalog_of(store).rewind
+    assert json.loads(cli("log", store.name, "--json")[1])["rewind"] == rewind
+    at = datetime.fromtimestamp(rewind, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    assert f"taken back, or begun anew, at {at}:" in cli("log", store.name)[1]
+    catalog, tag = existing_catalog(store)
+    assert write_catalog(store, replace(catalog, rewind=(1 << 63) - 1), tag)
+    code, out, err = cli("log", store.name)
+    assert (code, err) == (0, "")
+    assert "at a time that is none" in out

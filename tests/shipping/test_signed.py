@@ -392,3 +392,17 @@ def test_a_signed_store_that_lost_its_pointer_says_what_to_do(
     assert "--rewind of ship begins anew" in err
     assert cli("ship", trainer.run, shipped, "--rewind", "--sign", pair.key)[0] == 0
     assert cli("pull", shipped, dest, "--trust", pair.public)[0] == 0
+
+
+def test_a_first_ship_that_is_refused_leaves_no_directory(
+    shipped: Path, trainer: Trainer, tmp_path: Path, cli: Run
+) -> None:
+    """Here because its record says that it shipped elsewhere."""
+    before = tree(tmp_path)
+    for place in (tmp_path / "new", tmp_path / "new/deep/store"):
+        assert cli("ship", trainer.run, place)[0] == 13
+        assert not (tmp_path / "new").exists()
+    assert tree(tmp_path) == before
+    (tmp_path / "empty").mkdir()
+    assert cli("ship", trainer.run, tmp_path / "empty")[0] == 13
+    assert (tmp_path / "empty").is_dir()
