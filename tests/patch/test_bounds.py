@@ -37,10 +37,20 @@ def bomb(item: bytes) -> bytes:
     return container({"manifest": zstandard.ZstdCompressor(19).compress(text)})
 
 
-@pytest.mark.parametrize("kind", ITEMS)
+def rows() -> bytes:
+    """A patch of as many whose manifest is as it should be, but for what it unfolds to."""
+    manifest = hostile.anchor()
+    row = {k: column[0] for k, column in manifest["tensors"].items()} | {"shape": [999] * 30}
+    manifest["tensors"] = {k: [value] * 190_000 for k, value in row.items()}
+    manifest["target"]["tensors"] = [190_000]
+    frame = zstandard.ZstdCompressor(19).compress(dumped(manifest))
+    return container({"manifest": frame})
+
+
+@pytest.mark.parametrize("kind", [*ITEMS, "rows"])
 def test_a_small_patch_takes_little_memory(kind: str, tmp_path: Path) -> None:
     patch = tmp_path / "p.sdiff"
-    patch.write_bytes(bomb(ITEMS[kind]))
+    patch.write_bytes(rows() if kind == "rows" else bomb(ITEMS[kind]))
     assert patch.stat().st_size < 4000
     found = cost("verify", patch)
     assert found.code == EXIT["corrupt"], found.err
