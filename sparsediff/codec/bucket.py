@@ -11,25 +11,17 @@ payload declares before that size is shown to fit the words it must produce.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from sparsediff import kernels
 from sparsediff.checksum import Verified
-from sparsediff.codec.varint import Reader, varint
 from sparsediff.codec.zstd import compress, decompress
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
-from sparsediff.kernels import Differ, Survey, TierCode, Words
-from sparsediff.kernels.symbols import (
-    GAPS_GEOMETRIC,
-    N_SYMBOLS,
-    STEPS_AS_BEFORE,
-    STEPS_SYMMETRIC,
-    STEPS_TABLE,
-)
+from sparsediff.kernels import Differ, Survey, Words
+from sparsediff.kernels.symbols import MODE_TIERS, N_SYMBOLS
 
-MODE_TIERS, MODE_PLANES, MODE_XOR_PLANES = 1, 2, 3
+MODE_PLANES, MODE_XOR_PLANES = 2, 3
 
 SMALL_BYTES = 1 << 20  # up to here more is tried to see whether byte planes win,
 _TINY_BYTES = 1 << 16  # and up to here, or where tiers take no more than this, it is tried out
@@ -53,10 +45,6 @@ class Choice(NamedTuple):
     def differ(self, dtype: DType) -> Differ:
         """A coder of the bucket's words."""
         return kernels.Differ(dtype, self.bounds, self.marks_unchanged)
-
-    def payload(self, differ: Differ) -> bytes:
-        """Payload of a bucket, all of whose words were fed to ``differ``."""
-        return _encode_tiers(differ.finish(), self.bounds)
 
 
 def choose(survey: Survey, n_words: int) -> Choice:
@@ -122,26 +110,8 @@ def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | Non
         planes = b""  # out of the race: the estimate is never that far too low
     differ = choice.differ(dtype)
     differ.feed(base, target, memoryview(bytearray(8 * N_SYMBOLS)).cast("q"))
-    tiers = choice.payload(differ)
+    tiers = kernels.payload_of(differ)
     return planes if planes and len(planes) < len(tiers) else tiers
-
-
-def _encode_tiers(tiers: list[TierCode], bounds: list[int]) -> bytes:
-    """Payload of a bucket coded as tiers that begin at the classes ``bounds``."""
-    head = [bytes([MODE_TIERS]), varint(len(tiers))]
-    head += [varint(b - a) for a, b in pairwise(bounds)]
-    stepped, coder_tables = kernels.tier_tables([t for t in tiers if t.n_changed])
-    of_tables = iter(stepped)
-    for tier in tiers:
-        head += [varint(tier.n_members), varint(tier.n_changed)]
-        if tier.n_changed:
-            head.append(next(of_tables))
-    runs = [run for tier in tiers for run in (tier.gap_symbols, tier.step_symbols) if run]
-    lanes_log2 = _lanes_log2(sum(map(len, runs)))
-    coded = kernels.rans_encode(runs, coder_tables, 1 << lanes_log2)
-    head += [bytes([lanes_log2]), varint(len(coded)), coded]
-    head += [extra for tier in tiers for extra in (tier.gap_extra, tier.step_extra)]
-    return b"".join(head)
 
 
 def is_dense(payload: Verified) -> bool:
@@ -164,7 +134,7 @@ class Decoder:
         """Read a payload.
 
         Args:
-            payload: what `encode` or `Choice.payload` returned, with the digest it then had.
+            payload: what `encode` or `kernels.payload_of` returned, with the digest it then had.
             n_words: words of the bucket.
             dtype: element type.
             has_base: whether the bucket has base words.
@@ -175,14 +145,13 @@ class Decoder:
         self.patcher: kernels.Patcher | None = None
         self._planes = b""
         self._at = 0
-        reader = Reader(payload)
-        mode = self._mode = reader.byte()
+        mode = self._mode = payload[0] if payload else 0
         if not has_base and mode != MODE_PLANES:
             raise CorruptError("bucket without a base has a mode that needs one", found=mode)
         if mode in (MODE_PLANES, MODE_XOR_PLANES):
-            self._planes = decompress(reader.rest(), n_words * dtype.word_bytes)
+            self._planes = decompress(payload[1:], n_words * dtype.word_bytes)
         elif mode == MODE_TIERS:
-            self.patcher = _decode_tiers(reader, n_words, dtype)
+            self.patcher = kernels.patcher(payload, n_words, dtype)
         else:
             raise CorruptError("unknown bucket mode", expected="1, 2 or 3", found=mode)
 
@@ -216,69 +185,3 @@ def _encode_planes(
     planes: Any = kernels.planes(target, base, starts, len(target) if size is None else size)
     mode = MODE_PLANES if base is None else MODE_XOR_PLANES
     return compress(memoryview(planes), level=3, prefix=bytes([mode]))
-
-
-def _lanes_log2(n_symbols: int) -> int:
-    """A lane costs 4 bytes, so below 0.1 % of what it codes; many make decoding fast."""
-    return min(max(n_symbols.bit_length() - 13, 0), 11)
-
-
-def _decode_tiers(reader: Reader, n_words: int, dtype: DType) -> kernels.Patcher:
-    n_tiers = reader.varint()
-    if not 1 <= n_tiers <= min(dtype.n_classes, 64):
-        raise CorruptError("number of tiers out of range", found=n_tiers)
-    bounds = [0]
-    for _ in range(n_tiers - 1):
-        bounds.append(bounds[-1] + reader.varint())
-        if bounds[-1] == bounds[-2] or bounds[-1] >= dtype.n_classes:
-            raise CorruptError("tier boundaries out of order")
-    tiers: list[TierCode] = []
-    coder_tables: list[bytes] = []
-    sizes: list[int] = []
-    previous: bytes | None = None
-    for _ in range(n_tiers):
-        tier = TierCode(reader.varint(), reader.varint(), b"", b"", b"", b"")
-        tiers.append(tier)
-        if tier.n_changed > tier.n_members or sum(t.n_members for t in tiers) > n_words:
-            raise CorruptError("tier counts exceed the bucket", expected=f"{n_words} words")
-        if not tier.n_changed:
-            continue
-        kinds = reader.byte()
-        if tier.n_marked:
-            coder_tables.append(
-                kernels.geometric(tier.n_marked, tier.n_members)
-                if kinds & 1 == GAPS_GEOMETRIC
-                else reader.table(is_symmetric=False)
-            )
-            sizes.append(tier.n_marked)
-        elif kinds & 1:
-            raise CorruptError("gap table without gaps")
-        if kinds >> 1 == STEPS_TABLE:
-            previous = reader.table(is_symmetric=False)
-        elif kinds >> 1 == STEPS_SYMMETRIC:
-            previous = reader.table(is_symmetric=True)
-        elif kinds >> 1 != STEPS_AS_BEFORE or previous is None:
-            raise CorruptError("unknown kind of step table", found=kinds >> 1)
-        coder_tables.append(previous)
-        sizes.append(tier.n_changed)
-    lanes_log2 = reader.byte()
-    if not sizes:
-        raise CorruptError("nothing changed in a bucket with a payload")
-    if lanes_log2 != _lanes_log2(sum(sizes)):
-        raise CorruptError(
-            "wrong number of lanes", expected=_lanes_log2(sum(sizes)), found=lanes_log2
-        )
-    coded = reader.take(reader.varint())
-    symbols = iter(kernels.rans_decode(coded, sizes, b"".join(coder_tables), 1 << lanes_log2))
-
-    def stream(*, is_steps: bool) -> tuple[bytes, bytes]:
-        """The next symbols, and their extra bits."""
-        found = next(symbols)
-        return found, reader.take(kernels.extra_bytes(found, is_steps=is_steps))
-
-    for i, tier in enumerate(tiers):
-        gaps, gap_extra = stream(is_steps=False) if tier.n_marked else (b"", b"")
-        steps, step_extra = stream(is_steps=True) if tier.n_changed else (b"", b"")
-        tiers[i] = TierCode(tier.n_members, tier.n_changed, gaps, gap_extra, steps, step_extra)
-    reader.end()
-    return kernels.Patcher(dtype, bounds, tiers)

@@ -1,7 +1,7 @@
 """Kernels: the loops over every word and every symbol, free of formats.
 
-What the rest of the package calls is listed here. `steps`, `reference`, `rans` and
-`numbers` are NumPy and are the specification; `compiled` takes their place
+What the rest of the package calls is listed here. `steps`, `reference`, `rans`,
+`numbers` and `payloads` are NumPy and are the specification; `compiled` takes their place
 where the C extension was built, needs no NumPy, and gives the same results bit for bit.
 Words are then views of memory instead of arrays: both have a length, an item size and slices.
 
@@ -15,12 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sparsediff.errors import UsageError
-from sparsediff.kernels.symbols import Extents, Survey, TierCode, Words
+from sparsediff.kernels.symbols import Extents, Survey, Words
 
 if TYPE_CHECKING:
-    from sparsediff.kernels.numbers import extra_bytes
-    from sparsediff.kernels.rans import decode as rans_decode
-    from sparsediff.kernels.rans import encode as rans_encode
+    from sparsediff.kernels.payloads import patcher, payload_of
     from sparsediff.kernels.reference import Differ, Patcher, rebuild, sample, take_in
     from sparsediff.kernels.steps import (
         count_parts,
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
         room,
         survey,
     )
-    from sparsediff.kernels.tables import geometric, load_table, tier_tables
     from sparsediff.kernels.tiers import choose_tiers
 
 NAME = "reference"
@@ -52,20 +49,16 @@ _HOMES = {
     "choose_tiers": "tiers",
     "count_parts": "steps",
     "count_steps": "steps",
-    "extra_bytes": "numbers",
     "from_planes": "steps",
-    "geometric": "tables",
     "literals": "steps",
-    "load_table": "tables",
+    "patcher": "payloads",
+    "payload_of": "payloads",
     "planes": "steps",
-    "rans_decode": "rans",
-    "rans_encode": "rans",
     "rebuild": "reference",
     "room": "steps",
     "sample": "reference",
     "survey": "steps",
     "take_in": "reference",
-    "tier_tables": "tables",
 }
 
 
@@ -76,8 +69,7 @@ def __getattr__(name: str) -> Any:
     if NAME != "reference":
         found = getattr(import_module("sparsediff.kernels.compiled"), name)
     else:
-        home = import_module(f"sparsediff.kernels.{_HOMES[name]}")
-        found = getattr(home, name.removeprefix("rans_"))
+        found = getattr(import_module(f"sparsediff.kernels.{_HOMES[name]}"), name)
     globals()[name] = found
     return found
 
@@ -88,23 +80,18 @@ __all__ = [
     "Extents",
     "Patcher",
     "Survey",
-    "TierCode",
     "Words",
     "choose_tiers",
     "count_parts",
     "count_steps",
-    "extra_bytes",
     "from_planes",
-    "geometric",
     "literals",
-    "load_table",
+    "patcher",
+    "payload_of",
     "planes",
-    "rans_decode",
-    "rans_encode",
     "rebuild",
     "room",
     "sample",
     "survey",
     "take_in",
-    "tier_tables",
 ]

@@ -20,7 +20,6 @@ from sparsediff.kernels.symbols import (
     Extents,
     Survey,
     TakenIn,
-    TierCode,
     Words,
 )
 
@@ -130,17 +129,18 @@ class Differ:
         """See `reference.Differ.feed`."""
         return self.native.feed(base, target, counts)
 
-    def finish(self) -> list[TierCode]:
-        """See `reference.Differ.finish`."""
-        return [TierCode(*tier) for tier in self.native.finish()]
+
+def payload_of(differ: Differ) -> bytes:
+    """See `payloads.payload_of`."""
+    return differ.native.payload()
 
 
 class Patcher:
-    """See `reference.Patcher`."""
+    """See `reference.Patcher`, and `payloads.patcher`."""
 
-    def __init__(self, dtype: DType, bounds: list[int], tiers: list[TierCode]) -> None:
+    def __init__(self, payload: bytes, n_words: int, dtype: DType) -> None:
         with _corrupt():
-            self.native = _native.Patch(*_layout(dtype), bounds, tiers)
+            self.native = _native.Patch(*_layout(dtype), payload, n_words)
 
     def feed(self, words: Words) -> None:
         """See `reference.Patcher.feed`."""
@@ -153,25 +153,12 @@ class Patcher:
             self.native.finish()
 
 
+patcher = Patcher
+
+
 def choose_tiers(survey: Survey, scale: float = 1.0) -> tuple[list[int], list[bool], float]:
     """See `tiers.choose_tiers`."""
     return _native.choose_tiers(survey.members, survey.steps, scale)
-
-
-def tier_tables(tiers: Sequence[TierCode]) -> tuple[list[bytes], bytes]:
-    """See `tables.tier_tables`."""
-    return _native.tier_tables([(t.n_members, t.gap_symbols, t.step_symbols) for t in tiers])
-
-
-def geometric(n_marked: int, n_members: int) -> bytes:
-    """See `tables.geometric`."""
-    return _native.geometric(n_marked, n_members)
-
-
-def load_table(data: bytes, start: int, *, is_symmetric: bool) -> tuple[bytes, int]:
-    """See `tables.load_table`."""
-    with _corrupt():
-        return _native.load_table(data, start, is_symmetric)
 
 
 def literals(data: Words | bytes, stride: int) -> int:
@@ -187,19 +174,3 @@ def planes(target: Words, base: Words | None, starts: Sequence[int], size: int) 
 def from_planes(planes: bytes, first: int, words: Words, *, is_xor: bool) -> None:
     """See `steps.from_planes`."""
     _native.from_planes(planes, first, words.itemsize, words, is_xor)
-
-
-def extra_bytes(symbols: bytes, *, is_steps: bool) -> int:
-    """See `numbers.extra_bytes`."""
-    return _native.extra_bytes(symbols, is_steps)
-
-
-def rans_encode(runs: Sequence[bytes], tables: bytes, lanes: int) -> bytes:
-    """See `rans.encode`."""
-    return _native.rans_encode(runs, tables, lanes)
-
-
-def rans_decode(data: bytes, sizes: Sequence[int], tables: bytes, lanes: int) -> list[bytes]:
-    """See `rans.decode`."""
-    with _corrupt():
-        return _native.rans_decode(data, sizes, tables, lanes)

@@ -64,6 +64,7 @@ class Differ:
             bounds: first class of each tier, increasing, the first 0.
             marks_unchanged: per tier, whether to mark the unchanged members.
         """
+        self.bounds = bounds
         self._dtype = dtype
         self._tier_of_class = _tier_of_class(bounds, dtype)
         self._marks_unchanged = marks_unchanged

@@ -15,6 +15,8 @@ SCALE_BITS = 14
 SCALE = 1 << SCALE_BITS  # frequencies of a table sum to this
 STORED = SCALE // 4  # stored frequencies are coarser: a varint each, most of one byte
 
+MODE_TIERS = 1  # the first byte of a payload of tiers
+
 GAPS_GEOMETRIC, GAPS_TABLE = 0, 1
 STEPS_TABLE, STEPS_SYMMETRIC, STEPS_AS_BEFORE = 0, 1, 2
 

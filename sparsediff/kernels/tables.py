@@ -28,6 +28,7 @@ from sparsediff.kernels.symbols import (
     TierCode,
     class_of,
 )
+from sparsediff.kernels.varint import Reader
 
 _NO_CODE = 1 << 60  # bits
 _MILLION = 1_000_000
@@ -106,52 +107,35 @@ def tier_tables(tiers: Sequence[TierCode]) -> tuple[list[bytes], bytes]:
     return heads, np.concatenate(tables).astype("<u4").tobytes()
 
 
-def load_table(data: bytes, start: int, *, is_symmetric: bool) -> tuple[bytes, int]:
-    """A table, uint32, (256,), from what is stored of it from ``start`` on, and where that ends.
+def load(reader: Reader, *, is_symmetric: bool) -> bytes:
+    """A table, uint32, (256,), from what is stored of it.
 
     First symbol, last symbol, all frequencies but the last, which sum to what they must with it.
 
     Args:
-        data: a payload.
-        start: where in it.
+        reader: of a payload.
         is_symmetric: whether a frequency is that of both signs of a step.
 
     Raises:
         CorruptError: the bytes are not a table.
     """
-    stored, at = data[start : start + 2 + 9 * N_SYMBOLS], 2
-    if len(stored) < at:
-        raise CorruptError("payload is cut short")
-    first, last, *_ = stored
+    first, last = reader.byte(), reader.byte()
     if first > last:
         raise CorruptError("frequency table runs backwards")
     table = np.zeros(N_SYMBOLS, "<u4")
-    left = STORED // 2 if is_symmetric else STORED
+    scale = left = STORED // 2 if is_symmetric else STORED
     for symbol in range(first, last):
-        freq, at = _varint(stored, at)
+        freq = reader.varint()
         left -= freq
         if left <= 0:
-            raise CorruptError("frequency table sums past its scale")
+            raise CorruptError("frequency table sums past its scale", expected=scale)
         table[symbol] = freq
     table[last] = left
     if is_symmetric:
         if table[N_SYMBOLS // 2 :].any():
             raise CorruptError("step class out of range")
         table = np.repeat(table[: N_SYMBOLS // 2], 2)
-    return (table * np.uint32(SCALE // STORED)).astype("<u4").tobytes(), start + at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of at most nine bytes, and where it ends."""
-    value = 0
-    for shift in range(0, 63, 7):
-        if at == len(data):
-            raise CorruptError("payload is cut short")
-        byte = data[at]
-        value, at = value | (byte & 0x7F) << shift, at + 1
-        if byte < 0x80:
-            return value, at
-    raise CorruptError("integer too long")
+    return (table * np.uint32(SCALE // STORED)).astype("<u4").tobytes()
 
 
 def _histogram(symbols: bytes) -> Int64s:

@@ -6,6 +6,7 @@ payload, and what the manifest will say of the bucket: checksums and steps of it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -66,12 +67,14 @@ def encode_bucket(
     if manifest.buckets[bucket].base is None:
         with held:
             return _encode_new(manifest, bucket, target)
+    sides = (base, target)
+    found = words.both_extents(manifest, bucket, sides)
     if n_bytes > (_WHOLE_BYTES if target_bytes > _SMALL_BYTES else _SMALL_BYTES):
-        choice = _choose_by_sample(manifest, bucket, base, target)
+        choice = _choose_by_sample(manifest, bucket, sides, found)
         if choice is not None:
-            return _encode_passing(manifest, bucket, base, target, choice, observer)
+            return _encode_passing(manifest, bucket, sides, found, choice, observer)
     with held:
-        return _encode_held(manifest, bucket, base, target, observer)
+        return _encode_held(manifest, bucket, sides, found, observer)
 
 
 def _encode_new(manifest: Manifest, bucket: int, target: Source) -> Encoded:
@@ -85,14 +88,14 @@ def _encode_new(manifest: Manifest, bucket: int, target: Source) -> Encoded:
 
 
 def _choose_by_sample(
-    manifest: Manifest, bucket: int, base: Source, target: Source
+    manifest: Manifest, bucket: int, sides: Sequence[Source], found: words.Both | None
 ) -> codec.Choice | None:
     """How to code a large bucket while it passes by; None if it should rather be held."""
-    b, t = words.sample(manifest, bucket, [base, target])
-    found = kernels.survey(b, t, words.bucket_dtype(manifest, bucket))
-    choice = codec.choose(found, manifest.buckets[bucket].n_words)
+    b, t = words.sample(manifest, bucket, sides, found)
+    survey = kernels.survey(b, t, words.bucket_dtype(manifest, bucket))
+    choice = codec.choose(survey, manifest.buckets[bucket].n_words)
     n_bytes = words.n_bytes(manifest, bucket)
-    if found.largest and codec.planes_may_win(b, t, choice, n_bytes):
+    if survey.largest and codec.planes_may_win(b, t, choice, n_bytes):
         return None
     return choice
 
@@ -100,27 +103,31 @@ def _choose_by_sample(
 def _encode_passing(
     manifest: Manifest,
     bucket: int,
-    base: Source,
-    target: Source,
+    sides: Sequence[Source],
+    found: words.Both | None,
     choice: codec.Choice,
     observer: Observer | None,
 ) -> Encoded:
     """Encode a bucket as tiers, holding no more than a piece of it."""
     dtype = words.bucket_dtype(manifest, bucket)
     taken = take_in(
-        manifest, bucket, [base, target], differ=lambda: choice.differ(dtype), observer=observer
+        manifest, bucket, sides, found, differ=lambda: choice.differ(dtype), observer=observer
     )
     assert taken.differ is not None
-    return _encoded(b"" if taken.is_same else choice.payload(taken.differ), taken)
+    return _encoded(b"" if taken.is_same else kernels.payload_of(taken.differ), taken)
 
 
 def _encode_held(
-    manifest: Manifest, bucket: int, base: Source, target: Source, observer: Observer | None
+    manifest: Manifest,
+    bucket: int,
+    sides: Sequence[Source],
+    found: words.Both | None,
+    observer: Observer | None,
 ) -> Encoded:
     """Encode a bucket the smallest way there is, holding all its words."""
     dtype = words.bucket_dtype(manifest, bucket)
     held = words.room(manifest, bucket, 2)
-    taken = take_in(manifest, bucket, [base, target], into=held, observer=observer)
+    taken = take_in(manifest, bucket, sides, found, into=held, observer=observer)
     if taken.is_same:
         return _encoded(b"", taken)
     b, t = held

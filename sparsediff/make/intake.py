@@ -50,6 +50,7 @@ def take_in(
     manifest: Manifest,
     bucket: int,
     sides: Sequence[Source],
+    found: words.Both | None,
     *,
     differ: Callable[[], Differ] | None = None,
     into: Sequence[Words] | None = None,
@@ -61,36 +62,37 @@ def take_in(
         manifest: as planned.
         bucket: index of the bucket.
         sides: where its base words and its target words are.
+        found: where those are in open files, if they are.
         differ: makes a coder of its words, if they are to be coded.
         into: memory for the words of each side, which keeps them.
         observer: shown each pair of words compared.
     """
-    taken = _at_once(manifest, bucket, sides, differ, into) if observer is None else None
+    taken = None
+    if (
+        found is not None
+        and observer is None
+        and len(manifest.parts[bucket]) <= words.MAX_RUN_PARTS
+    ):
+        taken = _at_once(manifest, bucket, found, differ, into)
     return taken or _by_pieces(manifest, bucket, sides, differ, into, observer)
 
 
 def _at_once(
     manifest: Manifest,
     bucket: int,
-    sides: Sequence[Source],
+    found: words.Both,
     differ: Callable[[], Differ] | None,
     into: Sequence[Words] | None,
 ) -> Taken | None:
     """The same in one call; None if there is none for such a bucket, or it came to nothing."""
-    parts = manifest.parts[bucket]
-    if len(parts) > words.MAX_RUN_PARTS:
-        return None
-    base, target = (words.extents(manifest, bucket, side) for side in sides)
-    if base is None or target is None:
-        return None
     dtype = words.bucket_dtype(manifest, bucket)
-    ends = list(accumulate(part.n_words for part in parts))
+    ends = list(accumulate(part.n_words for part in manifest.parts[bucket]))
     coder = differ and differ()
-    found = kernels.take_in(base, target, into, ends, words.piece_words(dtype), dtype, coder)
-    if found is None:
+    seen = kernels.take_in(*found, into, ends, words.piece_words(dtype), dtype, coder)
+    if seen is None:
         return None
-    steps = Steps(found.by_class, found.largest)
-    return Taken(found.base_sums, found.target_sums, steps, coder)
+    steps = Steps(seen.by_class, seen.largest)
+    return Taken(seen.base_sums, seen.target_sums, steps, coder)
 
 
 def _by_pieces(

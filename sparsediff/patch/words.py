@@ -23,6 +23,7 @@ MAX_RUN_PARTS = 1 << 12  # few enough that counts of each take little memory
 SAMPLE_BYTES = 1 << 15  # one run of a sample
 SAMPLE_STRIDE = 1 << 20  # from one run to the next
 
+Both = tuple[Extents, Extents]  # of base and target
 Reader = Callable[[int, int, Any], None]  # file index, offset in bytes, buffer to fill
 Locator = Callable[[int, int, int], tuple[int, int] | None]
 """File index, offset and size in bytes to descriptor and offset."""
@@ -155,6 +156,12 @@ def extents(manifest: Manifest, bucket: int, source: Source) -> Extents | None:
     return found
 
 
+def both_extents(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> Both | None:
+    """`extents` of two sides; None if some words of one are elsewhere."""
+    base, target = (extents(manifest, bucket, source) for source in sources)
+    return None if base is None or target is None else (base, target)
+
+
 def _fill(source: Source, parts: Sequence[Part], word_bytes: int, view: Words) -> None:
     """Read the words of parts, one after the other; what lies side by side at once."""
     for file, offset, words in _side_by_side(source.place, parts, word_bytes):
@@ -201,14 +208,22 @@ def room(
     return [kernels.room(min(n_words, at_most), dtype) for _ in range(n)]
 
 
-def sample(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> Sequence[Words]:
-    """One in 32 of a bucket's words on two sides, in runs spread evenly over it."""
+def sample(
+    manifest: Manifest, bucket: int, sources: Sequence[Source], found: Both | None
+) -> Sequence[Words]:
+    """One in 32 of a bucket's words on two sides, in runs spread evenly over it.
+
+    Args:
+        manifest: of the patch.
+        bucket: index of the bucket.
+        sources: both sides.
+        found: where their words are in open files, if they are.
+    """
     dtype = bucket_dtype(manifest, bucket)
-    base, target = (extents(manifest, bucket, source) for source in sources)
-    if base is not None and target is not None:
-        found = kernels.sample(base, target, SAMPLE_STRIDE, SAMPLE_BYTES, dtype)
-        if found is not None:
-            return found
+    if found is not None:
+        taken = kernels.sample(*found, SAMPLE_STRIDE, SAMPLE_BYTES, dtype)
+        if taken is not None:
+            return taken
     parts = manifest.parts[bucket]
     n_words = manifest.buckets[bucket].n_words
     ends = list(accumulate(p.n_words for p in parts))

@@ -28,19 +28,28 @@ OTHERS = [  # of what we call, what releases the lock as well: SHA-256, and zstd
     ("sparsediff.checksum", "digest", "hash"),
     ("sparsediff.patch.container", "digest", "hash"),
     ("sparsediff.codec.bucket", "compress", "kernels"),
+    ("sparsediff.make.encode", "compress", "kernels"),
+    ("sparsediff.patch.container", "decompress", "kernels"),
+    ("sparsediff.apply.rebuild", "decompress", "kernels"),
 ]
 FILES = [  # what opens files whose reads and writes go past the buffer: payloads are large
     ("sparsediff.make.write", "spool"),
     ("sparsediff.make.spool", "staged_file"),
 ]
-LOCKED = {"geometric", "load_table", "room", "use"}  # calls of the kernels that keep the lock
+LOCKED = {"room", "use"}  # calls of the kernels that keep the lock
 
 
 class Account:
-    """CPU seconds by what they were spent on."""
+    """CPU seconds by what they were spent on.
+
+    Attributes:
+        seconds: by kind of call.
+        n_timed: how many calls were timed, each of which takes some time of its own.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.n_timed = 0
 
     def timed(self, call: Callable[..., Any], key: str) -> Callable[..., Any]:
         """``call``, whose time is added to that of ``key``."""
@@ -51,8 +60,18 @@ class Account:
                 return call(*args, **more)
             finally:
                 self.seconds[key] = self.seconds.get(key, 0.0) + clock() - start
+                self.n_timed += 1
 
         return timed
+
+    @staticmethod
+    def cost() -> float:
+        """What it takes to time a call, besides the call."""
+        other, start = Account(), clock()
+        nothing = other.timed(lambda: None, "")
+        for _ in range(1000):
+            nothing()
+        return (clock() - start - other.seconds[""]) / 1000
 
     def timed_hash(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """The same of a call on bytes that releases the lock if they are many."""
@@ -101,21 +120,31 @@ def _watch(account: Account) -> None:
         owner = import_module(module)
         setattr(owner, name, account.timed_file(getattr(owner, name)))
 
-    def timed(owner: object) -> dict[str, Any]:
-        """Members of the kernels, those timed that release the lock."""
-        found = {name: getattr(owner, name) for name in dir(owner) if not name.startswith("_")}
-        return {
-            name: member
-            if isinstance(member, type) or name in LOCKED
-            else account.timed(member, "at once" if name in AT_ONCE else "kernels")
-            for name, member in found.items()
-        }
+    def timed(call: Any, name: str) -> Any:
+        return account.timed(call, "at once" if name in AT_ONCE else "kernels")
+
+    class Stepwise:
+        """A coder, each of whose steps is timed when it is taken."""
+
+        def __init__(self, coder: object) -> None:
+            self._coder = coder
+
+        def __getattr__(self, name: str) -> Any:
+            return timed(getattr(self._coder, name), name)
 
     def stepwise(made: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args: SimpleNamespace(**timed(account.timed(made, "kernels")(*args)))
+        made = account.timed(made, "kernels")
+        return lambda *args: Stepwise(made(*args))
 
-    functions = timed(_native)
-    functions |= {name: stepwise(functions[name]) for name in ("Diff", "Patch")}
+    found = {name: getattr(_native, name) for name in dir(_native) if not name.startswith("_")}
+    functions = {
+        name: stepwise(member)
+        if isinstance(member, type)
+        else member
+        if name in LOCKED
+        else timed(member, name)
+        for name, member in found.items()
+    }
     _replace(
         "sparsediff.kernels.compiled",
         "_native",
@@ -135,7 +164,7 @@ def measure(verb: str, paths: list[str]) -> dict[str, float]:
 
     return_large_blocks()
     call = sparsediff.make_patch if verb == "make" else sparsediff.apply_patch
-    account = Account()
+    account, cost = Account(), Account.cost()
     for run in range(2):
         if run:
             _watch(account)
@@ -143,6 +172,7 @@ def measure(verb: str, paths: list[str]) -> dict[str, float]:
         start = clock()
         call(*paths, jobs=1, force=True)
         total = clock() - start
+    total -= cost * account.n_timed
     return {"total": total, **account.seconds, "rest": total - sum(account.seconds.values())}
 
 

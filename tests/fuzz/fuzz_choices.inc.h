@@ -193,9 +193,6 @@ static void fuzz_tables(void) {
     }
     const size_t n_tables = tier_tables(tiers, n, tables);
     check_tables(tiers, n, tables, n_tables);
-#ifdef WITH_PYTHON
-    tables_through_python(tiers, n, tables, n_tables);
-#endif
     for (TierSymbols *t = tiers; t < tiers + n; t++) {
         free((void *)t->step_symbols);
         free((void *)t->gap_symbols);

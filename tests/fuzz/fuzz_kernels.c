@@ -9,8 +9,9 @@
 #define _GNU_SOURCE /* memfd_create */
 #include <stdio.h>
 
+#include "payload.h"
 #include "rans.h"
-#include "state.h"
+#include "tables.h"
 
 static const uint8_t *input;
 static size_t input_left;
@@ -145,6 +146,38 @@ static void make_words(size_t word, size_t n_words, uint64_t density, uint8_t *b
     }
 }
 
+/* Make a payload of a bucket, and words of that, damaged or not. */
+static void through_payload(Diff *diff, const Layout *l, const uint8_t *base,
+                            const uint8_t *target, size_t n_words) {
+    uint8_t *memory;
+    const size_t size = n_words * (size_t)l->word_bits / 8;
+    size_t start, n_payload;
+    prepare_logarithms();
+    check(payload_of(some_loops(), diff, &memory, &start, &n_payload) == OK, "payload");
+    for (int damage = 0; damage < 6; damage++) {
+        const long first = 0;
+        const size_t given = damage && draw(4) == 0 ? draw(n_payload + 1) : n_payload;
+        const uint64_t n_told = damage && draw(8) == 0 ? draw(2 * n_words) : n_words;
+        uint8_t *payload = exactly(memory + start, given), *words = exactly(base, size), *symbols;
+        for (uint64_t n = damage ? draw(4) : 0; n && given; n--) /* most of it in the head */
+            payload[draw(draw(3) && given > 40 ? 40 : given)] ^=
+                (uint8_t)(draw(4) ? 1u << draw(8) : draw(256));
+        Patch *p = calloc(1, sizeof *p);
+        check(layout_init(&p->layout, l->word_bits, (int)l->kind, l->shift, &first, 1), "layout");
+        const Loops *loops = some_loops();
+        const int is_taken = patch_from(loops, p, payload, given, n_told, &symbols) == OK &&
+                             loops->patch[width_index(l)](p, words, n_words) == OK &&
+                             patch_end(p) == OK;
+        check(damage || (is_taken && !memcmp(words, target, size)), "payload is the target's");
+        patch_free(p);
+        free(p);
+        free(symbols);
+        free(payload);
+        free(words);
+    }
+    free(memory);
+}
+
 static void fuzz_bucket(void) {
     const int *kind = kinds[draw(sizeof kinds / sizeof *kinds)];
     const int n_classes = kind[1] ? 1 : 1 << (kind[0] - 1 - kind[2]);
@@ -199,6 +232,7 @@ static void fuzz_bucket(void) {
         check(!a->step_symbols.size || !memcmp(a->step_symbols.data, b->step_symbols.data,
                                                a->step_symbols.size), "steps agree");
     }
+    if (memcmp(base, target, size)) through_payload(diff[0], &layout, base, target, n_words);
     check(decode(diff[0], &layout, 0, base, out, n_words), "decodes");
     check(!size || !memcmp(out, target, size), "decodes to the target");
     for (int i = 0; i < 6; i++) /* also undamaged, with words it was not made from */

@@ -3,9 +3,8 @@
 #include "python.h"
 
 PyObject *failed(enum status status) {
-    check(status == NO_MEMORY || (status >= TABLE_SHORT && status <= TABLE_CLASS), "a failure");
-    PyErr_SetString(status == NO_MEMORY ? PyExc_MemoryError : PyExc_ValueError, "failed");
-    return NULL;
+    check(status == NO_MEMORY, "no other failure");
+    return PyErr_NoMemory();
 }
 
 static void begin_python(void) {
@@ -79,53 +78,6 @@ static void tiers_through_python(const TierChoice *c, int is_sound) {
             check((PyList_GetItem(marks, k) == Py_True) == c->marks_unchanged[k], "marks");
         }
         check(PyFloat_AsDouble(PyTuple_GetItem(found, 2)) == (double)c->bits / 8, "estimate");
-    }
-    Py_XDECREF(found);
-}
-
-static void tables_through_python(const TierSymbols *tiers, size_t n,
-                                  const uint32_t (*tables)[N_SYMBOLS], size_t n_tables) {
-    int is_odd = 0;
-    begin_python();
-    PyObject *rows = PyTuple_New((Py_ssize_t)n);
-    for (size_t i = 0; i < n; i++) {
-        const TierSymbols *t = tiers + i;
-        unsigned long long n_members = t->n_members;
-        if (draw(16) == 0) n_members = draw(2) ? draw(100) : ~0ULL - draw(100), is_odd = 1;
-        PyObject *row = Py_BuildValue("KNN", n_members, bytes_of(t->gap_symbols, t->n_gap_symbols),
-                                      bytes_of(t->step_symbols, t->n_step_symbols));
-        PyTuple_SetItem(rows, (Py_ssize_t)i, maybe_odd(row, &is_odd));
-    }
-    PyObject *args = Py_BuildValue("(N)", rows);
-    PyObject *found = call(py_tier_tables, maybe_odd(args, &is_odd));
-    check(found || is_odd, "tables, to Python");
-    if (found && !is_odd) {
-        PyObject *heads = PyTuple_GetItem(found, 0), *all = PyTuple_GetItem(found, 1);
-        const size_t size = n_tables * sizeof *tables;
-        check(PyList_Size(heads) == (Py_ssize_t)n, "heads");
-        for (size_t i = 0; i < n; i++) {
-            PyObject *head = PyList_GetItem(heads, (Py_ssize_t)i);
-            check(PyBytes_Size(head) == (Py_ssize_t)tiers[i].head_size &&
-                      !memcmp(PyBytes_AsString(head), tiers[i].head, tiers[i].head_size), "head");
-        }
-        check(PyBytes_Size(all) == (Py_ssize_t)size &&
-                  !memcmp(PyBytes_AsString(all), tables, size), "tables");
-    }
-    Py_XDECREF(found);
-
-    is_odd = 0;
-    const unsigned long long marked = draw(2) ? draw(100) : draw(UINT32_MAX) << draw(33);
-    const unsigned long long members = draw(2) ? draw(100) : draw(UINT32_MAX) << draw(33);
-    const int is_right = marked && marked <= members && members <= MAX_WORDS;
-    found = call(py_geometric, maybe_odd(Py_BuildValue("KK", marked, members), &is_odd));
-    check(is_odd || !found == !is_right, "marks");
-    if (found && !is_odd) {
-        PyObject *loaded = call(py_load_table, maybe_odd(Py_BuildValue("Nni", Py_NewRef(found),
-                                                    (Py_ssize_t)draw(2000) - 100, 0), &is_odd));
-        Py_XDECREF(loaded);
-        check(PyBytes_Size(found) == N_SYMBOLS * sizeof(uint32_t), "size");
-        check(rans_table_is_valid((const uint32_t *)(const void *)PyBytes_AsString(found)),
-              "geometric table");
     }
     Py_XDECREF(found);
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsediff import verify_patch
+from sparsediff import kernels, verify_patch
 from sparsediff.checksum import Verified
 from sparsediff.codec import bucket
 from sparsediff.codec.zstd import compress, decompress, stated_size
@@ -184,7 +184,7 @@ def _buckets() -> list[bytes]:
             survey = steps.survey(base, target, dtype)
             differ = bucket.choose(survey, n).differ(dtype)
             differ.feed(base, target, np.zeros(256, np.int64))
-            found.append(head + bucket.choose(survey, n).payload(differ))
+            found.append(head + kernels.payload_of(differ))
             found.append(head + bucket.encode(base, target, dtype, survey))
             found.append(head[:2] + bytes([head[2] | 2]) + bucket.encode(None, target, dtype, None))
     return found

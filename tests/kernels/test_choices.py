@@ -6,10 +6,13 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsediff.kernels import Survey, TierCode, tables, tiers
+from sparsediff.dtypes import DTYPES
+from sparsediff.kernels import Survey, reference, tiers
+from sparsediff.kernels import payloads as of_reference
+from sparsediff.kernels.steps import keys, words_of_keys
 from tests.support.pairs import Array
 
 compiled = pytest.importorskip("sparsediff.kernels.compiled", reason="built without a C compiler")
@@ -70,23 +73,41 @@ def test_tiers_are_the_cheapest(n_classes: int, most: int) -> None:
     assert 8 * estimate == cheapest(n_classes, 32)
 
 
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.data())
 def test_choice_of_tables_agrees(seed: int, data: st.DataObject) -> None:
-    rng = np.random.default_rng(seed)
-    codes = []
-    for _ in range(data.draw(st.integers(1, 5))):
-        n_changed = data.draw(st.integers(1, 3000))
-        n_members = n_changed + data.draw(st.integers(0, 2 ** data.draw(st.integers(0, 24))))
-        n_marked = min(n_changed, n_members - n_changed)
-        gaps = np.minimum(rng.geometric(data.draw(st.floats(0.02, 1)), n_marked), 60)
-        steps = rng.geometric(data.draw(st.floats(0.02, 1)), n_changed) & 255
-        symbols = (a.astype(np.uint8).tobytes() for a in (gaps, steps))
-        codes.append(TierCode(n_members, n_changed, next(symbols), b"", next(symbols), b""))
-    assert compiled.tier_tables(codes) == tables.tier_tables(codes)
-    for code in codes:
-        if code.n_marked:
-            counts = code.n_marked, code.n_members
-            assert compiled.geometric(*counts) == tables.geometric(*counts)
+    """Of tiers in which gaps are geometric, nearly or not at all, and steps of either sign."""
+    rng, dtype = np.random.default_rng(seed), DTYPES["BF16"]
+    bounds = sorted({0, *data.draw(st.lists(st.integers(1, 255), max_size=4))})
+    base = np.zeros(0, np.uint16)
+    for first in bounds:
+        n = 2 ** data.draw(st.integers(0, 17))
+        words = rng.integers(first << 7, first + 1 << 7, n).astype(np.uint16)
+        base = np.append(base, words | (rng.random(n) < 0.5).astype(np.uint16) << 15)
+    base = rng.permutation(base)
+    n_changed = data.draw(st.integers(1, 3000))
+    gaps = rng.geometric(data.draw(st.floats(0.002, 1)), n_changed)
+    if data.draw(st.booleans()):
+        gaps = gaps % 7 + 1
+    at = np.cumsum(gaps) - 1
+    at = at[at < base.size] if at[0] < base.size else np.zeros(1, np.int64)
+    steps = np.minimum(rng.geometric(data.draw(st.floats(0.001, 1)), at.size), 20000)
+    steps[rng.random(at.size) < data.draw(st.sampled_from([0, 0.1, 0.5]))] *= -1
+    target = base.copy()
+    target[at] = words_of_keys(keys(base[at], dtype) + steps.astype(np.uint16), dtype)
+    marks = [data.draw(st.booleans()) for _ in bounds]
+    payloads = []
+    for differ, payload_of in (
+        (reference.Differ(dtype, bounds, marks), of_reference.payload_of),
+        (compiled.Differ(dtype, bounds, marks), compiled.payload_of),
+    ):
+        differ.feed(base, target, np.zeros(256, np.int64))
+        payloads.append(payload_of(differ))
+    assert payloads[0] == payloads[1]
+    patcher = compiled.patcher(payloads[0], base.size, dtype)
+    patcher.feed(base)
+    patcher.finish()
+    assert np.array_equal(base, target)
 
 
 def test_choices_refuse_counts_that_do_not_fit() -> None:
@@ -96,9 +117,3 @@ def test_choices_refuse_counts_that_do_not_fit() -> None:
     for members, found in ((0 * one, steps), (-one, steps), (one, more), (one << 27, steps)):
         with pytest.raises(AssertionError):
             compiled.choose_tiers(Survey(members, found, 0))
-    for gaps, changed in ((b"", b"0"), (b"00", b"0"), (b"0", b""), (b"000", b"000")):
-        with pytest.raises(AssertionError):
-            compiled.tier_tables([TierCode(2, len(changed), gaps, b"", changed, b"")])
-    for n_marked, n_members in ((0, 1), (2, 1), (1, 1 << 33)):
-        with pytest.raises(AssertionError):
-            compiled.geometric(n_marked, n_members)

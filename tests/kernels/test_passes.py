@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from sparsediff import checksum
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError
-from sparsediff.kernels import TierCode, reference, steps
+from sparsediff.kernels import payloads, reference, steps
 from tests.codec.test_buckets import word_pairs
 from tests.kernels.test_compiled import choice_of, instructions
 from tests.support.pairs import Array
@@ -51,6 +52,14 @@ def ends_of(n_words: int, cuts: Sequence[int]) -> list[int]:
     return sorted({c % n_words for c in cuts} - {0} | {n_words})
 
 
+def payload_of(base: Array, target: Array, dtype: DType) -> bytes:
+    """By the reference."""
+    choice = choice_of(base, target, dtype)
+    differ = reference.Differ(dtype, choice.bounds, choice.marks_unchanged)
+    differ.feed(base, target, np.zeros(256, np.int64))
+    return payloads.payload_of(differ)
+
+
 cuts = st.lists(st.integers(0, 1 << 20), max_size=8)
 
 
@@ -82,10 +91,8 @@ def test_what_it_finds_is_what_the_steps_find(
     if memory:
         assert np.array_equal(memory[0], base)
         assert np.array_equal(memory[1], target)
-    if differ is not None:
-        expected = reference.Differ(dtype, choice.bounds, choice.marks_unchanged)
-        expected.feed(base, target, np.zeros(256, np.int64))
-        assert differ.finish() == expected.finish()
+    if differ is not None and not np.array_equal(base, target):
+        assert compiled.payload_of(differ) == payload_of(base, target, dtype)
 
 
 @given(word_pairs(), cuts, cuts, st.integers(1, 3000), st.booleans())
@@ -107,13 +114,11 @@ def test_what_it_rebuilds_is_what_the_steps_rebuild(
         places = [(-1, at, size) for _, at, size in places]
     ends = ends_of(base.size, of_parts)
     parts = [slice(a, b) for a, b in pairwise([0, *ends])]
-    choice = choice_of(base, target, dtype)
-    differ = reference.Differ(dtype, choice.bounds, choice.marks_unchanged)
-    differ.feed(base, target, np.zeros(256, np.int64))
-    for patcher, expected in (
-        (compiled.Patcher(dtype, choice.bounds, differ.finish()), target),
-        (None, base),
-    ):
+    cases: list[tuple[Any, Array]] = [(None, base)]
+    if not np.array_equal(base, target):
+        payload = payload_of(base, target, dtype)
+        cases.append((compiled.patcher(payload, base.size, dtype), target))
+    for patcher, expected in cases:
         found = compiled.rebuild(source, places, ends, piece_words, dtype, patcher)
         assert found is not None
         for sums, words in zip(found, (base, expected), strict=True):
@@ -135,16 +140,19 @@ def test_what_cannot_be_read_or_written_is_not_rebuilt(descriptor: int) -> None:
     os.ftruncate(descriptor, 40)
     read_only = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
     whole, beyond, full = (descriptor, 0, 40), (descriptor, 2, 40), (read_only, 0, 40)
-    dtype = DTYPES["BF16"]
+    dtype, words = DTYPES["BF16"], np.zeros(20, np.uint16)
+    changed = words.copy()
+    changed[7] = 1
+    payload = payload_of(words, changed, dtype)
     try:
         for source, place in ((beyond, whole), (whole, full), (whole, (1 << 20, 0, 40))):
-            patcher = compiled.Patcher(dtype, [0], [TierCode(20, 0, b"", b"", b"", b"")])
+            patcher = compiled.patcher(payload, 20, dtype)
             assert compiled.rebuild([source], [place], [20], 4, dtype, patcher) is None
             with pytest.raises(AssertionError):
                 patcher.finish()
     finally:
         os.close(read_only)
-    corrupt = compiled.Patcher(dtype, [0], [TierCode(19, 0, b"", b"", b"", b"")])
+    corrupt = compiled.patcher(payload_of(words[:19], changed[:19], dtype), 20, dtype)
     assert compiled.rebuild([whole], [whole], [20], 4, dtype, corrupt) is not None
     with pytest.raises(CorruptError):
         corrupt.finish()
@@ -169,7 +177,7 @@ def test_what_cannot_be_read_is_nothing(descriptor: int) -> None:
     memory = [np.empty(20, np.uint16) for _ in range(2)]
     assert compiled.take_in([whole], [beyond], memory, [20], 4, DTYPES["BF16"], differ) is None
     with pytest.raises(AssertionError):  # of what was read only half is known
-        differ.finish()
+        compiled.payload_of(differ)
 
 
 @pytest.mark.parametrize(

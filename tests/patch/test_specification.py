@@ -12,8 +12,8 @@ import xxhash
 import zstandard
 
 from sparsediff import UnsupportedError, apply_patch, make_patch
-from sparsediff.codec.varint import varint
 from sparsediff.kernels import rans
+from sparsediff.kernels.varint import varint
 from tests.patch.mutants import mutants
 from tests.patch.rewriting import Parts, by_oracle, by_reader, container, dumped, edited
 from tests.support.pairs import model_directory, tree, write_safetensors

@@ -18,6 +18,7 @@ from sparsediff import (
     UnsupportedError,
     apply_patch,
     iter_updates,
+    kernels,
     make_part,
     make_patch,
     merge_parts,
@@ -79,7 +80,7 @@ def _bucket(rng: Random, _: Path) -> None:
             differ, at = choice.differ(dtype), int(rng.integers(n + 1))
             for piece in (slice(0, at), slice(at, n)):
                 differ.feed(base[piece], target[piece], np.zeros(256, np.int64))
-            payload = choice.payload(differ)
+            payload = kernels.payload_of(differ)
         else:
             payload = bucket.encode(base if has_base else None, target, dtype, survey)
     with using(_path(rng)):

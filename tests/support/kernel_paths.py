@@ -9,7 +9,7 @@ from importlib import import_module
 from sparsediff import kernels
 
 _REFERENCE = {
-    name: getattr(import_module(f"sparsediff.kernels.{home}"), name.removeprefix("rans_"))
+    name: getattr(import_module(f"sparsediff.kernels.{home}"), name)
     for name, home in kernels._HOMES.items()
 }
 

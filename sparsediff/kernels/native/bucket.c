@@ -90,6 +90,7 @@ void diff_free(Diff *d) {
         free(t->gap_bits.bytes.data);
         free(t->step_bits.bytes.data);
     }
+    memset(d->tiers, 0, sizeof d->tiers);
 }
 
 int patch_set_tier(Patch *p, int k, InTier t, size_t n_gap_symbols, size_t n_step_symbols) {
@@ -336,4 +337,5 @@ void patch_free(Patch *p) {
         free(p->tiers[k].marks);
         free(p->tiers[k].steps);
     }
+    memset(p->tiers, 0, sizeof p->tiers);
 }

@@ -1,4 +1,4 @@
-/* The Python side of tables.h: which tiers and which tables a bucket is coded with. */
+/* The Python side of tables.h: which tiers a bucket is coded with. */
 #include "python.h"
 #include "tables.h"
 
@@ -49,101 +49,5 @@ PyObject *py_choose_tiers(PyObject *module, PyObject *args) {
     }
     PyBuffer_Release(&members);
     PyBuffer_Release(&steps);
-    return result;
-}
-
-static int tier_from(TierSymbols *t, PyObject *row) {
-    char *gaps, *steps;
-    Py_ssize_t n_gaps, n_steps;
-    unsigned long long n_members;
-    if (!PyArg_ParseTuple(row, "Ky#y#", &n_members, &gaps, &n_gaps, &steps, &n_steps)) return 0;
-    const uint64_t unchanged = n_members - (uint64_t)n_steps;
-    *t = (TierSymbols){.n_members = n_members,
-                       .n_marked = (uint64_t)n_gaps,
-                       .gap_symbols = (uint8_t *)gaps,
-                       .step_symbols = (uint8_t *)steps,
-                       .n_gap_symbols = (size_t)n_gaps,
-                       .n_step_symbols = (size_t)n_steps};
-    if (n_steps > 0 && n_members <= MAX_WORDS && (uint64_t)n_steps <= n_members &&
-        (uint64_t)n_gaps == ((uint64_t)n_steps < unchanged ? (uint64_t)n_steps : unchanged))
-        return 1;
-    PyErr_SetString(PyExc_AssertionError, "symbols do not fit their tier");
-    return 0;
-}
-
-static PyObject *heads_and_tables(const TierSymbols *tiers, Py_ssize_t n, const void *tables,
-                                  size_t n_tables) {
-    PyObject *heads = PyList_New(n);
-    for (Py_ssize_t i = 0; heads && i < n; i++) {
-        PyObject *head = PyBytes_FromStringAndSize((const char *)tiers[i].head,
-                                                   (Py_ssize_t)tiers[i].head_size);
-        if (!head) Py_CLEAR(heads);
-        else PyList_SetItem(heads, i, head);
-    }
-    const Py_ssize_t size = (Py_ssize_t)(n_tables * N_SYMBOLS * sizeof(uint32_t));
-    return heads ? Py_BuildValue("Ny#", heads, (const char *)tables, size) : NULL;
-}
-
-PyObject *py_tier_tables(PyObject *module, PyObject *args) {
-    PyObject *rows, *result = NULL;
-    (void)module;
-    if (!PyArg_ParseTuple(args, "O", &rows)) return NULL;
-    PyObject *held = PySequence_Tuple(rows);
-    const Py_ssize_t n = held ? PyTuple_Size(held) : 0;
-    TierSymbols *tiers = malloc(((size_t)n + 1) * sizeof *tiers);
-    uint32_t(*tables)[N_SYMBOLS] = malloc((2 * (size_t)n + 1) * sizeof *tables);
-    if (held && (!tiers || !tables))
-        PyErr_NoMemory();
-    else if (held) {
-        Py_ssize_t i = 0;
-        while (i < n && tier_from(&tiers[i], PyTuple_GetItem(held, i))) i++;
-        if (i == n) {
-            size_t n_tables;
-            prepare_logarithms();
-            Py_BEGIN_ALLOW_THREADS
-            n_tables = tier_tables(tiers, (size_t)n, tables);
-            Py_END_ALLOW_THREADS
-            result = heads_and_tables(tiers, n, tables, n_tables);
-        }
-    }
-    free(tiers);
-    free(tables);
-    Py_XDECREF(held);
-    return result;
-}
-
-PyObject *py_geometric(PyObject *module, PyObject *args) {
-    unsigned long long n_marked, n_members;
-    uint32_t table[N_SYMBOLS];
-    (void)module;
-    if (!PyArg_ParseTuple(args, "KK", &n_marked, &n_members)) return NULL;
-    if (n_marked < 1 || n_marked > n_members || n_members > MAX_WORDS) {
-        PyErr_SetString(PyExc_AssertionError, "no such marks");
-        return NULL;
-    }
-    geometric_table(n_marked, n_members, table);
-    return PyBytes_FromStringAndSize((const char *)table, sizeof table);
-}
-
-/* (data, start, whether a frequency is that of both signs of a step) -> (table, end) */
-PyObject *py_load_table(PyObject *module, PyObject *args) {
-    Py_buffer data;
-    Py_ssize_t start;
-    int is_symmetric;
-    uint32_t table[N_SYMBOLS];
-    (void)module;
-    if (!PyArg_ParseTuple(args, "y*np", &data, &start, &is_symmetric)) return NULL;
-    size_t at = (size_t)start;
-    PyObject *result = NULL;
-    if (start < 0 || start > data.len)
-        PyErr_SetString(PyExc_AssertionError, "no such start");
-    else {
-        const enum status status =
-            load_table(data.buf, (size_t)data.len, &at, is_symmetric, table);
-        result = status == OK ? Py_BuildValue("y#n", (const char *)table,
-                                              (Py_ssize_t)sizeof table, (Py_ssize_t)at)
-                              : failed(status);
-    }
-    PyBuffer_Release(&data);
     return result;
 }

@@ -1,7 +1,6 @@
 /* The Python side of the compiled kernels: buffers in, buffers out, the interpreter
  * lock released in between. What the functions mean is said in ../reference.py. */
 #include "python.h"
-#include "rans.h"
 
 /* (word_bits, kind, shift, base, target) -> (members, steps, largest |step|) */
 static PyObject *py_survey(PyObject *module, PyObject *args) {
@@ -61,138 +60,6 @@ static PyObject *py_count_steps(PyObject *module, PyObject *args) {
     PyBuffer_Release(&vb);
     PyBuffer_Release(&vt);
     return result;
-}
-
-#define MAX_RUNS (2 * MAX_TIERS)
-
-/* Runs of symbols, held by the caller, with copies of their tables, which nobody can change
- * meanwhile; their symbols are to be told still. NULL with an exception set. */
-typedef struct {
-    size_t n;
-    PyObject *symbols; /* a tuple: buffers, or how many there are */
-    Run run[MAX_RUNS];
-    Py_buffer view[MAX_RUNS];
-    uint32_t table[MAX_RUNS][N_SYMBOLS];
-} Runs;
-
-static void release(Runs *runs) {
-    if (!runs) return;
-    for (size_t i = 0; i < runs->n; i++)
-        if (runs->view[i].obj) PyBuffer_Release(&runs->view[i]);
-    Py_XDECREF(runs->symbols);
-    free(runs);
-}
-
-static Runs *runs_from(PyObject *symbols, PyObject *tables) {
-    Py_buffer v;
-    Runs *runs = calloc(1, sizeof *runs);
-    if (!runs) return (Runs *)PyErr_NoMemory();
-    runs->symbols = PySequence_Tuple(symbols);
-    const size_t n = runs->symbols ? (size_t)PyTuple_Size(runs->symbols) : 0;
-    if (runs->symbols && !PyObject_GetBuffer(tables, &v, PyBUF_SIMPLE)) {
-        int is_valid = n <= MAX_RUNS && (size_t)v.len == n * sizeof runs->table[0];
-        if (is_valid) memcpy(runs->table, v.buf, (size_t)v.len);
-        PyBuffer_Release(&v);
-        for (size_t i = 0; is_valid && i < n; i++) is_valid = rans_table_is_valid(runs->table[i]);
-        if (is_valid) {
-            runs->n = n;
-            for (size_t i = 0; i < n; i++) runs->run[i].table = runs->table[i];
-            return runs;
-        }
-        PyErr_SetString(PyExc_AssertionError, "one table for each run, and not too many");
-    }
-    release(runs);
-    return NULL;
-}
-
-static int lanes_are_few(Py_ssize_t lanes) {
-    if (lanes >= 1 && lanes <= 1 << 16) return 1;
-    PyErr_SetString(PyExc_AssertionError, "number of lanes out of range");
-    return 0;
-}
-
-/* (runs, tables, lanes) -> coded */
-static PyObject *py_rans_encode(PyObject *module, PyObject *args) {
-    PyObject *symbols, *tables, *result = NULL;
-    Py_ssize_t lanes;
-    (void)module;
-    if (!PyArg_ParseTuple(args, "OOn", &symbols, &tables, &lanes) || !lanes_are_few(lanes))
-        return NULL;
-    Runs *runs = runs_from(symbols, tables);
-    if (!runs) return NULL;
-    size_t n = 0, size = 0, i = 0;
-    for (; i < runs->n; i++) {
-        Py_buffer *v = &runs->view[i];
-        if (PyObject_GetBuffer(PyTuple_GetItem(runs->symbols, (Py_ssize_t)i), v, PyBUF_SIMPLE)) break;
-        runs->run[i].symbols = v->buf;
-        runs->run[i].n = (size_t)v->len;
-        n += (size_t)v->len;
-    }
-    if (i == runs->n) {
-        const size_t limit = rans_limit(n, (size_t)lanes);
-        uint8_t *out = malloc(limit);
-        enum status status = out ? OK : NO_MEMORY;
-        Py_BEGIN_ALLOW_THREADS
-        if (out) status = rans_encode(loops, runs->run, runs->n, (size_t)lanes, out, limit, &size);
-        Py_END_ALLOW_THREADS
-        result = status == OK ? PyBytes_FromStringAndSize((char *)out + limit - size,
-                                                          (Py_ssize_t)size)
-                              : failed(status);
-        free(out);
-    }
-    release(runs);
-    return result;
-}
-
-/* (coded, how many symbols each run has, tables, lanes) -> runs */
-static PyObject *py_rans_decode(PyObject *module, PyObject *args) {
-    Py_buffer data;
-    PyObject *sizes, *tables, *found = NULL;
-    Py_ssize_t lanes;
-    (void)module;
-    if (!PyArg_ParseTuple(args, "y*OOn", &data, &sizes, &tables, &lanes)) return NULL;
-    Runs *runs = lanes_are_few(lanes) ? runs_from(sizes, tables) : NULL;
-    if (runs) found = PyList_New((Py_ssize_t)runs->n);
-    for (size_t i = 0; found && i < runs->n; i++) {
-        const Py_ssize_t n = PyLong_AsSsize_t(PyTuple_GetItem(runs->symbols, (Py_ssize_t)i));
-        if (n < 0 && !PyErr_Occurred())
-            PyErr_SetString(PyExc_AssertionError, "run of no size");
-        PyObject *run = PyErr_Occurred() ? NULL : PyBytes_FromStringAndSize(NULL, n);
-        if (!run || PyList_SetItem(found, (Py_ssize_t)i, run)) {
-            Py_CLEAR(found);
-            break;
-        }
-        runs->run[i].symbols = (uint8_t *)PyBytes_AsString(run);
-        runs->run[i].n = (size_t)n;
-    }
-    if (found) {
-        enum status status;
-        Py_BEGIN_ALLOW_THREADS
-        status = rans_decode(loops, data.buf, (size_t)data.len, runs->run, runs->n,
-                             (size_t)lanes);
-        Py_END_ALLOW_THREADS
-        if (status != OK) {
-            Py_CLEAR(found);
-            failed(status);
-        }
-    }
-    release(runs);
-    PyBuffer_Release(&data);
-    return found;
-}
-
-/* (symbols, whether they are steps) -> bytes of extra bits that go with them */
-static PyObject *py_extra_bytes(PyObject *module, PyObject *args) {
-    Py_buffer symbols;
-    int is_steps;
-    uint64_t n_bits;
-    (void)module;
-    if (!PyArg_ParseTuple(args, "y*p", &symbols, &is_steps)) return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    n_bits = extra_bits(symbols.buf, (size_t)symbols.len, is_steps);
-    Py_END_ALLOW_THREADS
-    PyBuffer_Release(&symbols);
-    return PyLong_FromUnsignedLongLong((n_bits + 7) / 8);
 }
 
 /* Args: (word_bits, kind, *rest). */
@@ -345,20 +212,11 @@ static PyMethodDef functions[] = {
      "count_parts(word_bits, kind, base, target, ends) -> by_class, largest"},
     {"choose_tiers", py_choose_tiers, METH_VARARGS,
      "choose_tiers(members, steps, scale) -> bounds, marks_unchanged, estimate"},
-    {"tier_tables", py_tier_tables, METH_VARARGS,
-     "tier_tables([(n_members, gap_symbols, step_symbols), ...]) -> heads, tables"},
-    {"geometric", py_geometric, METH_VARARGS, "geometric(n_marked, n_members) -> table"},
-    {"load_table", py_load_table, METH_VARARGS,
-     "load_table(data, start, is_symmetric) -> table, end"},
     {"literals", py_literals, METH_VARARGS, "literals(data, stride) -> how many"},
     {"planes", py_planes, METH_VARARGS,
      "planes(word_bytes, target, base, starts, size) -> planes"},
     {"from_planes", py_from_planes, METH_VARARGS,
      "from_planes(planes, first, word_bytes, words, is_xor)"},
-    {"extra_bytes", py_extra_bytes, METH_VARARGS, "extra_bytes(symbols, is_steps) -> how many"},
-    {"rans_encode", py_rans_encode, METH_VARARGS, "rans_encode(runs, tables, lanes) -> bytes"},
-    {"rans_decode", py_rans_decode, METH_VARARGS,
-     "rans_decode(data, sizes, tables, lanes) -> runs"},
     {"take_in", py_take_in, METH_VARARGS, "take_in(word_bits, kind, *args); see python.h"},
     {"rebuild", py_rebuild, METH_VARARGS, "rebuild(word_bits, kind, *args); see python.h"},
     {"use", py_use, METH_VARARGS, "use(name=None) -> name of the instructions in use"},

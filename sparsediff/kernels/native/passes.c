@@ -13,7 +13,9 @@ typedef struct {
 
 static void release(Held *h) {
     while (h->n_views) PyBuffer_Release(&h->view[--h->n_views]);
+    Py_BEGIN_ALLOW_THREADS /* the system takes its time to take pages back */
     while (h->n_owned) free(h->owned[--h->n_owned]);
+    Py_END_ALLOW_THREADS
 }
 
 /* Memory that goes with the call. */

@@ -22,9 +22,6 @@ PyObject *py_count_parts(PyObject *module, PyObject *args);
 
 /* choices.c */
 PyObject *py_choose_tiers(PyObject *module, PyObject *args);
-PyObject *py_tier_tables(PyObject *module, PyObject *args);
-PyObject *py_geometric(PyObject *module, PyObject *args);
-PyObject *py_load_table(PyObject *module, PyObject *args);
 
 /* Set the exception for a status and return NULL. ValueError says that the input is corrupt;
  * the Python side gives it its proper class. */

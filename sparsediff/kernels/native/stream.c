@@ -1,5 +1,7 @@
 /* Diff and Patch, the types that take a bucket's words piece by piece. */
+#include "payload.h"
 #include "python.h"
+#include "tables.h"
 
 /* One bucket being written. */
 
@@ -82,44 +84,35 @@ static PyObject *diff_take_in(PyObject *o, PyObject *args) {
     return result;
 }
 
-static PyObject *bytes_of(const Bytes *b, size_t size) {
-    return PyBytes_FromStringAndSize(size ? (const char *)b->data : "", (Py_ssize_t)size);
-}
-
-static PyObject *bytes_of_bits(Bits *b) {
-    if (!reserve(&b->bytes, 8)) return PyErr_NoMemory();
-    memcpy(b->bytes.data + b->bytes.size, &b->partial, 8);
-    return bytes_of(&b->bytes, b->bytes.size + (b->fill + 7) / 8);
-}
-
-static PyObject *diff_finish(PyObject *o, PyObject *unused) {
+static PyObject *diff_payload(PyObject *o, PyObject *unused) {
     DiffObject *self = (DiffObject *)o;
-    Diff *d = &self->diff;
+    uint8_t *memory;
+    size_t start, size;
+    enum status status;
     (void)unused;
     if (!enter(&self->busy)) return NULL;
-    enum status status;
+    prepare_logarithms();
     Py_BEGIN_ALLOW_THREADS
-    status = diff_end(d);
+    status = payload_of(loops, &self->diff, &memory, &start, &size);
     Py_END_ALLOW_THREADS
     if (status != OK) return failed(status);
-    PyObject *list = PyList_New(0);
-    for (int k = 0; list && k < d->layout.n_tiers; k++) {
-        OutTier *t = &d->tiers[k];
-        PyObject *item = Py_BuildValue(
-            "(KKNNNN)", (unsigned long long)(d->reached[k] - d->reached[k + 1]),
-            (unsigned long long)t->n_changed, bytes_of(&t->gap_symbols, t->gap_symbols.size),
-            bytes_of_bits(&t->gap_bits), bytes_of(&t->step_symbols, t->step_symbols.size),
-            bytes_of_bits(&t->step_bits));
-        if (!item || PyList_Append(list, item)) Py_CLEAR(list);
-        Py_XDECREF(item);
-    }
-    return list;
+    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (payload) {
+        char *out = PyBytes_AsString(payload);
+        Py_BEGIN_ALLOW_THREADS
+        memcpy(out, memory + start, size);
+        diff_free(&self->diff); /* here, without the lock: it is of no use any more */
+        free(memory);
+        Py_END_ALLOW_THREADS
+    } else
+        free(memory);
+    return payload;
 }
 
 static PyMethodDef diff_methods[] = {
     {"feed", diff_feed, METH_VARARGS, "feed(base, target, step_counts) -> largest |step|"},
     {"take_in", diff_take_in, METH_VARARGS, "take_in(*args); see python.h"},
-    {"finish", diff_finish, METH_NOARGS, "finish() -> list of tiers"},
+    {"payload", diff_payload, METH_NOARGS, "payload() -> bytes"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -138,67 +131,36 @@ PyType_Spec diff_spec = {"sparsediff.kernels._native.Diff", sizeof(DiffObject), 
 typedef struct {
     PyObject_HEAD
     int busy;
-    int n_views;
-    Py_buffer views[4 * MAX_TIERS];
+    Py_buffer payload;
+    uint8_t *symbols;
     Patch patch;
 } PatchObject;
 
 static void patch_dealloc(PyObject *o) {
     PatchObject *self = (PatchObject *)o;
-    for (int i = 0; i < self->n_views; i++) PyBuffer_Release(&self->views[i]);
     patch_free(&self->patch);
+    free(self->symbols);
+    if (self->payload.obj) PyBuffer_Release(&self->payload);
     PyTypeObject *type = Py_TYPE(o);
     PyObject_Free(o);
     Py_DECREF(type);
 }
 
-/* (n_members, n_changed, gap_symbols, gap_extra, step_symbols, step_extra) */
-static int tier_from(PatchObject *self, int k, PyObject *item) {
-    unsigned long long n_members, n_changed;
-    Py_buffer *v = &self->views[self->n_views];
-    if (!PyTuple_Check(item)) {
-        PyErr_SetString(PyExc_TypeError, "a tier is a tuple");
-        return 0;
-    }
-    if (!PyArg_ParseTuple(item, "KKy*y*y*y*", &n_members, &n_changed, v, v + 1, v + 2, v + 3))
-        return 0;
-    self->n_views += 4;
-    const InTier tier = {
-        .n_members = n_members,
-        .n_changed = n_changed,
-        .gap_symbols = v[0].buf,
-        .gap_extra = v[1].buf,
-        .gap_extra_size = (size_t)v[1].len,
-        .step_symbols = v[2].buf,
-        .step_extra = v[3].buf,
-        .step_extra_size = (size_t)v[3].len,
-    };
-    if (patch_set_tier(&self->patch, k, tier, (size_t)v[0].len, (size_t)v[2].len)) return 1;
-    PyErr_SetString(PyExc_AssertionError, "tier with the wrong number of symbols");
-    return 0;
-}
-
+/* (word_bits, kind, shift, payload, n_words) */
 static PyObject *patch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     int word_bits, kind, shift;
-    PyObject *bounds, *tiers;
+    unsigned long long n_words;
+    PyObject *payload;
     if (kwargs && PyDict_Size(kwargs)) return PyErr_Format(PyExc_TypeError, "no keywords");
-    if (!PyArg_ParseTuple(args, "iiiOO", &word_bits, &kind, &shift, &bounds, &tiers)) return NULL;
+    if (!PyArg_ParseTuple(args, "iiiOK", &word_bits, &kind, &shift, &payload, &n_words)) return NULL;
     PatchObject *self = (PatchObject *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
-    int ok = layout_from(&self->patch.layout, word_bits, kind, shift, bounds);
-    if (ok && PySequence_Size(tiers) != self->patch.layout.n_tiers) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_AssertionError, "one tier for each bound");
-        ok = 0;
-    }
-    for (int k = 0; ok && k < self->patch.layout.n_tiers; k++) {
-        PyObject *item = PySequence_GetItem(tiers, k);
-        ok = item && tier_from(self, k, item);
-        Py_XDECREF(item);
-    }
-    if (ok) {
+    if (layout_of_one_tier(&self->patch.layout, word_bits, kind, shift) &&
+        !PyObject_GetBuffer(payload, &self->payload, PyBUF_SIMPLE)) {
         enum status status;
         Py_BEGIN_ALLOW_THREADS
-        status = patch_begin(&self->patch);
+        status = patch_from(loops, &self->patch, self->payload.buf, (size_t)self->payload.len,
+                            n_words, &self->symbols);
         Py_END_ALLOW_THREADS
         if (status == OK) return (PyObject *)self;
         failed(status);
@@ -242,7 +204,11 @@ static PyObject *patch_finish(PyObject *o, PyObject *unused) {
     PatchObject *self = (PatchObject *)o;
     (void)unused;
     if (!enter(&self->busy)) return NULL;
-    const enum status status = patch_end(&self->patch);
+    enum status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = patch_end(&self->patch);
+    patch_free(&self->patch); /* here, without the lock: it is of no use any more */
+    Py_END_ALLOW_THREADS
     if (status != OK) return failed(status);
     Py_RETURN_NONE;
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sparsediff import kernels
 from sparsediff.errors import CorruptError
 
 
@@ -30,11 +29,6 @@ class Reader:
     def byte(self) -> int:
         """Next byte."""
         return self.take(1)[0]
-
-    def table(self, *, is_symmetric: bool) -> bytes:
-        """Next frequency table; see `kernels.load_table`."""
-        found, self._at = kernels.load_table(self._data, self._at, is_symmetric=is_symmetric)
-        return found
 
     def varint(self) -> int:
         """Next integer, below 2^63."""
