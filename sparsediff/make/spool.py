@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from sparsediff.disk.outputs import staged_file
 from sparsediff.disk.replace import check_output
-from sparsediff.errors import UsageError, os_errors
+from sparsediff.errors import UsageError, from_os_error, os_errors
 from sparsediff.patch.signed import check_signatures_may_go, signed_when_it_appears
 
 if TYPE_CHECKING:
@@ -68,8 +68,11 @@ def spool(place: Path | None, n_bytes: int | None = None) -> Iterator[BinaryIO]:
     import tempfile  # takes long
 
     # Opened apart, so that errors of whoever uses it are not taken for errors of opening.
-    with os_errors(place or "temporary directory"):
+    try:
         file = tempfile.TemporaryFile(dir=place.parent if place else None)  # noqa: SIM115 - see below
+    except OSError as e:
+        e.filename = None  # a random one, which nobody knows
+        raise from_os_error(e, place or "temporary directory") from e
     try:
         yield file
     finally:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from sparsediff import make_patch
-from sparsediff.errors import UnavailableError
+from sparsediff.errors import UnavailableError, UsageError
+from sparsediff.make.spool import spool
 from tests.support.pairs import training_pair, write_safetensors
 
 
@@ -25,3 +28,17 @@ def test_disk_that_is_full_for_what_is_buffered_too(
         make_patch(tmp_path / "base", tmp_path / "target", tmp_path / "out")
     assert full.closed
     assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_that_nobody_may_write_is_told_by_the_name_of_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(**_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "tmpq3x_"))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", forbid)
+    with (
+        pytest.raises(UsageError, match=r"p\.sdiff: permission denied"),
+        spool(tmp_path / "p.sdiff"),
+    ):
+        pass
