@@ -22,7 +22,7 @@ def main() -> NoReturn:
             signal.signal(signum, _end)
     # Neither modules nor records of many tensors hold cycles worth looking for, and they would
     # be looked through again and again.
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(100_000, 20, 20)
     from sparsediff import cli
 
     cli.main()
