@@ -153,6 +153,8 @@ def _apply_to(
     What is replaced there may hold files of ``names`` only.
     """
     runs = groups(chain)
+    if len(runs) > 1:
+        import shutil  # noqa: F401 - what targets on the way are removed with: see `temps`
     total, done = rebuilt_bytes(runs), 0
 
     def advance(n: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from sparsediff.cli.keys import signing, trusted
@@ -24,8 +23,10 @@ def opened_store(url: str, bwlimit: float | None, retries: int, *, create: bool)
     from sparsediff.stores import Throttle, open_store
 
     throttle = None if bwlimit is None else Throttle(bwlimit / 8)
-    path = Path(os.path.abspath(url))
-    made = [] if "://" in url else [p for p in (path, *path.parents) if not os.path.lexists(p)]
+    made, directory = [], os.path.abspath(url)
+    while "://" not in url and not os.path.lexists(directory):
+        made.append(directory)
+        directory = os.path.dirname(directory)
     try:
         yield open_store(
             url,
@@ -38,5 +39,5 @@ def opened_store(url: str, bwlimit: float | None, retries: int, *, create: bool)
     except BaseException:
         with suppress(OSError):  # most likely because there is something in it by now
             for directory in made:
-                directory.rmdir()
+                os.rmdir(directory)
         raise

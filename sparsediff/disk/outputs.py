@@ -93,6 +93,8 @@ def staged_directory(
         force: replace what is there: a file, or a directory that `check_replaceable` allows.
         replaceable: names of the files that such a directory may hold.
     """
+    import shutil  # takes long, so not for files; and now, when nothing is begun
+
     _check_directory(path, force, replaceable)
     temp = temp_sibling(path)
     with temp_directory(temp):
@@ -107,8 +109,7 @@ def staged_directory(
                 _check_directory(path, force, replaceable)
                 publish(temp, path)
         except BaseException:
-            with suppress(OSError):
-                remove(temp)
+            shutil.rmtree(temp, ignore_errors=True)
             raise
         with os_errors(path):
             sync(path.parent)

@@ -14,7 +14,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 from sparsediff.disk.locks import lock, until_free, waiting
 from sparsediff.disk.names import is_temp, temp_sibling
@@ -201,24 +200,15 @@ def remove(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
+    if path.is_dir() and not path.is_symlink():
+        try:
+            path.rmdir()
+        except OSError:  # not empty
+            import shutil  # takes long; who fills a directory loads it before
+
+            shutil.rmtree(path)
+    else:
         path.unlink()
-        return
-    # shutil would do, but takes as long to import as all the rest of a small patch.
-    for _, directories, names, fd in os.fwalk(path, topdown=False, onerror=_raised):
-        for name in names:
-            os.unlink(name, dir_fd=fd)
-        for name in directories:
-            try:
-                os.rmdir(name, dir_fd=fd)
-            except NotADirectoryError:  # a link to one
-                os.unlink(name, dir_fd=fd)
-    path.rmdir()
-
-
-def _raised(error: OSError) -> NoReturn:
-    """Of a directory that cannot be listed, nobody would say so."""
-    raise error
 
 
 def discard(path: Path) -> None:
