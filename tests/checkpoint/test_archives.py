@@ -50,7 +50,7 @@ def zip_bytes(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) ->
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as archive:
         for name, data in members.items():
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data, method)  # with no time of today
     return out.getvalue()
 
 

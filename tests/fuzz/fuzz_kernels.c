@@ -1,7 +1,8 @@
 /* Fuzzes the compiled kernels: run.sh builds this with the sanitizers and runs it.
  *
  * Every decision is drawn from the input bytes, so that a coverage-guided fuzzer can steer it
- * (LLVMFuzzerTestOneInput); main() makes up inputs by itself: fuzz_kernels EXECUTIONS [SEED].
+ * (LLVMFuzzerTestOneInput); main() takes inputs that are kept, and then makes them up by itself:
+ * fuzz_kernels EXECUTIONS [SEED [FILE ...]].
  * An execution makes a bucket or a run of symbols, encodes it, checks that it decodes to the
  * same with every instruction set, damages it, and decodes that, which may fail but must not
  * touch memory it was not given; or it counts, and compares that with a plain count. All buffers
@@ -444,12 +445,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 #if !defined(LIBFUZZER)
 int main(int argc, char **argv) {
     uint64_t random = 88172645463325252u;
+    uint8_t data[2048];
     const long n = argc > 1 ? strtol(argv[1], NULL, 10) : 1000000;
-    for (int i = 2; i < argc; i++) { /* mixes a seed in */
-        for (const char *c = argv[i]; *c; c++) random = random * 31 + (uint8_t)*c;
+    for (const char *c = argc > 2 ? argv[2] : ""; *c; c++) /* mixes a seed in */
+        random = random * 31 + (uint8_t)*c;
+    for (int i = 3; i < argc; i++) { /* what is kept of earlier runs */
+        FILE *file = fopen(argv[i], "rb");
+        check(file != NULL, argv[i]);
+        LLVMFuzzerTestOneInput(data, fread(data, 1, sizeof data, file));
+        fclose(file);
     }
     for (long i = 0; i < n; i++) {
-        uint8_t data[2048];
         for (size_t j = 0; j < sizeof data; j++) {
             random ^= random << 13;
             random ^= random >> 7;
@@ -458,7 +464,7 @@ int main(int argc, char **argv) {
         }
         LLVMFuzzerTestOneInput(data, sizeof data);
     }
-    printf("%ld executions, nothing found\n", n);
+    printf("%ld executions and %d inputs that are kept, nothing found\n", n, argc > 3 ? argc - 3 : 0);
     return 0;
 }
 #endif

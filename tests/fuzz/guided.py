@@ -9,15 +9,18 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["sparsediff"]):
-    from tests.fuzz.targets import TARGETS
-from tests.fuzz.watch import accepts
-
 
 def main() -> None:
     """Run until libFuzzer ends, which ends the process."""
     name = sys.argv.pop(1)
-    target = TARGETS[name]
+    # Only what is imported here is seen; readers are imported by what first needs them.
+    with atheris.instrument_imports(include=["sparsediff"]):
+        from tests.fuzz.targets import TARGETS, seeds
+        from tests.fuzz.watch import accepts
+
+        target = TARGETS[name]
+        for data in seeds(name):
+            accepts(target.read, data, target.refusals)
     change = target.mutate
 
     def one(data: bytes) -> None:

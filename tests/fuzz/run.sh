@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Build the kernels with AddressSanitizer and UBSan and fuzz them: run.sh [executions] [seed]
-# With clang, CC=clang run.sh makes a coverage-guided fuzzer and gives it the executions. With CC
+# Build the kernels with AddressSanitizer and UBSan and fuzz them, beginning with the inputs that
+# are kept in corpus/kernels.zip: run.sh [executions] [seed] [options of libFuzzer]
+# With clang, CC=clang run.sh makes a coverage-guided fuzzer and gives it the executions, or with
+# -1 and -max_total_time=3600, an hour; with RENEW=1, what it reached is what is kept. With CC
 # for another processor, EMULATOR runs it. What takes Python's objects is fuzzed, too, where
 # python3 has a library to embed and is for this processor.
 set -euo pipefail
@@ -24,10 +26,14 @@ if [ -z "${EMULATOR:-}" ] && [ -e "$include/Python.h" ] && [ -e "$place/lib$name
 else
     libraries=(-lm)
 fi
+python3 -m zipfile -e tests/fuzz/corpus/kernels.zip "$work/corpus"
 if ${CC:-cc} --version | grep -q clang; then
     "$CC" "${flags[@]}" -DLIBFUZZER -fsanitize=fuzzer,address,undefined "${sources[@]}" "${libraries[@]}" -o "$work/fuzz"
-    "$work/fuzz" -runs="${1:-1000000}" -seed="${2:-1}" -max_len=2048
+    same=() # addresses, which libFuzzer draws from, so that it draws the same each time
+    if setarch -R true 2> /dev/null; then same=(setarch -R); fi
+    "${same[@]}" "$work/fuzz" "$work/corpus" -runs="${1:-1000000}" -seed="${2:-1}" -max_len=2048 -reload=0 "${@:3}"
+    if [ "${RENEW:-}" ]; then python3 -m tests.fuzz.corpora kernels "$work/corpus" "$work/fuzz"; fi
 else
     "${CC:-cc}" "${flags[@]}" -fsanitize=address,undefined "${sources[@]}" "${libraries[@]}" -o "$work/fuzz"
-    ${EMULATOR:-} "$work/fuzz" "${1:-1000000}" "${2:-1}"
+    ${EMULATOR:-} "$work/fuzz" "${1:-1000000}" "${2:-1}" "$work"/corpus/*/*
 fi

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from tests.fuzz import of_checkpoints, of_patches, of_stores
+from tests.fuzz import corpora, of_checkpoints, of_patches, of_stores
 from tests.fuzz.target import Target
 
 GROUPS: dict[str, dict[str, Target]] = {
@@ -24,16 +24,16 @@ TARGETS = {name: target for group in GROUPS.values() for name, target in group.i
 
 def seeds(name: str) -> list[bytes]:
     """Inputs to begin with, the shortest first."""
-    found = sorted(set(TARGETS[name].seeds()), key=len)
+    found = sorted(set(TARGETS[name].seeds()), key=lambda data: (len(data), data))
     assert found, name
     return found
 
 
 def mutants_of(name: str, rng: random.Random) -> Callable[[], bytes]:
-    """Makes mutants of a target's seeds, the same for the same random numbers."""
+    """Makes mutants of a target's seeds and corpus, the same for the same random numbers."""
     from tests.fuzz.mutate import mutant
 
-    known, change = seeds(name), TARGETS[name].mutate
+    known, change = [*seeds(name), *corpora.read(name).values()], TARGETS[name].mutate
     if change is None:
         return lambda: mutant(known, rng)
     return lambda: change(rng.choice(known), rng.randrange(1 << 30))

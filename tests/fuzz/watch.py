@@ -52,6 +52,8 @@ def accepts(
     """
     global _watching
     before, started, taken = _peak(), time.process_time(), True
+    compiles = not sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # a module that is imported late is written by nobody's bytes
     _watching = True
     try:
         read(data)
@@ -64,10 +66,11 @@ def accepts(
         raise FindingError(f"{type(e).__name__} ({e.exit_code}): {e}") from e
     except FindingError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise FindingError(f"{type(e).__name__}: {e}") from e
     finally:
         _watching = False
+        sys.dont_write_bytecode = not compiles
     if _seen:
         found, _seen[:] = ", ".join(_seen), []
         raise FindingError(f"did {found}")
