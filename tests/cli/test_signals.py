@@ -37,7 +37,14 @@ main()
 @pytest.mark.parametrize("signum", SIGNALS)
 @pytest.mark.parametrize(
     "module",
-    ["sparsediff.cli", "click", "sparsediff.cli.make_cmd", "zstandard", "sparsediff.make.write", "xxhash"],
+    [
+        "sparsediff.cli",
+        "click",
+        "sparsediff.cli.make_cmd",
+        "zstandard",
+        "sparsediff.make.write",
+        "xxhash",
+    ],
 )
 def test_while_it_is_loaded(
     module: str, signum: int, base: Path, target: Path, tmp_path: Path
