@@ -86,6 +86,13 @@ def test_geometric_table_matches_the_distribution() -> None:
         assert abs(table[c] / symbols.SCALE - chance) < 2 / symbols.SCALE
 
 
+def test_logarithms_are_right() -> None:
+    n = symbols.SCALE + 1
+    exact = np.log2(np.maximum(np.arange(n), 1))
+    assert np.abs(numbers.log2_table(n) - exact).max() < 2.0**-46
+    assert np.array_equal(tables.MICROBITS, np.rint(1e6 * (symbols.SCALE_BITS - exact)))
+
+
 counts = st.dictionaries(st.integers(0, 250), st.integers(1, 10**9), min_size=1).map(
     lambda d: np.array([d.get(i, 0) for i in range(256)], np.int64)
 )
