@@ -7,9 +7,8 @@ given.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
@@ -23,16 +22,18 @@ from sparsediff.kernels.symbols import (
     Words,
 )
 
+T = TypeVar("T")
+
 _FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _KINDS = ("float", "signed", "unsigned")
 
 use = _native.use
 
 
-@contextmanager
-def _corrupt() -> Iterator[None]:
+def _read(call: Callable[..., T], *args: Any) -> T:
+    """What a call on bytes of a payload gives, which may be any bytes."""
     try:
-        yield
+        return call(*args)
     except ValueError as e:
         raise CorruptError(str(e)) from None
 
@@ -115,8 +116,7 @@ def rebuild(
     if patcher is None:
         word_bits, kind, _ = _layout(dtype)
         return _native.rebuild(word_bits, kind, piece_words, ends, base, target)
-    with _corrupt():
-        return patcher.native.rebuild(piece_words, ends, base, target)
+    return _read(patcher.native.rebuild, piece_words, ends, base, target)
 
 
 class Differ:
@@ -139,18 +139,15 @@ class Patcher:
     """See `reference.Patcher`, and `payloads.patcher`."""
 
     def __init__(self, payload: bytes, n_words: int, dtype: DType) -> None:
-        with _corrupt():
-            self.native = _native.Patch(*_layout(dtype), payload, n_words)
+        self.native = _read(_native.Patch, *_layout(dtype), payload, n_words)
 
     def feed(self, words: Words) -> None:
         """See `reference.Patcher.feed`."""
-        with _corrupt():
-            self.native.feed(words)
+        _read(self.native.feed, words)
 
     def finish(self) -> None:
         """See `reference.Patcher.finish`."""
-        with _corrupt():
-            self.native.finish()
+        _read(self.native.finish)
 
 
 patcher = Patcher
