@@ -29,6 +29,7 @@ OTHERS = [  # of what we call, what releases the lock as well: SHA-256, and zstd
     ("sparsediff.patch.container", "digest", "hash"),
     ("sparsediff.codec.bucket", "compress", "kernels"),
     ("sparsediff.make.encode", "compress", "kernels"),
+    ("sparsediff.patch.container", "compress_columns", "kernels"),
     ("sparsediff.patch.container", "decompress", "kernels"),
     ("sparsediff.apply.rebuild", "decompress", "kernels"),
 ]
