@@ -115,10 +115,10 @@ def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callab
 
         def compare(beginning: bytes) -> None:
             nonlocal is_another
-            is_another = _is_another(path, beginning)
+            is_another = os.path.lexists(file) and _is_another(path, beginning)
 
         yield compare
-        if is_another and os.path.lexists(file) and _usable(file):
+        if is_another and _usable(file):
             with os_errors(file):
                 file.unlink()
         return

@@ -23,6 +23,7 @@ from sparsediff import (
     verify_patch,
 )
 from sparsediff.errors import CorruptError, UnsupportedError, UntrustedError, UsageError
+from sparsediff.patch import signed
 from sparsediff.patch.container import sign_patch
 from sparsediff.patch.signed import Signed, beside, signed_when_it_appears
 from tests.conftest import Run
@@ -176,6 +177,15 @@ def test_signatures_of_a_patch_that_was_replaced_unsigned_go_with_it(
     beside(patch).write_text("a list of songs")
     make_patch(base, target, patch, force=True)
     assert beside(patch).read_text() == "a list of songs"
+
+
+def test_what_has_no_signatures_beside_it_is_replaced_without_being_read(
+    base: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody needs to be allowed to."""
+    (tmp_path / "p").write_text("of somebody who lets nobody read it")
+    monkeypatch.setattr(signed, "_is_another", lambda *_: pytest.fail("read"))
+    make_patch(base, target, tmp_path / "p", force=True)
 
 
 @pytest.mark.parametrize("kind", ["directory", "forbidden"])
