@@ -130,28 +130,12 @@ def say(text: str, *, err: bool = False) -> None:
     click.echo(one_line(text), err=err)
 
 
-class Rows(list[Any]):
-    """An array of a JSON document, of which each item is made when it is printed."""
-
-    def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
-        """Take what begins to make the items."""
-        self._make = make
-
-    def __iter__(self) -> Iterator[Any]:
-        """Make the items."""
-        return self._make()
-
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return any(True for _ in self)
-
-
 def print_json(document: object) -> None:
     """Print one JSON document on stdout, a block at a time: it may have very many rows."""
-    import json  # takes long
+    from sparsediff.cli.documents import encoded  # json takes long
 
-    chunks = json.JSONEncoder(indent=2).iterencode(document)
-    while block := "".join(islice(chunks, 1 << 14)):
+    chunks = encoded(document, "\n")
+    while block := "".join(islice(chunks, 1 << 12)):
         click.echo(block, nl=False)
     click.echo()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ from sparsediff.cli.common import (
     say,
     size,
 )
+from sparsediff.cli.documents import Rows
 from sparsediff.cli.keys import trust_option
 from sparsediff.cli.tables import print_table
 from sparsediff.errors import printable
@@ -50,21 +52,21 @@ def command(patch: str, as_json: bool) -> None:
             return
         stats = patch_stats(opened)
         manifest = opened.manifest
-        rows = []
-        buckets = manifest.file_buckets
-        for i, file in enumerate(manifest.target_files):
-            rows.append(
-                [
-                    file.name or "(single file)",
-                    size(file.size),
-                    count(file.n_tensors),
-                    count(len(buckets[i])),
-                    size(
-                        opened.sizes.get(f"skeleton.{i}", 0)
-                        + sum(opened.sizes.get(f"bucket.{b}", 0) for b in buckets[i])
-                    ),
-                ]
+        rows = (
+            [
+                file.name or "(single file)",
+                size(file.size),
+                count(file.n_tensors),
+                count(len(buckets)),
+                size(
+                    opened.sizes.get(f"skeleton.{i}", 0)
+                    + sum(opened.sizes.get(f"bucket.{b}", 0) for b in buckets)
+                ),
+            ]
+            for i, (file, buckets) in enumerate(
+                zip(manifest.target_files, manifest.file_buckets, strict=True)
             )
+        )
         kept = {f.name for f in manifest.target_files}
         removed = [f.name for f in manifest.base_files if f.name not in kept]
     total = stats.total
@@ -98,52 +100,60 @@ def _document(patch: Patch) -> dict[str, Any]:
         "patch_bytes": patch.n_bytes,
         "base": {
             "is_directory": m.base_is_directory,
-            "files": [
-                {"name": f.name, "size": f.size, "layout": f.layout, "skeleton": f.skeleton}
-                for f in m.base_files
-            ],
+            "files": Rows(
+                lambda: (
+                    {"name": f.name, "size": f.size, "layout": f.layout, "skeleton": f.skeleton}
+                    for f in m.base_files
+                )
+            ),
         },
         "target": {
             "is_directory": m.target_is_directory,
-            "files": [
-                {
-                    "name": f.name,
-                    "size": f.size,
-                    "n_tensors": f.n_tensors,
-                    "skeleton": f.skeleton,
-                    "dictionary": f.dictionary,
-                    "sha256": f.skeleton_digest,
-                    "patch_bytes": patch.sizes.get(f"skeleton.{i}", 0),
-                }
-                for i, f in enumerate(m.target_files)
-            ],
+            "files": Rows(
+                lambda: (
+                    {
+                        "name": f.name,
+                        "size": f.size,
+                        "n_tensors": f.n_tensors,
+                        "skeleton": f.skeleton,
+                        "dictionary": f.dictionary,
+                        "sha256": f.skeleton_digest,
+                        "patch_bytes": patch.sizes.get(f"skeleton.{i}", 0),
+                    }
+                    for i, f in enumerate(m.target_files)
+                )
+            ),
         },
-        "tensors": [
-            {
-                "name": t.name,
-                "dtype": t.dtype.name,
-                "shape": list(t.shape),
-                "offset": t.offset,
-                "base_file": t.base_file,
-                "base_offset": t.base_offset,
-                "n_words": t.n_words,
-                "n_based": t.n_based,
-                "n_changed": t.n_changed,
-                "n_ones": t.n_ones,
-                "median_step": t.median,
-                "largest_step": t.largest,
-            }
-            for t in m.tensors
-        ],
-        "buckets": [
-            {
-                "parts": [[p.tensor, p.start, p.n_words] for p in parts],
-                "n_words": b.n_words,
-                "base": b.base,
-                "target": b.target if b.target is not None else b.base,
-                "sha256": b.digest,
-                "patch_bytes": patch.sizes.get(f"bucket.{i}", 0),
-            }
-            for i, (b, parts) in enumerate(zip(m.buckets, m.parts, strict=True))
-        ],
+        "tensors": Rows(
+            lambda: (
+                {
+                    "name": t.name,
+                    "dtype": t.dtype.name,
+                    "shape": t.shape,
+                    "offset": t.offset,
+                    "base_file": t.base_file,
+                    "base_offset": t.base_offset,
+                    "n_words": t.n_words,
+                    "n_based": t.n_based,
+                    "n_changed": t.n_changed,
+                    "n_ones": t.n_ones,
+                    "median_step": t.median,
+                    "largest_step": t.largest,
+                }
+                for t in m.tensors
+            )
+        ),
+        "buckets": Rows(
+            lambda: (
+                {
+                    "parts": Rows(partial(map, list, parts)),
+                    "n_words": b.n_words,
+                    "base": b.base,
+                    "target": b.target if b.target is not None else b.base,
+                    "sha256": b.digest,
+                    "patch_bytes": patch.sizes.get(f"bucket.{i}", 0),
+                }
+                for i, (b, parts) in enumerate(zip(m.buckets, m.parts, strict=True))
+            )
+        ),
     }

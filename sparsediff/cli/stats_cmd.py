@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +13,6 @@ import click
 from sparsediff.cli import series as printed
 from sparsediff.cli.common import (
     Bandwidth,
-    Rows,
     count,
     duration,
     examples,
@@ -28,6 +29,7 @@ from sparsediff.cli.common import (
     say,
     size,
 )
+from sparsediff.cli.documents import Rows
 from sparsediff.cli.keys import checked, trust_option
 from sparsediff.cli.stores import opened_store
 from sparsediff.cli.tables import print_table
@@ -198,22 +200,18 @@ def command(
         return
     by = by or "tensor"
     stats = _measure(paths, jobs, quiet, bound)
-    if as_json and by == "tensor" and not sort:
-        rows = Rows(lambda: map(_row, islice(stats.alone(), top)))
-        print_json(_document(stats, rows, by, bandwidth))
-        return
     groups = stats.grouped(by)
+    order: Sequence[int] = range(len(groups))
     if sort:
-        groups.sort(key=lambda g: _sort_value(g, sort), reverse=sort != "name")
-    hidden = len(groups) - len(groups[:top])
-    groups = groups[:top]
+        value = attrgetter(_SORTS[sort])
+        order = sorted(order, key=lambda i: _or_least(value(groups[i])), reverse=sort != "name")
+    shown = Rows(lambda: map(groups.__getitem__, islice(order, top)))
     if as_json:
-        print_json(_document(stats, Rows(lambda: map(_row, groups)), by, bandwidth))
+        print_json(_document(stats, Rows(lambda: map(_row, shown)), by, bandwidth))
     elif as_csv:
-        cells = [[g.key, *(getattr(g, f) for f in _FIELDS)] for g in [*groups, stats.total]]
-        _print_csv([by, *_FIELDS], cells)
+        _print_csv([by, *_FIELDS], chain(shown, [stats.total]))
     else:
-        _print(stats, groups, by, hidden)
+        _print(stats, shown, by, max(len(groups) - (top or len(groups)), 0))
         if stats.bound_bits is not None:
             _print_bound(stats)
         if bandwidth:
@@ -270,30 +268,32 @@ def _measure(paths: tuple[str, ...], jobs: int | None, quiet: bool, bound: bool)
     return patch_stats(checked(paths[0]))
 
 
-def _sort_value(group: Group, sort: str) -> Any:
-    value = getattr(group, _SORTS[sort])
+def _or_least(value: Any) -> Any:
+    """A figure to sort by; one that has no meaning comes after all others."""
     return -1 if value is None else value
 
 
-def _print(stats: CheckpointStats, groups: list[Group], by: str, hidden: int) -> None:
+def _print(stats: CheckpointStats, shown: Iterable[Group], by: str, hidden: int) -> None:
     total = stats.total
-    shown = [*groups, total]
-    columns = {
-        by: [g.key for g in shown],
-        "elements": [count(g.n_elements) for g in shown],
-        "changed": [count(g.n_changed) for g in shown],
-        "density": [percent(g.density) for g in shown],
-        "sparsity": [percent(g.sparsity) for g in shown],
-        "±1": [percent(g.ones_share) for g in shown],
-        "median": [str(g.median or "-") for g in shown],
-        "largest": [str(g.largest or "-") for g in shown],
-        "bytes": [size(g.raw_bytes) for g in shown],
-        "in patch": [size(g.patch_bytes) for g in shown],
-        "bits/chg": [number(g.bits_per_changed) for g in shown],
+    columns: dict[str, Callable[[Group], str]] = {
+        by: lambda g: g.key,
+        "elements": lambda g: count(g.n_elements),
+        "changed": lambda g: count(g.n_changed),
+        "density": lambda g: percent(g.density),
+        "sparsity": lambda g: percent(g.sparsity),
+        "±1": lambda g: percent(g.ones_share),
+        "median": lambda g: str(g.median or "-"),
+        "largest": lambda g: str(g.largest or "-"),
+        "bytes": lambda g: size(g.raw_bytes),
+        "in patch": lambda g: size(g.patch_bytes),
+        "bits/chg": lambda g: number(g.bits_per_changed),
     }
-    rows = [*zip(*columns.values(), strict=True)]
+    cells = columns.values()
     print_table(
-        [*columns], rows, last_is_total=True, expendable=("sparsity", "median", "largest", "±1")
+        [*columns],
+        ([cell(g) for cell in cells] for g in chain(shown, [total])),
+        last_is_total=True,
+        expendable=("sparsity", "median", "largest", "±1"),
     )
     if hidden:
         say(f"({hidden:,} rows not shown)")
@@ -340,12 +340,15 @@ def _print_times(stats: CheckpointStats, bandwidth: float) -> None:
     print_table(["what", "bytes", "time"], rows)
 
 
-def _print_csv(head: list[str], rows: list[list[Any]]) -> None:
+def _print_csv(head: list[str], groups: Iterable[Group]) -> None:
     import csv  # takes long
 
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([head, *rows])
-    click.echo(out.getvalue(), nl=False)
+    cells = ([g.key, *(getattr(g, f) for f in _FIELDS)] for g in groups)
+    rows: Iterator[list[Any]] = chain([head], cells)
+    while block := [*islice(rows, 1 << 12)]:
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows(block)
+        click.echo(out.getvalue(), nl=False)
 
 
 def _row(group: Group) -> dict[str, Any]:

@@ -7,7 +7,8 @@ standard output; names in them are data, without control characters or markup.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import click
 
@@ -19,7 +20,7 @@ _BLOCK = 1 << 12  # lines: what is printed at once stays in the cache
 
 def print_table(
     columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Iterable[Sequence[str]],
     *,
     last_is_total: bool = False,
     expendable: Sequence[str] = (),
@@ -27,36 +28,44 @@ def print_table(
     """Print a table on stdout, first column left, the others right.
 
     On a terminal too narrow for it, the ``expendable`` columns are left out one
-    by one, then names in the first column lose their beginning.
+    by one, then names in the first column lose their beginning. Until all rows are known they are
+    held as little more than the bytes that are printed.
     """
-    # A tensor name is data: no control characters, and never any markup.
-    table = [[name, *_printable(cells)] for name, cells in _transposed(columns, rows)]
-    widths = [max(_cells(column)) for column in table]
+    widths, blocks, n_rows = _cells(columns), [], 0
+    left = iter(rows)
+    while block := [*islice(left, _BLOCK)]:
+        # A tensor name is data: no control characters, and never any markup.
+        cells = [_printable(column) for column in zip(*block, strict=True)]
+        widths = [max(n, *_cells(column)) for n, column in zip(widths, cells, strict=True)]
+        blocks.append(["\n".join(column).encode() for column in cells])
+        n_rows += len(block)
     room = 1 << 16
     if sys.stdout is not None and sys.stdout.isatty():
         import shutil  # takes long
 
         room = shutil.get_terminal_size().columns
-    left_out = []
+    shown, left_out = [*range(len(columns))], []
     for name in expendable:
-        if sum(widths) + 2 * len(widths) > room:
-            at = [column[0] for column in table].index(name)
-            del widths[at], table[at]
+        if sum(widths[i] + 2 for i in shown) > room:
+            shown.remove(columns.index(name))
             left_out.append(name)
-    first = max(room - sum(widths[1:]) - 2 * len(widths), 12)
-    if widths[0] > first:
-        table[0] = [_end_of(cell, first) for cell in table[0]]
-        widths[0] = max(_cells(table[0]))
-    n_lines = len(table[0])
-    for start in range(0, n_lines, _BLOCK):
-        block = [column[start : start + _BLOCK] for column in table]
-        cells = map(_padded, block, widths, range(len(table)))
-        lines = ["  ".join(row).rstrip() for row in zip(*cells, strict=True)]
-        if last_is_total and len(rows) > 1 and start + _BLOCK >= n_lines:
-            lines.insert(-1, "")
-        if start == 0:
-            lines.insert(1, "─" * (sum(widths) + 2 * len(widths) - 2))
-        click.echo("\n".join(lines))
+    first = max(room - sum(widths[i] for i in shown[1:]) - 2 * len(shown), 12)
+    is_cut, widths[0] = widths[0] > first, min(widths[0], first)
+
+    def lines(cells: Sequence[Sequence[str]]) -> list[str]:
+        padded = [_padded(cells[i], widths[i], i) for i in shown]
+        return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
+
+    click.echo(lines([[name] for name in columns])[0])
+    click.echo("─" * (sum(widths[i] + 2 for i in shown) - 2))
+    for packed in blocks:
+        texts = [column.decode().split("\n") for column in packed]
+        if is_cut:
+            texts[0] = [_end_of(cell, first) for cell in texts[0]]
+        printed = lines(texts)
+        if last_is_total and n_rows > 1 and packed is blocks[-1]:
+            printed.insert(-1, "")
+        click.echo("\n".join(printed))
     if left_out:
         width = f"{room} columns have no room for {', '.join(left_out)}"
         say(f"sparsediff: note: {width}; a wider terminal or --json shows all", err=True)
@@ -80,13 +89,6 @@ def _end_of(text: str, room: int) -> str:
     return "…" + text
 
 
-def _transposed(
-    columns: Sequence[str], rows: Sequence[Sequence[str]]
-) -> Iterator[tuple[str, Sequence[str]]]:
-    """Name and cells of each column."""
-    return zip(columns, zip(*rows, strict=True) if rows else ((),) * len(columns), strict=True)
-
-
 def _printable(cells: Sequence[str]) -> Sequence[str]:
     """`printable` of each cell; whole columns at a time, as there may be very many rows."""
     if "".join(cells).isprintable() and max(map(len, cells), default=0) <= 100:
@@ -94,7 +96,7 @@ def _printable(cells: Sequence[str]) -> Sequence[str]:
     return [printable(cell) for cell in cells]
 
 
-def _padded(column: list[str], width: int, at: int) -> list[str]:
+def _padded(column: Sequence[str], width: int, at: int) -> list[str]:
     """Cells of the column ``at`` as wide as the widest, the first to the left, others right."""
     if "".join(column).isascii():
         return [cell.rjust(width) if at else cell.ljust(width) for cell in column]

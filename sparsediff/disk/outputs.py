@@ -27,6 +27,7 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _FICLONE = 0x40049409  # Linux
 _SYNC_FILE_RANGE_WRITE = 2
+_BEGUN_BYTES = 1 << 16  # for less it would be as much work to ask
 
 
 @contextmanager
@@ -194,7 +195,7 @@ def write_all(fd: int, offset: int, data: Any) -> None:
     done = 0
     while done < len(view):
         done += os.pwrite(fd, view[done:], offset + done)
-    if (begin := _sync_file_range()) is not None:
+    if len(view) >= _BEGUN_BYTES and (begin := _sync_file_range()) is not None:
         begin(fd, offset, len(view), _SYNC_FILE_RANGE_WRITE)
 
 

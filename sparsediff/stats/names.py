@@ -9,11 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
+import numpy as np
+
+_NUMBER = re.compile(r"(?:^|(?<=\.))\d{1,9}(?=\.|$)")  # longer ones count nothing
 _ROUTER = re.compile(r"(?:^|[._])router(?:[._]|$)|(?:^|\.)(?:shared_expert_)?gate(?:\.|$)")
 _EXPERT = re.compile(r"(?:^|\.)(?:local_)?experts?(?:\.|$)")
 
+_MOST = 10**9  # above every number
+
 NONE = "(none)"
+_DEPTHS = ("front", "middle", "back", NONE)
 
 
 def layer(name: str) -> str:
@@ -42,16 +47,16 @@ def depths(names: Sequence[str]) -> list[str]:
 
     Layers that have the same name but for their number are counted together.
     """
-    layers = [
-        (name[: n.start()], int(n[0])) if (n := _NUMBER.search(name)) else None for name in names
-    ]
-    stacks: dict[str, set[int]] = {}
-    for found in layers:
-        if found is not None:
-            stacks.setdefault(found[0], set()).add(found[1])
-    third = {
-        (stem, number): ("front", "middle", "back")[3 * rank // len(numbers)]
-        for stem, numbers in stacks.items()
-        for rank, number in enumerate(sorted(numbers))
-    }
-    return [NONE if found is None else third[found] for found in layers]
+    stems: dict[str, int] = {}  # there may be very many names, so what is known of each is a number
+    layers = np.full(len(names), -1)
+    for i, name in enumerate(names):
+        if n := _NUMBER.search(name):
+            stem = stems.setdefault(name[: n.start()], len(stems))
+            layers[i] = stem * _MOST + int(n[0])
+    distinct, of_name = np.unique(layers, return_inverse=True)
+    ends = np.searchsorted(distinct, np.arange(len(stems) + 1) * _MOST)
+    stem_of = distinct // _MOST
+    begin, end = ends[stem_of], ends[stem_of + 1]
+    thirds = 3 * (np.arange(distinct.size) - begin) // np.maximum(end - begin, 1)
+    thirds[distinct < 0] = 3
+    return [_DEPTHS[third] for third in thirds[of_name].tolist()]

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,15 @@ from sparsediff.parallel import ordered_map
 from sparsediff.patch import words
 from sparsediff.patch.container import Patch
 from sparsediff.patch.manifest import Manifest, Part
+from sparsediff.patch.words import Run
 from sparsediff.updates.named import BaseTensors
 
 Indices = npt.NDArray[np.signedinteger[Any]]
 
 _WAITING = 1 << 26  # bytes that what waits for its turn may take besides what payloads pay for
+
+
+_Changes = Iterable["Change"]
 
 
 class _TooManyError(Exception):
@@ -102,13 +107,13 @@ def changes(
     growing = _growing(manifest)
     waiting: dict[int, list[Change]] = {row: [] for rows in growing.values() for row in rows}
 
-    def job(task: Task) -> tuple[Task, list[Change] | None]:
+    def job(task: Task) -> tuple[Task, list[_Changes] | None]:
         try:
             return task, changes_of(task, None if jobs <= 1 else _WAITING // (jobs + 1))
         except _TooManyError:
             return task, None  # to be decoded when its turn has come, alone
 
-    def changes_of(task: Task, most: int | None) -> list[Change]:
+    def changes_of(task: Task, most: int | None) -> list[_Changes]:
         stored = [payload for payload in task.payloads if payload is not None]
         named = task.bucket is not None and _is_named(manifest, task.bucket)
         try:
@@ -126,10 +131,14 @@ def changes(
         return []
 
     for task, found in ordered_map(job, tasks(group), jobs):
-        ready: list[Change] = []
-        for change in changes_of(task, None) if found is None else found:
-            waiting.get(change.tensor, ready).append(change)
+        own = chain.from_iterable(changes_of(task, None) if found is None else found)
         del found
+        if not waiting:
+            yield from own  # in order, and made as they are taken: there may be very many
+            continue
+        ready: list[Change] = []
+        for change in own:
+            waiting.get(change.tensor, ready).append(change)
         for row in growing.get(task.bucket, ()):
             ready += waiting.pop(row)
         yield from sorted(ready, key=_place)
@@ -137,6 +146,8 @@ def changes(
 
 def _growing(manifest: Manifest) -> dict[int | None, list[int]]:
     """Tensors with words in buckets with a base and in buckets without, by their last bucket."""
+    if len({bucket.base is None for bucket in manifest.buckets}) < 2:
+        return {}  # at no cost, of however many tensors
     last: tuple[dict[int, int], dict[int, int]] = {}, {}
     for i, bucket in enumerate(manifest.buckets):
         last[bucket.base is None].update(dict.fromkeys(bucket.tensors, i))
@@ -196,7 +207,7 @@ def _decode(
     whole_runs: bool,
     with_old: bool,
     most: int | None,
-) -> list[Change]:
+) -> list[_Changes]:
     """Changes of one bucket, all of it verified.
 
     Raises:
@@ -209,21 +220,90 @@ def _decode(
         raise _TooManyError  # all of it is new
     overheard = _Overheard(base)
     parts = manifest.parts[task.bucket]
-    found: list[Change] = []
+    found: list[_Changes] = []
+    pieces: list[Change] = []  # of a part that is cut
     with closing(rebuilt(group, overheard, task.bucket, task)) as runs:
         for run in runs:
-            before, after, start = overheard.take(run.ends[-1]), np.asarray(run.words[0]), 0
-            for i, (part, end) in enumerate(zip(run.parts, run.ends, strict=True), run.part):
-                old = None if before is None or part.tensor in whole else before[start:end]
-                new = after[start:end]
-                start = end
-                change = _change(parts[i], part.start, old, new, whole_runs, with_old)
+            before = overheard.take(run.ends[-1])
+            if run.is_whole:
+                found.append(packed := _packed(run, before, whole, whole_runs, with_old))
+                left -= packed.n_bytes
+            else:
+                (part,), new = run.parts, np.asarray(run.words[0])
+                old = None if part.tensor in whole else before
+                change = _change(parts[run.part], part.start, old, new, whole_runs, with_old)
                 left -= change.n_bytes
-                if left < 0:
-                    raise _TooManyError
                 if change.values.size:
-                    found.append(change)
-    return _joined(found)
+                    pieces.append(change)
+                if run.is_last_of_part:
+                    found.append(_joined(pieces))
+                    pieces = []
+            if left < 0:
+                raise _TooManyError
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """What changes in a run of whole parts, of which there may be very many: as few arrays.
+
+    Attributes:
+        parts: those of the bucket, from the first of the run on.
+        ends: words of the run before each part, and of all.
+        at: changes before each part, and all.
+        are_all: of each part, whether all of its words are given.
+        are_new: of each part, whether what it was is for nobody.
+        positions: of changes in the run; None if all words are given.
+        values: the words there.
+        old: what they were, if somebody asked.
+    """
+
+    parts: Sequence[Part]
+    ends: npt.NDArray[np.int32]
+    at: npt.NDArray[np.int32]
+    are_all: npt.NDArray[np.bool_]
+    are_new: npt.NDArray[np.bool_]
+    positions: npt.NDArray[np.int32] | None
+    values: Words
+    old: Words | None
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(a.nbytes for a in (self.positions, self.values, self.old) if a is not None)
+
+    def __iter__(self) -> Iterator[Change]:
+        """The changes of one part after the other."""
+        changes = pairwise(self.at.tolist())
+        for i, (part, (a, b)) in enumerate(zip(self.parts, changes, strict=True)):
+            if a == b:
+                continue
+            positions = None
+            if self.positions is not None and not self.are_all[i]:
+                positions = self.positions[a:b] - self.ends[i]
+            old = None if self.old is None or self.are_new[i] else self.old[a:b]
+            yield Change(part.tensor, part.start, positions, self.values[a:b], old)
+
+
+def _packed(
+    run: Run, old: Words | None, whole: Collection[int], whole_runs: bool, with_old: bool
+) -> _Packed:
+    """What changes in a run of whole parts."""
+    new, ends = np.asarray(run.words[0]), np.array([0, *run.ends], np.int32)
+    are_new = np.array([old is None or part.tensor in whole for part in run.parts])
+    are_all = are_new
+    if old is not None and not are_new.all():
+        differ, n_words = old != new, np.diff(ends)
+        if whole_runs:
+            n_changed = np.add.reduceat(differ, ends[:-1], dtype=np.int64)
+            are_all = are_new | (n_changed * (4 + new.itemsize) > n_words * new.itemsize)
+        if not are_all.all():
+            positions = np.flatnonzero(differ | np.repeat(are_all, n_words)).astype(np.int32)
+            at = np.searchsorted(positions, ends).astype(np.int32)
+            kept = old[positions] if with_old else None
+            return _Packed(run.parts, ends, at, are_all, are_new, positions, new[positions], kept)
+    kept = old.copy() if with_old and old is not None else None
+    return _Packed(run.parts, ends, ends, are_all, are_new, None, new.copy(), kept)
 
 
 def _change(

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -106,44 +107,59 @@ def export_patch(
         source = open_base(base, manifest)
         gone = removed(manifest, manifest, source)
         renamed = renamed_rows(manifest, source)
-        named = {
-            row: t for row, t in enumerate(manifest.tensors) if manifest.names[row] is not None
-        }
-        whole = {r: t for r, t in named.items() if t.n_words and (r in renamed or not t.n_based)}
-        sparse = {r: t for r, t in named.items() if t.n_changed and r not in whole}
+        tensors = manifest.tensors  # of which there may be very many
+        rows = array("q", (row for row, name in enumerate(manifest.names) if name is not None))
+        whole, sparse, are_whole = array("q"), array("q"), bytearray(len(tensors))
+        for row in rows:
+            tensor = tensors[row]
+            if tensor.n_words and (row in renamed or not tensor.n_based):
+                whole.append(row)
+                are_whole[row] = True
+            elif tensor.n_changed:
+                sparse.append(row)
         if layout == "trl" and whole:
             raise UnsupportedError(
                 "is new, and TRL's reader would leave it out without a word",
-                tensor=next(iter(whole.values())).name,
+                tensor=tensors[whole[0]].name,
             )
-        expected = dict.fromkeys(named, 0) | {r: t.n_changed for r, t in sparse.items()}
-        expected |= {r: t.n_words for r, t in whole.items()}
-        total, n_words = sum(expected.values()), sum(t.n_words for t in named.values())
-        head, spans = safetensors.compose(
-            _entries(sparse.values(), whole.values(), layout),
-            _metadata(sparse.values(), gone, layout, total, n_words),
+        expected = array("q", bytes(8 * len(tensors)))  # words
+        for row in sparse:
+            expected[row] = tensors[row].n_changed
+        for row in whole:
+            expected[row] = tensors[row].n_words
+        total, n_words = sum(expected), sum(tensors[row].n_words for row in rows)
+        entries = _entries([tensors[r] for r in whole], [tensors[r] for r in sparse], layout)
+        head, order, offsets = safetensors.compose_columns(
+            *entries, _metadata([tensors[r] for r in sparse], gone, layout, total, n_words)
         )
-        at = {span.name: span.offset for span in spans}
-        size = spans[-1].offset + spans[-1].nbytes if spans else len(head)
-        done = dict.fromkeys(named, 0)  # words so far
+        size = len(head)
+        if order:
+            dtype, shape = entries[1][order[-1]], entries[2][order[-1]]
+            size = offsets[order[-1]] + (dtype.n_bytes(shape) or 0)
+        at = array("q", bytes(8 * len(tensors)))  # of the first entry of each tensor
+        for i, row in enumerate(whole):
+            at[row] = i
+        for i, row in enumerate(sparse):
+            at[row] = len(whole) + 2 * i
+        del entries, order
+        done = array("q", bytes(8 * len(tensors)))  # words so far
+        n_done = 0
 
         def put(change: Change, fd: int) -> None:
+            nonlocal n_done
             row, n = change.tensor, change.values.size
-            tensor, begin = named[row], done[row]
+            tensor, begin = tensors[row], done[row]
             done[row] += n
+            n_done += n
             if done[row] > expected[row]:
                 raise _miscounted(opened.name, tensor)
-            arrays = {tensor.name: change.values}
-            if row in sparse:
-                positions, values = _SUFFIXES[layout]
+            arrays: list[np.ndarray[Any, Any]] = [change.values]
+            if not are_whole[row]:
                 kind = np.int32 if tensor.n_words <= _MAX_INT32 else np.int64
-                arrays = {
-                    tensor.name + positions: change.indices(kind),
-                    tensor.name + values: change.values,
-                }
-            for name, array in arrays.items():
+                arrays = [change.indices(kind), change.values]
+            for i, array_ in enumerate(arrays, at[row]):
                 with os_errors(output):
-                    write_all(fd, at[name] + begin * array.itemsize, array)
+                    write_all(fd, offsets[i] + begin * array_.itemsize, array_)
 
         jobs = threads(jobs)
         check_room(output.parent, size)
@@ -151,19 +167,20 @@ def export_patch(
             with os_errors(output):
                 stream.write(head)
                 stream.truncate(size)
+            del head
             for change in changes([opened], source, jobs, whole=renamed):
                 put(change, stream.fileno())
                 if progress is not None:
-                    progress(sum(done.values()), total)
-            for row, n in done.items():
-                if n != expected[row]:
-                    raise _miscounted(opened.name, named[row])
+                    progress(n_done, total)
+            for row in rows:
+                if done[row] != expected[row]:
+                    raise _miscounted(opened.name, tensors[row])
     return ExportResult(
         output,
         total,
         n_words,
-        [t.name for t in sparse.values()],
-        [t.name for t in whole.values()],
+        [tensors[row].name for row in sparse],
+        [tensors[row].name for row in whole],
         gone,
         size,
     )
@@ -185,20 +202,22 @@ def _value_dtype(tensor: Tensor) -> DType:
 
 
 def _entries(
-    sparse: Iterable[Tensor], whole: Iterable[Tensor], layout: Layout
-) -> list[safetensors.Described]:
-    """What the file holds."""
-    positions, values = _SUFFIXES[layout]
-    entries: list[safetensors.Described] = [(t.name, t.dtype, t.shape) for t in whole]
+    whole: Sequence[Tensor], sparse: Sequence[Tensor], layout: Layout
+) -> tuple[list[str], list[DType], list[tuple[int, ...]]]:
+    """Names, types and shapes of what the file holds: whole tensors, then two for each other."""
+    names = [t.name for t in whole]
+    dtypes = [t.dtype for t in whole]
+    shapes = [t.shape for t in whole]
     for tensor in sparse:
         n = (tensor.n_changed,)
         kind = "I32" if tensor.n_words <= _MAX_INT32 else "I64"
-        entries.append((tensor.name + positions, DTYPES[kind], n))
-        entries.append((tensor.name + values, _value_dtype(tensor), n))
-    for name, n_entries in Counter(name for name, _, _ in entries).items():
-        if n_entries > 1:
-            raise UnsupportedError("two entries of the output would have this name", tensor=name)
-    return entries
+        names += [tensor.name + suffix for suffix in _SUFFIXES[layout]]
+        dtypes += [DTYPES[kind], _value_dtype(tensor)]
+        shapes += [n, n]
+    if len(set(names)) < len(names):
+        twice = next(name for name, n_entries in Counter(names).items() if n_entries > 1)
+        raise UnsupportedError("two entries of the output would have this name", tensor=twice)
+    return names, dtypes, shapes
 
 
 def _metadata(

@@ -254,16 +254,20 @@ def shaped(n: int, n_sides: int, side: int | None = None) -> dict[str, Any]:
 
 
 def tensors(n: int) -> bytes:
-    """A patch from nothing to as many tensors of a byte; all of it is right."""
+    """A patch from nothing to as many tensors of a byte."""
+    entries = {"manifest": compress(dumped(manifest_of_tensors(n)), level=19)}
+    return container(entries | {"skeleton.0": write.frame(), "bucket.0": write.zeros(n)})
+
+
+def manifest_of_tensors(n: int) -> dict[str, Any]:
+    """The manifest of `tensors`."""
     manifest = write.anchor(n=n)
     manifest["target"]["tensors"] = [n]
     one = {k: column[0] for k, column in manifest["tensors"].items()} | {"shape": [1], "new": 1}
     manifest["tensors"] = {k: [v] * n for k, v in one.items()}
     manifest["tensors"]["name"] = list(itertools.islice(names(), n))
     manifest["buckets"]["tensors"] = [[0, n]]
-    text = dumped(manifest)
-    entries = {"manifest": compress(text, level=19), "skeleton.0": write.frame()}
-    return container(entries | {"bucket.0": write.zeros(n)})
+    return manifest
 
 
 def pointers() -> dict[str, Make]:

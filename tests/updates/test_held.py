@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_what_is_decoded_again_when_its_turn_has_come_is_the_same(
     monkeypatch.setattr(changes, "PAID_BYTES", 0)
     n_alone, decode = 0, changes._decode
 
-    def counted(*args: Any) -> list[changes.Change]:
+    def counted(*args: Any) -> list[Iterable[changes.Change]]:
         nonlocal n_alone
         n_alone += args[-1] is None
         return decode(*args)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter, sub
 from typing import Any
@@ -27,6 +28,7 @@ _NAMED = re.compile(rb'"[ \t\r\n]*:')
 _SURROGATE = re.compile("[\ud800-\udfff]").search
 _MAX_SIDE = 1 << 53
 _FIELDS = itemgetter("dtype", "shape", "data_offsets")
+_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _METADATA = "__metadata__"  # the entry of the header that is no tensor
 
 # The format's library stores the most aligned first, then by name.
@@ -55,41 +57,64 @@ def compose(
         UnsupportedError: nobody could read such a file: a name is no valid text, reserved or
             given twice, the metadata is no text, or the header is too long.
     """
-    tensors = list(tensors)
-    names = check_names(name for name, _, _ in tensors)
+    names, dtypes, shapes = map(list, zip(*tensors, strict=True)) if tensors else ([], [], [])
+    head, order, begins = compose_columns(names, dtypes, shapes, metadata)
+    return bytes(head), [
+        Span(names[i], dtypes[i], shapes[i], begins[i], dtypes[i].n_bytes(shapes[i]) or 0)
+        for i in order
+    ]
+
+
+def compose_columns(
+    names: Sequence[str],
+    dtypes: Sequence[DType],
+    shapes: Sequence[tuple[int, ...]],
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[bytearray, list[int], Sequence[int]]:
+    """`compose` for very many tensors, given and returned as columns.
+
+    Returns:
+        What the file starts with; the tensors' indices in the order in which they lie in it; and
+        of each, as given, the offset of its first byte.
+
+    Raises:
+        UnsupportedError: as `compose` does.
+    """
+    names = check_names(names)
     for entry in (metadata or {}).items():
         if not all(map(_is_text, entry)):
             raise UnsupportedError("metadata of safetensors must be text", found=repr(entry))
     if len(set(names)) < len(names):
         twice = next(name for name, n in Counter(names).items() if n > 1)
         raise UnsupportedError("two tensors of this name in one file", tensor=twice)
-    ordered = sorted(tensors, key=lambda t: (_RANK[t[1].name], t[0]))
-    header: dict[str, Any] = {}
+    order = sorted(range(len(names)), key=names.__getitem__)
+    order.sort(key=lambda i: _RANK[dtypes[i].name])
+    head = bytearray(8) + b"{"
     if metadata is not None:
-        header[_METADATA] = dict(sorted(metadata.items()))
-    ends: list[int] = []
-    for name, dtype, shape in ordered:
-        begin = ends[-1] if ends else 0
-        ends.append(begin + (dtype.n_bytes(shape) or 0))
-        header[name] = {
-            "dtype": dtype.name,
-            "shape": list(shape),
-            "data_offsets": [begin, ends[-1]],
-        }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER:
+        head += f'"{_METADATA}":{_compact(dict(sorted(metadata.items())))},'.encode()
+    begins, end = array("q", bytes(8 * len(names))), 0
+    for i in order:
+        begins[i], shape = end, shapes[i]
+        end += dtypes[i].n_bytes(shape) or 0
+        head += (
+            f'{_compact(names[i])}:{{"dtype":"{dtypes[i].name}","shape":{_compact(shape)},'
+            f'"data_offsets":[{begins[i]},{end}]}},'
+        ).encode()
+    if head.endswith(b","):
+        del head[-1:]
+    head += b"}"
+    head += b" " * (-len(head) % 8)
+    length = len(head) - 8
+    if length > MAX_HEADER:
         raise UnsupportedError(
             "header exceeds what safetensors allows",
             expected=f"at most {MAX_HEADER} bytes",
-            found=f"{len(text)} bytes",
+            found=f"{length} bytes",
         )
-    data = 8 + len(text)
-    spans = [
-        Span(name, dtype, shape, data + end - (size := dtype.n_bytes(shape) or 0), size)
-        for (name, dtype, shape), end in zip(ordered, ends, strict=True)
-    ]
-    return len(text).to_bytes(8, "little") + text, spans
+    head[:8] = length.to_bytes(8, "little")
+    for i in order:
+        begins[i] += len(head)
+    return head, order, begins
 
 
 def check_names(names: Iterable[object]) -> list[str]:

@@ -1,0 +1,72 @@
+"""No verb that reads a patch below 1 MB takes more than 300 MiB, or many seconds, for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.hostile import costly
+from tests.hostile.costly_patches import patches, write_pair
+from tests.support.costs import cost
+
+BY = ("layer", "kind", "depth", "part", "dtype", "file")
+READ = {
+    "verify": "verify {patch}",
+    "show": "show {patch}",
+    "show --json": "show {patch} --json",
+    "stats": "stats {patch}",
+    "stats --json": "stats {patch} --json",
+    "stats --csv": "stats {patch} --csv",
+    "stats --sort": "stats {patch} --sort bits --json",
+    "stats --sort name": "stats {patch} --sort name",
+    "stats --top": "stats {patch} --top 5",
+    **{f"stats --by {by}": f"stats {{patch}} --by {by}" for by in BY},
+}
+"""Verbs that read the patch alone: it is right, and they say so."""
+REBUILD = {
+    "verify --base": "verify {patch} --base {base}",
+    "apply": "apply {base} {patch} -o {out}",
+    "squash": "squash {base} {patch} -o {out}",
+    "export": "export {base} {patch} -o {out}",
+    "export -j 1": "export {base} {patch} -o {out} -j 1",
+}
+"""Verbs that make the target's words."""
+_SECONDS = {name: 20.0 for name in (*READ, *REBUILD) if name not in ("verify", "verify --base")}
+"""Of processor time: what a verb prints or writes takes 10 to 20 µs for each tensor or bucket, on a
+busy machine twice that."""
+
+
+@pytest.fixture(scope="module", params=[*patches()])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, Path]:
+    idea = request.param
+    return idea, *write_pair(idea, tmp_path_factory.mktemp("costly"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", [*READ])
+def test_reading(pair: tuple[str, Path, Path], verb: str) -> None:
+    _, patch, _ = pair
+    check(verb, READ[verb].format(patch=patch), {0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", [*REBUILD])
+@pytest.mark.parametrize("idea", ["new", "long shape", "shapes", "digits"])
+def test_rebuilding(idea: str, verb: str, tmp_path: Path) -> None:
+    patch, base = write_pair(idea, tmp_path)
+    check(verb, REBUILD[verb].format(patch=patch, base=base, out=tmp_path / "out"), {0})
+
+
+def check(verb: str, line: str, codes: set[int]) -> None:
+    before = os.times()
+    found = cost(*line.split())
+    after = os.times()
+    seconds = after.children_user + after.children_system
+    seconds -= before.children_user + before.children_system
+    assert found.code in codes, found.err
+    assert found.peak_bytes < costly.MAX_PEAK, f"{found.peak_bytes >> 20} MiB"
+    assert seconds < _SECONDS.get(verb, costly.MAX_SECONDS), f"{seconds:.2f} s"
