@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sparsediff.cli.documents import encoded
 from sparsediff.cli.keys import checked
 from sparsediff.errors import SparsediffError, one_line
 
@@ -132,8 +133,6 @@ def say(text: str, *, err: bool = False) -> None:
 
 def print_json(document: object) -> None:
     """Print one JSON document on stdout, a block at a time: it may have very many rows."""
-    from sparsediff.cli.documents import encoded  # json takes long
-
     chunks = encoded(document, "\n")
     while block := "".join(islice(chunks, 1 << 12)):
         click.echo(block, nl=False)

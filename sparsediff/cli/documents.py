@@ -6,11 +6,13 @@ indent of 2, in pieces.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from json import JSONEncoder
 
 _NESTED = (dict, list, tuple)
 _BLOCK = 1 << 12  # values that are encoded at once: the sizes of a shape may be very many
@@ -39,6 +41,8 @@ def encoded(value: object, line: str) -> Iterator[str]:
         value: anything that it takes, with names or integers as keys; or that with `Rows` in it.
         line: the beginning of a line as far in as this value.
     """
+    import json  # takes long
+
     inner = line + "  "
     if not isinstance(value, _NESTED) or not value:
         yield json.dumps(value)
@@ -64,5 +68,7 @@ def encoded(value: object, line: str) -> Iterator[str]:
 
 
 @lru_cache
-def _flat(between: str) -> json.JSONEncoder:
-    return json.JSONEncoder(separators=(between, ": "))
+def _flat(between: str) -> JSONEncoder:
+    from json import JSONEncoder
+
+    return JSONEncoder(separators=(between, ": "))

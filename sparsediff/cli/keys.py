@@ -50,8 +50,10 @@ def _kept(name: str, load: Callable[[Any], Any]) -> Callable[..., None]:
 
 def _check_variable() -> None:
     """Raise UsageError if the variable is set and names no key: that is no way to trust all."""
-    if not os.environ.get(_VARIABLE, "key").strip():
-        raise UsageError(f"{_VARIABLE} is set without a key; unset it to trust everybody")
+    if _VARIABLE in os.environ:
+        from sparsediff.signing import environment_keys
+
+        environment_keys()
 
 
 def check_nothing_trusted(what: str, file: str) -> None:

@@ -6,7 +6,15 @@ but for types, only then too.
 """
 
 from sparsediff.signing.keys import PrivateKey, PublicKey, generate, private_key, public_key
-from sparsediff.signing.signatures import MOST, Signer, Trust, parsed, signer, trust
+from sparsediff.signing.signatures import (
+    MOST,
+    Signer,
+    Trust,
+    environment_keys,
+    parsed,
+    signer,
+    trust,
+)
 
 __all__ = [
     "MOST",
@@ -14,6 +22,7 @@ __all__ = [
     "PublicKey",
     "Signer",
     "Trust",
+    "environment_keys",
     "generate",
     "parsed",
     "private_key",

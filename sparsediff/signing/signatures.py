@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from sparsediff.signing.keys import PrivateKey, PublicKey, private_key, public_k
 
 MOST = 64
 """Signatures of one thing."""
+
+_VARIABLE = "SPARSEDIFF_TRUST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,22 @@ def trust(sources: Sequence[Path | str] | None) -> Trust | None:
         UnavailableError: a command failed.
     """
     return None if sources is None else Trust(tuple(dict.fromkeys(map(public_key, _some(sources)))))
+
+
+def environment_keys() -> list[str] | None:
+    """Keys that ``SPARSEDIFF_TRUST`` names, one a line, as `trust` takes them; None if it is unset.
+
+    For programs that a user configures: the command line, and the plug-ins of engines.
+
+    Raises:
+        UsageError: it is set and names no key, which is no way to trust everybody.
+    """
+    if _VARIABLE not in os.environ:
+        return None
+    named = [line.strip() for line in os.environ[_VARIABLE].split("\n")]
+    if not any(named):
+        raise UsageError(f"{_VARIABLE} is set without a key; unset it to trust everybody")
+    return [key for key in named if key]
 
 
 def signer(sources: Sequence[Path | str] | None) -> Signer | None:

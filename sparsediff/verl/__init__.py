@@ -72,7 +72,8 @@ class StoreCheckpointEngine(CheckpointEngine):
         self._dtype: Any = rollout_dtype
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._timeout, self._publisher = timeout, publisher or {}
-        self._trust, self._signer = signing.trust(trust), signer
+        self._trust = signing.trust(signing.environment_keys() if trust is None else trust)
+        self._signer = signer
         self._target: Store | None = None  # where this rank publishes
         self._before: tuple[int, int] = 0, 0
         self._follower: Follower | None = None

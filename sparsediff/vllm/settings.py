@@ -12,6 +12,7 @@ from typing import Any
 
 from sparsediff.errors import UsageError
 from sparsediff.shipping.acks import Acknowledger
+from sparsediff.signing import environment_keys
 
 KEY = "sparsediff"
 
@@ -95,11 +96,13 @@ def _settings(found: Any) -> Settings:
 
 
 def trusted_keys(found: object) -> tuple[str, ...] | None:
-    """The setting `trust`, a list of keys.
+    """The setting `trust`, a list of keys, or those of ``SPARSEDIFF_TRUST`` without one.
 
     Raises:
         UsageError: it is something else; an empty list too, which might be meant to trust nobody.
     """
+    if found is None:
+        found = environment_keys()
     if found is None:
         return None
     if not isinstance(found, (list, tuple)) or not found:

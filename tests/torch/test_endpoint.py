@@ -242,9 +242,16 @@ def test_a_reload_that_fails_leaves_the_version_before(tmp_path: Path) -> None:
     assert status["error"] is None
 
 
-def test_nothing_unsigned_is_served_once_a_key_is_trusted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_nothing_unsigned_is_served_once_a_key_is_trusted(
+    by_variable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene = Scene(tmp_path)
     key = new_key(tmp_path / "key")
+    settings = {"trust": [str(key.public)]}
+    if by_variable:
+        monkeypatch.setenv("SPARSEDIFF_TRUST", f"\n{key.public}\n")
+        settings = {}
 
     def refused(following: Following) -> bool:
         return "is not signed" in (following.status()["store"] or "")
@@ -253,9 +260,7 @@ def test_nothing_unsigned_is_served_once_a_key_is_trusted(tmp_path: Path) -> Non
         scene.store.signer = key.signer
         sign_store(scene.store)
 
-    status = scene.play(
-        refused, then(scene.step), refused, then(sign), at("step_2"), trust=[str(key.public)]
-    )
+    status = scene.play(refused, then(scene.step), refused, then(sign), at("step_2"), **settings)
     assert status["store"] is None
     assert scene.holds(scene.tensors[-1])
 

@@ -116,7 +116,9 @@ def test_worker_does_not_wait_for_ever(tmp_path: Path) -> None:
         asyncio.run(receive())
 
 
-def test_what_the_trainer_signs_is_taken_and_nothing_else(tmp_path: Path) -> None:
+def test_what_the_trainer_signs_is_taken_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key, other = new_key(tmp_path / "key"), new_key(tmp_path / "other")
     trusted, signing = [str(key.public)], [str(key.key)]
     told, received = Loop(tmp_path, trust=trusted, signer=signing).update(weights_of(5), 5)
@@ -136,5 +138,8 @@ def test_what_the_trainer_signs_is_taken_and_nothing_else(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="this store is signed"):
         asyncio.run(Loop(tmp_path).trainer.send_weights(iter(weights_of(6).items()), 6))
     assert pointer.read_bytes() == signed
+    monkeypatch.setenv("SPARSEDIFF_TRUST", str(other.public))
+    with pytest.raises(UntrustedError, match="no signature is trusted"):
+        Loop(tmp_path).workers[0]._arrived()
     with pytest.raises(UsageError, match="one at least"):
         Loop(tmp_path, trust=[])
