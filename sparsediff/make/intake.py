@@ -62,17 +62,13 @@ def take_in(
         manifest: as planned.
         bucket: index of the bucket.
         sides: where its base words and its target words are.
-        found: where those are in open files, if they are.
+        found: where those are in open files, as `words.both_extents` says.
         differ: makes a coder of its words, if they are to be coded.
         into: memory for the words of each side, which keeps them.
         observer: shown each pair of words compared.
     """
     taken = None
-    if (
-        found is not None
-        and observer is None
-        and len(manifest.parts[bucket]) <= words.MAX_RUN_PARTS
-    ):
+    if found is not None and observer is None:
         taken = _at_once(manifest, bucket, found, differ, into)
     return taken or _by_pieces(manifest, bucket, sides, differ, into, observer)
 

@@ -157,7 +157,9 @@ def extents(manifest: Manifest, bucket: int, source: Source) -> Extents | None:
 
 
 def both_extents(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> Both | None:
-    """`extents` of two sides; None if some words of one are elsewhere."""
+    """`extents` of two sides; None if some words of one are elsewhere, or in very many parts."""
+    if len(manifest.parts[bucket]) > MAX_RUN_PARTS:
+        return None
     base, target = (extents(manifest, bucket, source) for source in sources)
     return None if base is None or target is None else (base, target)
 
