@@ -17,7 +17,8 @@ from pathlib import Path
 from sparsediff.apply.base import BaseFiles
 from sparsediff.apply.rebuild import NOWHERE, is_copy, run, tasks
 from sparsediff.disk.inputs import OpenFiles
-from sparsediff.disk.outputs import check_room, clone, create, written
+from sparsediff.disk.names import n_entries
+from sparsediff.disk.outputs import ENTRY_BYTES, check_room, clone, create, written
 from sparsediff.disk.selection import Selection
 from sparsediff.disk.temps import discard
 from sparsediff.errors import TooLargeError, UsageError, WrongBaseError, os_errors
@@ -140,8 +141,9 @@ def rebuild_chain(
             meanwhile.
     """
     # A target on the way goes when the next one is there. What may become a clone takes nothing.
-    sizes = [0, *(_new_bytes(group) for group in runs)]
-    check_room(dest.parent, max(map(sum, pairwise(sizes))))
+    none = [(0, 0)]
+    for before, after in pairwise(none + [_new(group) for group in runs]):
+        check_room(dest.parent, *map(sum, zip(before, after, strict=True)))
     root = base
     for i, group in enumerate(runs):
         place = dest if group is runs[-1] else between(i)
@@ -151,26 +153,33 @@ def rebuild_chain(
         root = place
 
 
-def _new_bytes(group: Sequence[Patch]) -> int:
-    """Bytes of the files of a group's last target that patches change."""
+def _new(group: Sequence[Patch]) -> tuple[int, int]:
+    """Bytes of the files of a group's last target that patches change; files and directories."""
     files = group[-1].manifest.target_files
-    return sum(f.size for i, f in enumerate(files) if unchanged(group, i) is None)
+    n_bytes = sum(f.size for i, f in enumerate(files) if unchanged(group, i) is None)
+    return n_bytes, n_entries([f.name for f in files])
 
 
 def check_declared(chain: Sequence[Patch], max_bytes: int | None) -> None:
     """Refuse a chain one of whose targets is said to be larger than ``max_bytes``.
 
+    Each file and directory counts a block beside its bytes, as it takes one of most disks.
+
     Raises:
         TooLargeError: one is; names the patch.
     """
     for patch in chain:
-        n_bytes = sum(f.size for f in patch.manifest.target_files)
-        if max_bytes is not None and n_bytes > max_bytes:
+        if max_bytes is None:
+            return
+        files = patch.manifest.target_files
+        n = n_entries([f.name for f in files])
+        n_bytes = sum(f.size for f in files) + ENTRY_BYTES * n
+        if n_bytes > max_bytes:
             raise TooLargeError(
                 "target is larger than `max_bytes`",
                 file=patch.name,
                 expected=f"at most {max_bytes} bytes",
-                found=f"{n_bytes} bytes",
+                found=f"{n_bytes} bytes, with {ENTRY_BYTES} for each of {n} files and directories",
             )
 
 

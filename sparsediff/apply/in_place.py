@@ -23,7 +23,7 @@ from sparsediff.apply.rebuild import Task, run, tasks
 from sparsediff.disk.inputs import InputFile, OpenFiles, walk
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import temp_sibling
-from sparsediff.disk.outputs import check_room, staged_file, sync
+from sparsediff.disk.outputs import ENTRY_BYTES, check_room, staged_file, sync
 from sparsediff.disk.temps import temp_file
 from sparsediff.errors import UnsupportedError, WrongBaseError, os_errors
 from sparsediff.parallel import Progress, ordered_map
@@ -76,21 +76,27 @@ def update_in_place(base: Path, chain: list[Patch], jobs: int, progress: Progres
 
 def _check_room(base: Path, runs: Sequence[Sequence[Patch]], states: dict[str, int]) -> None:
     """Raise UnavailableError if the disk has no room for some file beside what it replaces."""
-    held = {name: _path(base, name).stat().st_size for name in states if _is_there(base, name)}
+    held = {
+        name: _path(base, name).stat().st_size + ENTRY_BYTES
+        for name in states
+        if _is_there(base, name)
+    }
     now, before = sum(held.values()), 0
-    first, most = now, now
+    first, most, n_first, n_most = now, now, len(held), 0
     for group in runs:
         target = group[-1].manifest.target_files
         for file, record in enumerate(target):
             skip = max(states[record.name] - before, 0)
             if skip < len(group) and unchanged(group[skip:], file) is None:
-                most = max(most, now + record.size)
-                now += record.size - held.get(record.name, 0)
-                held[record.name] = record.size
+                n_bytes = record.size + ENTRY_BYTES
+                most, n_most = max(most, now + n_bytes), max(n_most, len(held) + 1)
+                now += n_bytes - held.get(record.name, 0)
+                held[record.name] = n_bytes
         for name in held.keys() - {f.name for f in target}:
             now -= held.pop(name)
         before += len(group)
-    check_room(base if base.is_dir() else base.parent, most - first)
+    n_new = max(n_most - n_first, 0)
+    check_room(base if base.is_dir() else base.parent, most - first - ENTRY_BYTES * n_new, n_new)
 
 
 def _states(base: Path, chain: list[Patch], jobs: int) -> dict[str, int]:

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sparsediff.apply.chain import (
+    check_declared,
     groups,
     listed,
     open_chain,
@@ -42,6 +43,7 @@ def squash_patches(
     *,
     jobs: int | None = None,
     force: bool = False,
+    max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> MakeResult:
     """Write one patch that does what a chain of patches does.
@@ -53,12 +55,14 @@ def squash_patches(
         output: path of the patch. Next to it there must be room for the target.
         jobs: threads; default all processors. Does not change the patch.
         force: replace an existing output.
+        max_bytes: most bytes that a target may have, as with `apply_patch`; default any.
         progress: told of bytes rebuilt and read.
 
     Raises:
         UsageError: a path is unusable, or the output exists.
         WrongBaseError: ``base`` or a later patch does not continue the chain.
-        CorruptError: a patch is damaged, or a checkpoint file violates its format.
+        CorruptError: a patch is damaged, or leads to more than ``max_bytes``, or a
+            checkpoint file violates its format.
         UnsupportedError: a file name, or the number of tensors, fits no patch.
         UnavailableError: the disk is full, or the base changed meanwhile.
         LockedError: another run writes the same output.
@@ -71,6 +75,7 @@ def squash_patches(
     check_output(output, force=force, inputs=[base, *paths(sources)])
     with ExitStack() as stack:
         chain = stack.enter_context(open_chain(sources))
+        check_declared(chain, max_bytes)
         pinned = open_checkpoint(base, allow_empty=True)
         to_read = sum(f.size for f in chain[-1].manifest.target_files)
         runs = groups(chain)

@@ -17,6 +17,7 @@ from sparsediff.cli.common import (
     force_option,
     jobs_option,
     json_option,
+    max_bytes_option,
     options,
     print_json,
     progress_bar,
@@ -63,6 +64,7 @@ from sparsediff.cli.keys import checked, trust_option
     ),
     trust_option,
     force_option,
+    max_bytes_option,
     jobs_option,
     wait_option,
     quiet_option,
@@ -75,6 +77,7 @@ def command(
     layout: str,
     base_version: int | None,
     force: bool,
+    max_bytes: int | None,
     jobs: int | None,
     quiet: bool,
     as_json: bool,
@@ -104,6 +107,7 @@ def command(
                 base_version=base_version,
                 jobs=jobs,
                 force=force,
+                max_bytes=max_bytes,
                 progress=progress,
             )
         else:
@@ -114,6 +118,7 @@ def command(
                 layout=cast(Literal["plain", "trl"], layout),
                 jobs=jobs,
                 force=force,
+                max_bytes=max_bytes,
                 progress=progress,
             )
     if as_json:

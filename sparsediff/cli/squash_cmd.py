@@ -13,6 +13,7 @@ from sparsediff.cli.common import (
     force_option,
     jobs_option,
     json_option,
+    max_bytes_option,
     options,
     progress_bar,
     quiet_option,
@@ -42,6 +43,7 @@ from sparsediff.cli.make_cmd import print_result
     ),
     trust_option,
     force_option,
+    max_bytes_option,
     jobs_option,
     wait_option,
     quiet_option,
@@ -52,6 +54,7 @@ def command(
     patches: tuple[str, ...],
     output: str,
     force: bool,
+    max_bytes: int | None,
     jobs: int | None,
     quiet: bool,
     as_json: bool,
@@ -70,5 +73,13 @@ def command(
         raise UsageError("is a patch; squash takes BASE first, then PATCH", file=base)
     start = time.monotonic()
     with progress_bar("squash", quiet=quiet) as progress:
-        result = squash_patches(base, patches, output, jobs=jobs, force=force, progress=progress)
+        result = squash_patches(
+            base,
+            patches,
+            output,
+            jobs=jobs,
+            force=force,
+            max_bytes=max_bytes,
+            progress=progress,
+        )
     print_result(output, result, time.monotonic() - start, quiet=quiet, as_json=as_json)

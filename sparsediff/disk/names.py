@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from sparsediff.checksum import checksum
@@ -78,3 +79,17 @@ def is_temp(name: str) -> bool:
     No file of a checkpoint can have such a name (format.md, "Manifest").
     """
     return _TEMP.fullmatch(name) is not None
+
+
+def n_entries(names: Collection[str]) -> int:
+    """Files of these relative names, and the directories that they lie in, below the first one."""
+    if not any("/" in name for name in names):
+        return len(names)
+    found, before = 0, [""]
+    for name in sorted(name.replace("/", "\0") for name in names):  # a directory's stay together
+        *parts, _ = name.split("\0")
+        pairs = enumerate(zip(parts, before, strict=False))
+        shared = next((i for i, (a, b) in pairs if a != b), min(len(parts), len(before)))
+        found += 1 + len(parts) - shared
+        before = parts
+    return found

@@ -23,6 +23,7 @@ from sparsediff.disk.replace import check_output, check_replaceable
 from sparsediff.disk.temps import clear, remove, temp_directory, temp_file
 from sparsediff.errors import UnavailableError, UsageError, os_errors
 
+ENTRY_BYTES = 4096  # of a disk that a file or a directory takes beside its bytes, if it has any
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _FICLONE = 0x40049409  # Linux
@@ -235,7 +236,7 @@ def clone(source: InputFile, path: Path) -> bool:
     return True
 
 
-def check_room(directory: Path, n_bytes: int) -> None:
+def check_room(directory: Path, n_bytes: int, n_entries: int = 1) -> None:
     """Refuse what a disk certainly has no room for, before anything is written.
 
     Where the system tells nothing of its size, it is taken to be large enough; quotas are found
@@ -244,12 +245,21 @@ def check_room(directory: Path, n_bytes: int) -> None:
     Args:
         directory: exists.
         n_bytes: that are going to be written below it.
+        n_entries: files and directories that they are in, each of which takes a block beside.
 
     Raises:
         UnavailableError: there is less room.
     """
     with os_errors(directory):
         found = os.statvfs(directory)
+    if found.f_files and found.f_favail < n_entries:
+        raise UnavailableError(
+            "no room left on device for so many files",
+            file=directory,
+            expected=f"{n_entries} files and directories",
+            found=f"{found.f_favail}",
+        )
+    n_bytes += ENTRY_BYTES * n_entries
     free = found.f_bfree * found.f_frsize  # with what is kept for root: rather too much
     if found.f_blocks and free < n_bytes:
         raise UnavailableError(

@@ -29,6 +29,7 @@ from sparsediff.apply.chain import (
 )
 from sparsediff.apply.write import ApplyResult, names_of, place_of, result_of, staged_target
 from sparsediff.disk.locks import locked
+from sparsediff.disk.names import n_entries
 from sparsediff.disk.outputs import check_room, sync
 from sparsediff.disk.selection import Selection
 from sparsediff.errors import UnavailableError, UsageError, os_errors
@@ -102,7 +103,7 @@ def apply(
             _room(work) as room,
             connected(address, note) as cluster,
         ):
-            check_room(room, total)
+            check_room(room, total, n_entries(sizes))
             pieces = _shares(sizes, parts or cluster.n_tasks(total))
             rest = _unused(chain)
             shares = {f"share {i} of {len(pieces)}": piece for i, piece in enumerate(pieces, 1)}

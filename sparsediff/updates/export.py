@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sparsediff.apply.chain import check_declared
 from sparsediff.checkpoint.formats import safetensors
 from sparsediff.disk.outputs import check_room, staged_file, write_all
 from sparsediff.disk.replace import check_output
@@ -67,6 +68,7 @@ def export_patch(
     layout: Layout = "plain",
     jobs: int | None = None,
     force: bool = False,
+    max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Write what a patch changes as a safetensors file of positions and values.
@@ -86,12 +88,13 @@ def export_patch(
             and describes them in the metadata as the patches of TRL's asynchronous GRPO do.
         jobs: threads; default all processors.
         force: replace an existing output.
+        max_bytes: most bytes that the patch's target may have, as with `apply_patch`; default any.
         progress: told of words written.
 
     Raises:
         UsageError: a path is unusable, or the output exists.
         WrongBaseError: ``base`` is not the patch's.
-        CorruptError: the patch is damaged.
+        CorruptError: the patch is damaged, or leads to more than ``max_bytes``.
         UnsupportedError: names of tensors leave no room for those of positions and values, or
             a tensor is new and the layout is one whose reader would leave it out.
         UnavailableError: the disk is full, or the base changed meanwhile.
@@ -102,6 +105,7 @@ def export_patch(
     output = Path(os.path.abspath(output))
     check_output(output, force=force, inputs=[base, *paths([patch])])
     with open_patch(patch) as opened:
+        check_declared([opened], max_bytes)
         manifest = opened.manifest
         check_names(manifest)
         source = open_base(base, manifest)

@@ -21,9 +21,10 @@ import xxhash
 import zstandard
 
 from sparsediff.apply.base import Base
+from sparsediff.apply.chain import check_declared
 from sparsediff.checkpoint.formats import safetensors
 from sparsediff.disk.inputs import OpenFiles
-from sparsediff.disk.outputs import staged_directory
+from sparsediff.disk.outputs import check_room, staged_directory
 from sparsediff.disk.replace import check_output
 from sparsediff.dtypes import DTYPES
 from sparsediff.errors import UnsupportedError, UsageError, os_errors
@@ -49,6 +50,7 @@ def export_slime(
     base_version: int | None = None,
     jobs: int | None = None,
     force: bool = False,
+    max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Write what a patch changes as a version directory of slime's weight synchronisation.
@@ -60,6 +62,7 @@ def export_slime(
         base_version: number of the version that the receiver has; default the one before.
         jobs: threads; default all processors.
         force: replace an existing output.
+        max_bytes: most bytes that the patch's target may have, as with `apply_patch`; default any.
         progress: told of words of the tensors that change.
 
     Raises:
@@ -83,6 +86,7 @@ def export_slime(
         os_errors(output),
         TemporaryFile(dir=room) as spool,
     ):
+        check_declared([opened], max_bytes)
         manifest = opened.manifest
         check_names(manifest)
         source = open_base(base, manifest)
@@ -153,6 +157,7 @@ def _write(path: Path, frames: list[tuple[str, int, str]], spool: IO[bytes]) -> 
         {name: digest for name, _, digest in frames},
     )
     lengths = {name: n for name, n, _ in frames}
+    check_room(path.parent, len(head) + spool.tell(), 2)  # beside the frames as they are spooled
     begins = dict(zip(lengths, accumulate(lengths.values(), initial=0), strict=False))
     with open(path, "wb") as out:
         out.write(head)

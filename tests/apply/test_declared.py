@@ -12,6 +12,7 @@ import pytest
 
 from sparsediff import apply_patch, make_patch, squash_patches
 from sparsediff.cli.common import Size
+from sparsediff.disk.names import n_entries
 from sparsediff.errors import UnavailableError
 from tests.conftest import Run
 from tests.patch.rewriting import Parts
@@ -20,7 +21,7 @@ from tests.support.refusals import EXIT, refused
 from tests.support.room import Room
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
-TB = 10**12
+TB, BLOCK = 10**12, 4096
 
 
 def weights(n: int, seed: int) -> Stored:
@@ -70,16 +71,24 @@ def test_a_disk_without_room_is_left_alone(
     """What changes is 4000 bytes and a header; the file that stays may become a clone."""
     n_bytes = (steps[0] / "a.safetensors").stat().st_size
     before = tree(steps[0])
-    monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes - 1))
-    words = ("no space left on device", f"expected {n_bytes} bytes", f"found {n_bytes - 1} bytes")
-    refused(cli("apply", steps[0], *chain, "-o", tmp_path / "o"), EXIT["unavailable"], *words)
-    refused(cli("apply", "--in-place", steps[0], *chain), EXIT["unavailable"], *words)
-    refused(cli("squash", steps[0], *chain, "-o", tmp_path / "o"), EXIT["unavailable"], *words)
+    lines: dict[int, list[tuple[object, ...]]] = {
+        1: [("apply", "--in-place", steps[0], *chain)],
+        2: [(verb, steps[0], *chain, "-o", tmp_path / "o") for verb in ("apply", "squash")],
+    }
+    for n, line in [(n, line) for n, found in lines.items() for line in found]:
+        needed = n_bytes + BLOCK * n
+        monkeypatch.setattr(os, "statvfs", lambda _, free=needed - 1: Room(free))
+        words = ("no space left on device", f"expected {needed} bytes", f"found {needed - 1} bytes")
+        refused(cli(*line), EXIT["unavailable"], *words)
+        monkeypatch.setattr(os, "statvfs", lambda _, n=n - 1: Room(TB, n))
+        words = ("for so many files", f"expected {n} files", f"found {n - 1}")
+        refused(cli(*line), EXIT["unavailable"], *words)
     assert tree(steps[0]) == before
     assert not (tmp_path / "o").exists()
-    monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes))
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes + 2 * BLOCK, 2))
     apply_patch(steps[0], chain, tmp_path / "o")
     squash_patches(steps[0], chain, tmp_path / "squashed")
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes + BLOCK, 1))
     apply_patch(steps[0], chain, in_place=True)
     assert tree(tmp_path / "o") == tree(steps[0]) == tree(steps[2])
 
@@ -91,12 +100,29 @@ def test_a_file_of_updates_that_has_no_room_is_not_begun(
     make_patch(files[0], files[1], tmp_path / "p")
     words = ("export", files[0], tmp_path / "p", "-o", tmp_path / "o")
     assert cli(*words)[0] == 0
-    n_bytes = (tmp_path / "o").stat().st_size
+    n_bytes = (tmp_path / "o").stat().st_size + BLOCK
     (tmp_path / "o").unlink()
     monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes - 1))
     refused(cli(*words), EXIT["unavailable"], "no space left on device", f"{n_bytes} bytes")
     assert not (tmp_path / "o").exists()
     monkeypatch.setattr(os, "statvfs", lambda _: Room(n_bytes))
+    assert cli(*words)[0] == 0
+
+
+def test_a_version_for_slime_that_has_no_room_is_not_written(
+    steps: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Run
+) -> None:
+    files = [step / "a.safetensors" for step in steps[:2]]
+    make_patch(files[0], files[1], tmp_path / "p")
+    out = tmp_path / "weight_v000001"
+    words = ("export", files[0], tmp_path / "p", "-o", out, "--layout", "slime")
+    assert cli(*words)[0] == 0
+    needed = sum(p.stat().st_size for p in out.glob("*.safetensors")) + 2 * BLOCK
+    shutil.rmtree(out)
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(needed - 1))
+    refused(cli(*words), EXIT["unavailable"], "no space left on device", f"{needed} bytes")
+    assert not out.exists()
+    monkeypatch.setattr(os, "statvfs", lambda _: Room(needed))
     assert cli(*words)[0] == 0
 
 
@@ -109,7 +135,7 @@ def test_files_that_grow_in_place_need_what_is_new(
             write_safetensors(tmp_path / name / file, {"w": weights(n, ord(file))})
     sizes = [(tmp_path / name / "a").stat().st_size for name in "st"]
     make_patch(tmp_path / "s", tmp_path / "t", tmp_path / "p")
-    need = 2 * (sizes[1] - sizes[0]) + sizes[1]  # two have grown, the third is written
+    need = 2 * (sizes[1] - sizes[0]) + sizes[1] + BLOCK  # two have grown, the third is written
     monkeypatch.setattr(os, "statvfs", lambda _: Room(need - 1))
     with pytest.raises(UnavailableError, match=f"expected {need} bytes"):
         apply_patch(tmp_path / "s", tmp_path / "p", in_place=True)
@@ -130,7 +156,7 @@ def test_a_disk_that_does_not_tell_its_size_is_tried(
 def test_every_target_of_a_chain_is_compared_with_the_limit(
     steps: list[Path], chain: list[Path], tmp_path: Path, cli: Run
 ) -> None:
-    n_bytes = sum(p.stat().st_size for p in steps[0].iterdir())
+    n_bytes = sum(p.stat().st_size + BLOCK for p in steps[0].iterdir())
     limit = ("--max-bytes", f"{n_bytes - 1}B")
     for how in (("-o", tmp_path / "o"), ("--in-place",)):
         result = cli("apply", steps[0], *chain, *how, *limit)
@@ -154,3 +180,35 @@ def test_sizes(text: str, n_bytes: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(click.BadParameter):
         Size().convert(text, None, None)
+
+
+def test_files_without_bytes_and_directories_take_blocks(tmp_path: Path, cli: Run) -> None:
+    """Thirty files, of which each has two directories of its own below one."""
+    names = [f"d/{i}/e/f" for i in range(30)]
+    for name in names:
+        (tmp_path / "t" / name).parent.mkdir(parents=True)
+        (tmp_path / "t" / name).touch()
+    (tmp_path / "b").mkdir()
+    patch = tmp_path / "p"
+    make_patch(tmp_path / "b", tmp_path / "t", patch)
+    assert n_entries(names) == 91
+    n_bytes = 91 * BLOCK
+    limit = ("--max-bytes", f"{n_bytes - 1}B")
+    words = ("--max-bytes", f"at most {n_bytes - 1} bytes", f"found {n_bytes} bytes")
+    for line in (
+        ("apply", tmp_path / "b", patch, "-o", tmp_path / "o"),
+        ("apply", "--in-place", tmp_path / "b", patch),
+        ("squash", tmp_path / "b", patch, "-o", tmp_path / "o"),
+        ("export", tmp_path / "b", patch, "-o", tmp_path / "o"),
+        ("export", tmp_path / "b", patch, "-o", tmp_path / "weight_v000001", "--layout", "slime"),
+    ):
+        refused(cli(*line, *limit), EXIT["corrupt"], str(patch), *words)
+    assert not [*(tmp_path / "b").iterdir()]
+    assert not {"o", "weight_v000001"} & {p.name for p in tmp_path.iterdir()}
+    apply_patch(tmp_path / "b", patch, tmp_path / "o", max_bytes=n_bytes)
+
+
+def test_directories_are_counted_once() -> None:
+    assert n_entries([]) == 0
+    assert n_entries([""]) == n_entries(["a"]) == 1
+    assert n_entries(["a/b", "a/c", "a-b/c", "b", "a/d/e"]) == 8

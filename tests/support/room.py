@@ -6,7 +6,7 @@ from __future__ import annotations
 class Room:
     """A disk that is as full as a test wants it."""
 
-    f_blocks, f_frsize = 1 << 40, 1
+    f_blocks, f_frsize, f_files = 1 << 40, 1, 1 << 30
 
-    def __init__(self, free: int) -> None:
-        self.f_bfree = free
+    def __init__(self, free: int, n_files: int = 1 << 30) -> None:
+        self.f_bfree, self.f_favail = free, n_files
