@@ -298,15 +298,21 @@ def _replace(
 
 
 def _remove(base: Path, names: list[str]) -> None:
-    """Remove files, and the directories that become empty by it."""
+    """Remove files, and the directories that become empty by it; there may be very many."""
+    changed: set[Path] = set()
     for name in names:
         path = _path(base, name)
         if not path.parent.is_dir() or (path.is_dir() and not path.is_symlink()):
             continue  # a file became a directory since, or the reverse
         with os_errors(path):
+            was_there = os.path.lexists(path)
             path.unlink(missing_ok=True)
             parent = path.parent
             while parent != base and parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
                 parent = parent.parent
-            sync(parent if parent.is_dir() else base)
+            if was_there or parent != path.parent:
+                changed.add(parent)
+    for directory in filter(Path.is_dir, changed):  # once, however many were in it
+        with os_errors(directory):
+            sync(directory)

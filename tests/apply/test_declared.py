@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sparsediff import apply_patch, make_patch, squash_patches
+from sparsediff.apply import in_place
 from sparsediff.cli.common import Size
 from sparsediff.disk.names import n_entries
 from sparsediff.errors import UnavailableError
@@ -212,3 +213,21 @@ def test_directories_are_counted_once() -> None:
     assert n_entries([]) == 0
     assert n_entries([""]) == n_entries(["a"]) == 1
     assert n_entries(["a/b", "a/c", "a-b/c", "b", "a/d/e"]) == 8
+
+
+def test_what_is_removed_in_place_is_synced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many files a patch takes away, and of however many there is nothing any more."""
+    for side, n in (("b", 60), ("t", 1)):
+        (tmp_path / side).mkdir()
+        for i in range(n):
+            (tmp_path / side / f"f{i}").touch()
+    make_patch(tmp_path / "b", tmp_path / "t", tmp_path / "p")
+    for i in range(1, 30):
+        (tmp_path / "b" / f"f{i}").unlink()
+    synced: list[Path] = []
+    monkeypatch.setattr(in_place, "sync", synced.append)
+    apply_patch(tmp_path / "b", tmp_path / "p", in_place=True)
+    assert tree(tmp_path / "b") == tree(tmp_path / "t")
+    assert synced == [tmp_path / "b"]
