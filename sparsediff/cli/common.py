@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_BLOCK = 1 << 18  # characters printed at once
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 _CODES = {
@@ -133,10 +133,14 @@ def say(text: str, *, err: bool = False) -> None:
 
 def print_json(document: object) -> None:
     """Print one JSON document on stdout, a block at a time: it may have very many rows."""
-    chunks = encoded(document, "\n")
-    while block := "".join(islice(chunks, 1 << 12)):
-        click.echo(block, nl=False)
-    click.echo()
+    block, size = [], 0
+    for piece in encoded(document, "\n"):
+        block.append(piece)
+        size += len(piece)
+        if size >= _BLOCK:
+            click.echo("".join(block), nl=False)
+            block, size = [], 0
+    click.echo("".join(block))
 
 
 @lru_cache(1 << 12)

@@ -58,7 +58,9 @@ def test_reading(pair: tuple[str, Path, Path], verb: str) -> None:
 @pytest.mark.parametrize("idea", ["new", "long shape", "shapes", "digits"])
 def test_rebuilding(idea: str, verb: str, tmp_path: Path) -> None:
     patch, base = write_pair(idea, tmp_path)
-    check(verb, REBUILD[verb].format(patch=patch, base=base, out=tmp_path / "out"), {0})
+    # Tensors of one name, in several files, are refused by what writes one file of all of them.
+    codes = {12} if (idea, verb.split()[0]) == ("shapes", "export") else {0}
+    check(verb, REBUILD[verb].format(patch=patch, base=base, out=tmp_path / "out"), codes)
 
 
 def check(verb: str, line: str, codes: set[int]) -> None:
