@@ -57,7 +57,7 @@ def compose(
         UnsupportedError: nobody could read such a file: a name is no valid text, reserved or
             given twice, the metadata is no text, or the header is too long.
     """
-    names, dtypes, shapes = map(list, zip(*tensors, strict=True)) if tensors else ([], [], [])
+    names, dtypes, shapes = map(list, [*zip(*tensors, strict=True)] or ([], [], []))
     head, order, begins = compose_columns(names, dtypes, shapes, metadata)
     return bytes(head), [
         Span(names[i], dtypes[i], shapes[i], begins[i], dtypes[i].n_bytes(shapes[i]) or 0)
