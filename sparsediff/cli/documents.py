@@ -41,11 +41,9 @@ def encoded(value: object, line: str) -> Iterator[str]:
         value: anything that it takes, with names or integers as keys; or that with `Rows` in it.
         line: the beginning of a line as far in as this value.
     """
-    import json  # takes long
-
     inner = line + "  "
     if not isinstance(value, _NESTED) or not value:
-        yield json.dumps(value)
+        yield _scalar(value)
         return
     is_table = isinstance(value, dict)
     values = value.values() if isinstance(value, dict) else value
@@ -58,13 +56,30 @@ def encoded(value: object, line: str) -> Iterator[str]:
             before = ","
         yield line + ("}" if is_table else "]")
         return
-    before = "{" if is_table else "["
-    keys = (f"{json.dumps(str(k))}: " for k in value) if is_table else repeat("")
+    text, before = "", "{" if is_table else "["
+    keys = (f"{_scalar(str(k))}: " for k in value) if is_table else repeat("")
     for key, item in zip(keys, values, strict=False):
-        yield before + inner + key
-        yield from encoded(item, inner)
+        text += before + inner + key
         before = ","
-    yield line + ("}" if is_table else "]")
+        if isinstance(item, _NESTED):
+            yield text
+            text = ""
+            yield from encoded(item, inner)
+            continue
+        text += _scalar(item)
+        if len(text) > _BLOCK:
+            yield text
+            text = ""
+    yield text + line + ("}" if is_table else "]")
+
+
+def _scalar(value: object) -> str:
+    """What `json.dumps` makes of it."""
+    if type(value) is int:
+        return repr(value)
+    from json import dumps
+
+    return dumps(value)
 
 
 @lru_cache
