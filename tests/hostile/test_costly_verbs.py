@@ -36,6 +36,7 @@ REBUILD = {
 _SECONDS = {name: 20.0 for name in (*READ, *REBUILD) if name not in ("verify", "verify --base")}
 """Of processor time: what a verb prints or writes takes 10 to 20 µs for each tensor or bucket, on a
 busy machine twice that."""
+_SECONDS["show --json"] = 40.0  # which prints each tensor, and each part of a bucket beside
 
 
 @pytest.fixture(scope="module", params=[*patches()])
