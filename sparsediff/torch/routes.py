@@ -273,23 +273,38 @@ def _holds(route: Route, data: torch.Tensor) -> bool:
     )
 
 
-def _local(route: Route, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _local(route: Route, indices: torch.Tensor) -> tuple[torch.Tensor | slice, torch.Tensor]:
     """Which of the positions in the checkpoint's tensor a route takes, and to where in memory.
 
     Returns:
-        Positions in ``indices``, and for each the position in the storage, in words.
+        Positions in ``indices``, perhaps as a slice; and for each the position in the storage, in
+        words.
     """
-    dims = [d for d, size in enumerate(route.shape) if size > 1]
-    dims.sort(key=lambda d: -route.stride[d])
-    last = route.offset + sum((route.shape[d] - 1) * route.stride[d] for d in dims)
+    dims = _joined(zip(route.shape, route.stride, route.into.stride(), strict=True))
+    last = route.offset + sum((size - 1) * stride for size, stride, _ in dims)
     begin, end = torch.searchsorted(indices, torch.tensor([route.offset, last + 1])).tolist()
     left = indices[begin:end] - route.offset
-    at = torch.full_like(left, int(route.into.storage_offset()))
+    first = int(route.into.storage_offset())
+    if len(dims) == 1 and dims[0][1:] == (1, 1):  # no word between the others: nothing to divide
+        return slice(begin, end), left + first
+    at = torch.full_like(left, first)
     here = torch.ones_like(left, dtype=torch.bool)
-    for d in dims:
-        step = torch.div(left, route.stride[d], rounding_mode="floor")
-        here &= step < route.shape[d]
-        left -= step * route.stride[d]
-        at += step * route.into.stride(d)
+    for size, stride, into in dims:
+        step = torch.div(left, stride, rounding_mode="floor")
+        here &= step < size
+        left -= step * stride
+        at += step * into
     here &= left == 0
     return begin + here.nonzero().view(-1), at[here]
+
+
+def _joined(dims: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Dimensions (size, stride there, stride here), the widest stride first, as few as will do."""
+    found: list[tuple[int, int, int]] = []
+    for size, there, here in sorted(dims, key=lambda d: -d[1]):
+        if size == 1:
+            continue
+        if found and found[-1][1:] == (size * there, size * here):
+            size *= found.pop()[0]
+        found.append((size, there, here))
+    return found
