@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sparsediff.kernels.steps import (
         count_parts,
         count_steps,
+        differences,
         from_planes,
         literals,
         planes,
@@ -49,6 +50,7 @@ _HOMES = {
     "choose_tiers": "tiers",
     "count_parts": "steps",
     "count_steps": "steps",
+    "differences": "steps",
     "from_planes": "steps",
     "literals": "steps",
     "patcher": "payloads",
@@ -84,6 +86,7 @@ __all__ = [
     "choose_tiers",
     "count_parts",
     "count_steps",
+    "differences",
     "from_planes",
     "literals",
     "patcher",

@@ -41,6 +41,9 @@ def count_steps(
 def count_parts(
     word_bits: int, kind: int, base: Buffer, target: Buffer, ends: Sequence[int], /
 ) -> Counts: ...
+def differences(
+    word_bytes: int, base: Buffer, target: Buffer, /
+) -> tuple[bytearray, bytearray, bytearray]: ...
 def take_in(
     word_bits: int,
     kind: int,

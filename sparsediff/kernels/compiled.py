@@ -85,6 +85,13 @@ def count_parts(
     return _native.count_parts(word_bits, kind, base, target, ends)
 
 
+def differences(base: Words, target: Words) -> tuple[Words, Words, Words]:
+    """See `steps.differences`."""
+    positions, *words = _native.differences(base.itemsize, base, target)
+    old, new = (memoryview(w).cast(_FORMATS[base.itemsize]) for w in words)
+    return memoryview(positions).cast("i"), old, new
+
+
 def take_in(
     base: Extents,
     target: Extents,

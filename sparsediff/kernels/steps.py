@@ -128,6 +128,12 @@ def from_planes(planes: bytes, first: int, words: Words, *, is_xor: bool) -> Non
         by_byte[:] = found
 
 
+def differences(base: Words, target: Words) -> tuple[Words, Words, Words]:
+    """Where words differ: positions (int32, increasing), and the words there, old and new."""
+    at = np.flatnonzero(base != target).astype(np.int32)
+    return at, base[at], target[at]
+
+
 def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -> Survey:
     """Count members, changes and step symbols, per magnitude class or all in one."""
     n = dtype.n_classes if by_class else 1

@@ -25,6 +25,7 @@ from sparsediff.apply.base import Base
 from sparsediff.apply.rebuild import PAID_BYTES, Task, rebuilt, tasks
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.errors import WrongBaseError
+from sparsediff.kernels import differences
 from sparsediff.kernels.steps import Words
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import words
@@ -293,15 +294,20 @@ def _packed(
     are_new = np.array([old is None or part.tensor in whole for part in run.parts])
     are_all = are_new
     if old is not None and not are_new.all():
-        differ, n_words = old != new, np.diff(ends)
+        n_words = np.diff(ends)
+        positions, before, after = map(np.asarray, differences(old, new))
+        at = np.searchsorted(positions, ends).astype(np.int32)
         if whole_runs:
-            n_changed = np.add.reduceat(differ, ends[:-1], dtype=np.int64)
-            are_all = are_new | (n_changed * (4 + new.itemsize) > n_words * new.itemsize)
-        if not are_all.all():
-            positions = np.flatnonzero(differ | np.repeat(are_all, n_words)).astype(np.int32)
+            are_all = are_new | (np.diff(at) * (4 + new.itemsize) > n_words * new.itemsize)
+        if are_all.any() and not are_all.all():
+            differ = np.repeat(are_all, n_words)
+            differ[positions] = True
+            positions = np.flatnonzero(differ).astype(np.int32)
             at = np.searchsorted(positions, ends).astype(np.int32)
-            kept = old[positions] if with_old else None
-            return _Packed(run.parts, ends, at, are_all, are_new, positions, new[positions], kept)
+            before, after = old[positions], new[positions]
+        if not are_all.all():
+            kept = before if with_old else None
+            return _Packed(run.parts, ends, at, are_all, are_new, positions, after, kept)
     kept = old.copy() if with_old and old is not None else None
     return _Packed(run.parts, ends, ends, are_all, are_new, None, new.copy(), kept)
 
@@ -311,13 +317,10 @@ def _change(
 ) -> Change:
     """What changes in words of a part, from ``start`` on in their tensor; perhaps nothing."""
     if old is not None:
-        positions = np.flatnonzero(old != new).astype(np.int32)
+        positions, before, after = map(np.asarray, differences(old, new))
         if not whole_runs or positions.size * (4 + new.itemsize) <= new.nbytes:
-            kept = old[positions] if with_old else None
-            values = new[positions]
-            return Change(
-                part.tensor, part.start, positions + np.int32(start - part.start), values, kept
-            )
+            positions += np.int32(start - part.start)
+            return Change(part.tensor, part.start, positions, after, before if with_old else None)
     return Change(part.tensor, start, None, new.copy(), old if with_old else None)
 
 

@@ -260,6 +260,26 @@ static uint64_t distance(uint64_t base, uint64_t target, int word_bits, int kind
     return (up < down ? up : down) - 1;
 }
 
+static void check_differences(const uint8_t *base, const uint8_t *target, size_t word, size_t n_words) {
+    const int width = word == 1 ? 0 : word == 2 ? 1 : word == 4 ? 2 : 3;
+    uint64_t *masks = malloc((n_words + MOST_BLOCK) / 8);
+    const size_t n = some_loops()->differing[width](base, target, n_words, masks);
+    int32_t *positions = malloc(n * sizeof *positions);
+    uint8_t *picked = malloc(n * word);
+    positions_of(masks, n, positions);
+    pick(target, word, positions, n, picked);
+    size_t found = 0;
+    for (size_t i = 0; i < n_words; i++) {
+        if (!memcmp(base + i * word, target + i * word, word)) continue;
+        check(found < n && positions[found] == (int32_t)i, "position");
+        check(!memcmp(picked + found++ * word, target + i * word, word), "word at a position");
+    }
+    check(found == n, "how many words differ");
+    free(masks);
+    free(positions);
+    free(picked);
+}
+
 static void fuzz_parts(void) {
     const int *kind = kinds[draw(sizeof kinds / sizeof *kinds)];
     const long bounds[1] = {0};
@@ -294,6 +314,7 @@ static void fuzz_parts(void) {
         for (size_t c = 0; c < n_columns; c++)
             check(by_class[i * n_columns + c] == (c < 128 ? counted[c] : 0), "steps of a part");
     }
+    check_differences(base, target, word, n_words);
     free(by_class);
     free(base);
     free(target);

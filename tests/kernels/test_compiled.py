@@ -110,6 +110,15 @@ def test_steps_of_parts_agree(pair: tuple[Array, Array, DType], cuts: list[int])
     assert compiled.count_parts(base, target, dtype, ends) == expected
 
 
+@given(word_pairs())
+def test_differences_agree(pair: tuple[Array, Array, DType]) -> None:
+    base, target, _ = pair
+    found, expected = compiled.differences(base, target), steps.differences(base, target)
+    for one, other in zip(found, expected, strict=True):
+        assert np.asarray(one).dtype == other.dtype
+        assert np.array_equal(one, other)
+
+
 @pytest.mark.parametrize("ends", [[], [3], [5], [3, 2, 4], [-1, 4]])
 def test_parts_that_do_not_fit_are_not_counted(ends: list[int]) -> None:
     with pytest.raises(AssertionError):

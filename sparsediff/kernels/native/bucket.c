@@ -154,6 +154,25 @@ void count_parts(const Loops *loops, const Layout *l, const uint8_t *base, const
     }
 }
 
+void positions_of(const uint64_t *masks, size_t n, int32_t *positions) {
+    int32_t first = 0;
+    for (size_t i = 0; i < n; first += 64)
+        for (uint64_t left = *masks++; left; left &= left - 1)
+            positions[i++] = first + __builtin_ctzll(left);
+}
+
+#define PICK(WORD) \
+    for (size_t i = 0; i < n; i++) ((WORD *)picked)[i] = ((const WORD *)words)[positions[i]]
+
+void pick(const uint8_t *words, size_t w, const int32_t *positions, size_t n, uint8_t *picked) {
+    if (w == 1) PICK(uint8_t);
+    else if (w == 2) PICK(uint16_t);
+    else if (w == 4) PICK(uint32_t);
+    else PICK(uint64_t);
+}
+
+#undef PICK
+
 void histogram(const uint8_t *data, size_t size, int64_t *counts) {
     uint64_t partial[4][N_SYMBOLS] = {{0}}; /* so that equal neighbours do not wait for each other */
     size_t i = 0;

@@ -7,6 +7,7 @@
 #if !defined(BLOCK)
 #define BLOCK 128 /* words gone through at a time, in groups of 64, one for each bit of a mask */
 #endif
+_Static_assert(BLOCK <= MOST_BLOCK, "masks of whole blocks have room");
 #define GROUPS (BLOCK / 64)
 
 #if defined(LOOPS_AVX512)
@@ -179,6 +180,7 @@ const Loops LOOPS = {
     {diff_8, diff_16, diff_32, diff_64},
     {patch_8, patch_16, patch_32, patch_64},
     {survey_8, survey_16, survey_32, survey_64},
+    {differing_8, differing_16, differing_32, differing_64},
     encode_run,
     decode_run,
     hash,

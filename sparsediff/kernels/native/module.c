@@ -62,6 +62,47 @@ static PyObject *py_count_steps(PyObject *module, PyObject *args) {
     return result;
 }
 
+/* (word_bytes, base, target) -> positions that differ, words there of the base, of the target */
+static PyObject *py_differences(PyObject *module, PyObject *args) {
+    int word;
+    PyObject *base, *target, *made[3] = {NULL, NULL, NULL};
+    Py_buffer v[2];
+    Layout layout;
+    size_t n_words;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iOO", &word, &base, &target)) return NULL;
+    if (!layout_of_one_tier(&layout, 8 * word, KIND_UNSIGNED, 8 * word - 1) ||
+        !word_buffers(base, target, &layout, &v[0], &v[1], &n_words))
+        return NULL;
+    const int fits = n_words <= INT32_MAX;
+    uint64_t *masks = fits ? malloc((n_words + MOST_BLOCK) / 8) : NULL;
+    size_t n = 0;
+    if (!fits) PyErr_SetString(PyExc_AssertionError, "too many words for positions of 32 bits");
+    if (fits && !masks) PyErr_NoMemory();
+    if (masks) {
+        Py_BEGIN_ALLOW_THREADS
+        n = loops->differing[width_index(&layout)](v[0].buf, v[1].buf, n_words, masks);
+        Py_END_ALLOW_THREADS
+        for (int i = 0; i < 3 && !PyErr_Occurred(); i++)
+            made[i] = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(n * (i ? (size_t)word : 4)));
+    }
+    const int good = !PyErr_Occurred();
+    if (good) {
+        int32_t *positions = (int32_t *)PyByteArray_AsString(made[0]);
+        uint8_t *picked[2];
+        for (int i = 0; i < 2; i++) picked[i] = (uint8_t *)PyByteArray_AsString(made[i + 1]);
+        Py_BEGIN_ALLOW_THREADS
+        positions_of(masks, n, positions);
+        for (int i = 0; i < 2; i++) pick(v[i].buf, (size_t)word, positions, n, picked[i]);
+        Py_END_ALLOW_THREADS
+    }
+    free(masks);
+    for (int i = 0; i < 2; i++) PyBuffer_Release(&v[i]);
+    if (good) return Py_BuildValue("NNN", made[0], made[1], made[2]);
+    for (int i = 0; i < 3; i++) Py_XDECREF(made[i]);
+    return NULL;
+}
+
 /* Args: (word_bits, kind, *rest). */
 static PyObject *go_through(PyObject *args, PyObject *(*go)(int, int, PyObject *)) {
     const Py_ssize_t n = PyTuple_Size(args);
@@ -210,6 +251,8 @@ static PyMethodDef functions[] = {
      "count_steps(word_bits, kind, base, target, counts) -> largest |step|"},
     {"count_parts", py_count_parts, METH_VARARGS,
      "count_parts(word_bits, kind, base, target, ends) -> by_class, largest"},
+    {"differences", py_differences, METH_VARARGS,
+     "differences(word_bytes, base, target) -> positions, base words, target words"},
     {"choose_tiers", py_choose_tiers, METH_VARARGS,
      "choose_tiers(members, steps, scale) -> bounds, marks_unchanged, estimate"},
     {"literals", py_literals, METH_VARARGS, "literals(data, stride) -> how many"},

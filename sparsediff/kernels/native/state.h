@@ -214,6 +214,8 @@ static inline void rans_starts(const uint32_t *table, uint32_t *start) {
     }
 }
 
+#define MOST_BLOCK 512 /* words that any of the loops goes through at a time */
+
 /* The loops over words, by width_index, and symbols; compiled once for each instruction set. */
 typedef struct {
     const char *name;
@@ -222,6 +224,8 @@ typedef struct {
     enum status (*patch[4])(Patch *, uint8_t *words, size_t n_words); /* in place */
     void (*survey[4])(const Layout *, const uint8_t *base, const uint8_t *target, size_t n_words,
                       int64_t *members, int64_t *steps, uint64_t *largest);
+    size_t (*differing[4])(const uint8_t *base, const uint8_t *target, size_t n_words,
+                           uint64_t *masks); /* with room for n_words + MOST_BLOCK bits */
     enum status (*encode_run)(const Run *, Lanes *, uint8_t *out);
     enum status (*decode_run)(Run *, Lanes *, const uint8_t *data, size_t size, uint8_t *symbol_of);
     void (*hash)(const uint8_t *data, size_t size, uint8_t *sum); /* at once, or in pieces: */
@@ -269,6 +273,10 @@ uint64_t extra_bits(const uint8_t *symbols, size_t n, int is_steps);
  * without memory. */
 #define MAX_LITERALS ((size_t)1 << 24)
 int count_literals(const uint8_t *data, size_t size, size_t stride, size_t *n_literals);
+
+/* Positions of the first n set bits of masks; and the words, of w bytes each, at positions. */
+void positions_of(const uint64_t *masks, size_t n, int32_t *positions);
+void pick(const uint8_t *words, size_t w, const int32_t *positions, size_t n, uint8_t *picked);
 
 /* Byte i of all n words, of w bytes each, to plane i, and back; planes are `apart` bytes apart.
  * With a base what differs from it; by XOR, what the words hold changes by so much. */

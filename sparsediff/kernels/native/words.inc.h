@@ -76,6 +76,20 @@ static inline void NAME(changed)(const WORD *base, const WORD *target, uint64_t 
 #endif
 }
 
+/* Masks of the words that differ, of whole blocks; how many do. */
+static size_t NAME(differing)(const uint8_t *base, const uint8_t *target, size_t n_words,
+                              uint64_t *masks) {
+    size_t n_differing = 0;
+    for (size_t at = 0; at < n_words; at += BLOCK, masks += GROUPS) {
+        const size_t n = n_words - at < BLOCK ? n_words - at : BLOCK;
+        WORD b_memory[BLOCK], t_memory[BLOCK];
+        NAME(changed)(NAME(block)(base + at * sizeof(WORD), n, b_memory),
+                      NAME(block)(target + at * sizeof(WORD), n, t_memory), masks);
+        for (int g = 0; g < GROUPS; g++) n_differing += popcount(masks[g]);
+    }
+    return n_differing;
+}
+
 /* Which words of group g there are, in a block of n. */
 static inline uint64_t NAME(valid)(size_t n, int g) {
     const size_t before = 64 * (size_t)g;
