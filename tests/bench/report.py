@@ -155,7 +155,7 @@ def by_size(rows: list[Row]) -> str:
     for row in rows:
         gib = row["size"] / 2**30
         runs = row["runs"]
-        cells = [f"{row['mib']} MiB", f"{row['density']:.2%}"]
+        cells = [f"{row['mib']} MiB on {row['filesystem']}", f"{row['density']:.2%}"]
         for verb in REFERENCE:
             wall = least(runs[f"{verb} -j 2"], "wall")
             cells += [f"{wall / gib:.2f}", f"{wall / least(runs[REFERENCE[verb]], 'wall'):.2f}"]
@@ -177,6 +177,10 @@ can do. Beyond that bound, several processes can make the
 WORK = ("at once", "read", "write", "hash", "kernels", "rest")
 
 
+def _pair(row: Row) -> str:
+    return f"{row['mib']} MiB on {row['filesystem']}, {row['density']:.2%}"
+
+
 def accounts(rows: list[Row]) -> str:
     """One line per run of which an account was taken."""
     lines = []
@@ -184,10 +188,9 @@ def accounts(rows: list[Row]) -> str:
         for verb, account in row["account"].items():
             gib = row["size"] / 2**30
             spent = [f"{account[k] / gib:.2f}" if k in account else "–" for k in WORK]
-            share = f"{account['rest'] / account['total']:.0%}"
+            share = f"{account['rest'] / account['total']:.1%}"
             bound = f"{gib / account['rest']:.1f}"
-            pair = f"{row['mib']} MiB, {row['density']:.2%}"
-            lines.append([pair, f"`{verb}`", *spent, share, bound])
+            lines.append([_pair(row), f"`{verb}`", *spent, share, bound])
     return table(["pair", "verb", *WORK[:-1], "Python", "its share", "bound GiB/s"], lines)
 
 
@@ -205,7 +208,7 @@ def speed_section(rows: list[Row]) -> str:
     out += ["### Where one thread's time goes\n", ACCOUNT, accounts(rows)]
     for row in rows:
         gb = row["size"] / 1e9
-        out.append(f"### {row['mib']} MiB, {row['density']:.2%} changed\n")
+        out.append(f"### {_pair(row)} changed\n")
         text = f"Patch {row['patch_bytes']:,} bytes; outputs byte-identical: "
         text += "yes" if row["exact"] else "**no**"
         if not row["interleaved"]:
@@ -284,7 +287,11 @@ def report(documents: list[Row], path: Path | None) -> str:
                 out.append(f"![Patch size against the time to make it]({image.name})\n")
         for pair in found:
             out += [f"## {pair['title']}\n", facts(pair), pair_table(pair)]
-    rows = [row for d in documents for row in d.get("speed", {}).get("rows", [])]
+    rows = [
+        row | {"filesystem": d["filesystem"]}
+        for d in documents
+        for row in d.get("speed", {}).get("rows", [])
+    ]
     if rows:
         out.append(speed_section(rows))
     return "\n".join(out)
