@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 R = TypeVar("R")
+T = TypeVar("T")
 
 Progress = Callable[[int, int], None]
 """Told, while a call works, how much is done and how much there is in total, in bytes."""
@@ -86,7 +87,24 @@ class Budget:
                 self._changed.notify_all()
 
 
-def ordered_map(function: Callable[[A], R], arguments: Iterable[A], jobs: int) -> Iterator[R]:
+@contextmanager
+def per_thread(made: Callable[[], AbstractContextManager[T]]) -> Iterator[Callable[[], T]]:
+    """What each thread that asks for it has one of; all end with this, when no thread uses them."""
+    own = threading.local()
+    with ExitStack() as stack:
+
+        def mine() -> T:
+            if not hasattr(own, "made"):
+                own.made = stack.enter_context(made())
+            found: T = own.made
+            return found
+
+        yield mine
+
+
+def ordered_map(
+    function: Callable[[A], R], arguments: Iterable[A], jobs: int
+) -> Generator[R, None, None]:
     """Yield ``function(a)`` for each ``a``, in order, ``jobs`` at a time."""
     if jobs <= 1 or (isinstance(arguments, Sized) and len(arguments) <= 1):
         yield from map(function, arguments)

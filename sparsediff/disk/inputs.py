@@ -18,6 +18,7 @@ from sparsediff.disk.names import is_temp
 from sparsediff.errors import CorruptError, UnavailableError, UsageError, from_os_error, os_errors
 
 _MAX_OPEN = 16  # files that a bucket, or a chain, may hold open
+_PAIR = 2  # a base file and a target file, which bucket after bucket is of
 
 
 class Readable(Protocol):
@@ -198,6 +199,11 @@ class OpenFiles:
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
+    def close_many(self) -> None:
+        """Close all, if they are more than a pair: what follows is likely to need that again."""
+        if len(self._descriptors) > _PAIR:
+            self.__exit__()
+
     def reader(self, files: Sequence[Readable]) -> Callable[[int, int, Any], None]:
         """`read` of one of ``files``, by its index."""
         return lambda index, offset, buffer: self.read(files[index], offset, buffer)
@@ -219,9 +225,12 @@ class OpenFiles:
             file = file.outer
         if not isinstance(file, InputFile):
             return None
-        if file.path not in self._descriptors and len(self._descriptors) == _MAX_OPEN:
-            return None
-        return self._descriptor(file), offset
+        fd = self._descriptors.get(file.path)
+        if fd is None:
+            if len(self._descriptors) == _MAX_OPEN:
+                return None
+            fd = self._descriptor(file)
+        return fd, offset
 
     def read(self, file: Readable, offset: int, buffer: Any) -> None:
         """Fill ``buffer`` from ``offset``; see `InputFile.read_into`."""

@@ -8,6 +8,7 @@ refuses if a file changed meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from sparsediff.make.plan import plan
 from sparsediff.make.results import Completion
 from sparsediff.make.shares import WHOLE, Share, Task, n_bytes, tasks
 from sparsediff.make.spool import Output, deliver, place_of, rewound, spool
-from sparsediff.parallel import Budget, Progress, ordered_map, threads
+from sparsediff.parallel import Budget, Progress, ordered_map, per_thread, threads
 from sparsediff.patch import measures, words
 from sparsediff.patch.container import pack
 from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest
@@ -187,19 +188,19 @@ def encode_tasks(
     def encode(task: Task) -> Encoded:
         if task.bucket is None:
             return encode_skeleton(manifest, task.file, base, target)
-        with OpenFiles() as files:
-            before = words.base_source(
-                manifest, files.reader(base_files), files.locator(base_files)
-            )
-            after = words.target_source(
-                manifest, task.file, files.reader(target_files), files.locator(target_files)
-            )
-            return encode_bucket(manifest, task.bucket, before, after, target_bytes, observer, room)
+        files = opened()
+        files.close_many()
+        before = words.base_source(manifest, files.reader(base_files), files.locator(base_files))
+        after = words.target_source(
+            manifest, task.file, files.reader(target_files), files.locator(target_files)
+        )
+        return encode_bucket(manifest, task.bucket, before, after, target_bytes, observer, room)
 
     mine = tasks(manifest, part)
     total, done = sum(n_bytes(manifest, t) for t in mine), 0
-    for task, encoded in zip(mine, ordered_map(encode, mine, jobs), strict=True):
-        yield task, encoded
-        done += n_bytes(manifest, task)
-        if progress is not None:
-            progress(done, total)
+    with per_thread(OpenFiles) as opened, closing(ordered_map(encode, mine, jobs)) as found:
+        for task, encoded in zip(mine, found, strict=True):
+            yield task, encoded
+            done += n_bytes(manifest, task)
+            if progress is not None:
+                progress(done, total)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import pytest
 
 from sparsediff import UnavailableError
-from sparsediff.parallel import ordered_map
+from sparsediff.parallel import ordered_map, per_thread
 from sparsediff.stores import Throttle
 from sparsediff.stores.retry import retried
 
@@ -30,6 +33,32 @@ def test_calls_that_nobody_waits_for_end() -> None:
         list(ordered_map(call, range(9), 3))
     assert time.monotonic() - started < 5
     assert {1, 2} <= set(ended) <= {1, 2, 3}
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_each_thread_has_one_that_ends_when_none_works_with_it(jobs: int) -> None:
+    made: list[str] = []
+    working: list[int] = []
+
+    @contextmanager
+    def make() -> Iterator[str]:
+        made.append(name := threading.current_thread().name)
+        yield name
+        made.remove(name)
+        assert not working
+
+    def call(i: int) -> None:
+        working.append(i)
+        assert tool() == threading.current_thread().name
+        assert len(made) == len({*made}) <= jobs
+        time.sleep(0.01)
+        working.remove(i)
+
+    with per_thread(make) as tool, closing(ordered_map(call, range(40), jobs)) as found:
+        for _ in range(9):  # and then nobody waits for the others
+            next(found)
+        assert made
+    assert not made
 
 
 def test_retries_that_nobody_waits_for_end() -> None:
