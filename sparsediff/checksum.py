@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Verified = NewType("Verified", bytes)
 """Bytes that have the SHA-256 promised for them: nothing else is decoded."""
 
+Sums = tuple[str, str]
+"""Of several parts: the checksum of their checksums, 16 bytes each, in order; and the start of
+each of these, enough to name the part that differs."""
+
 LOCATOR_DIGITS = 2  # one tensor in 256 that differs goes unnoticed and the next is named
 
 
@@ -56,25 +60,16 @@ class PartChecksums:
             self._done.append(hexdigest(view[start:end]))
             start = end
 
-    def hex(self) -> list[str]:
-        """`checksum` of each part."""
+    def sums(self) -> Sums:
+        """Of all that was fed."""
         self._close()
-        return self._done
+        locators = "".join(each[:LOCATOR_DIGITS] for each in self._done)
+        return checksum(bytes.fromhex("".join(self._done))), locators
 
     def _close(self) -> None:
         if self._open is not None:
             self._done.append(self._open.hexdigest())
             self._open = None
-
-
-def combine(part_checksums: Iterable[str]) -> str:
-    """Checksum of several parts: XXH3-128 of theirs, 16 bytes each, in order."""
-    return checksum(bytes.fromhex("".join(part_checksums)))
-
-
-def locator(part_checksum: str) -> str:
-    """Start of a part's checksum: enough to name the part that differs."""
-    return part_checksum[:LOCATOR_DIGITS]
 
 
 def digest(data: bytes) -> str:

@@ -192,7 +192,7 @@ def _is_target(
         if key not in known:
             with OpenFiles() as files:
                 side = words.target_source(manifest, file, lambda _, o, b: files.read(source, o, b))
-                known[key] = checksum.combine(words.checksums(manifest, bucket, side))
+                known[key], _ = words.checksums(manifest, bucket, side)
         expected = manifest.buckets[bucket]
         return known[key] == (expected.base if expected.target is None else expected.target)
 

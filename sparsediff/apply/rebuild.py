@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from sparsediff import checksum, kernels
 from sparsediff.apply.base import Base
-from sparsediff.checksum import PartChecksums, Verified
+from sparsediff.checksum import PartChecksums, Sums, Verified
 from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import decompress
 from sparsediff.disk.inputs import InputFile, OpenFiles
@@ -232,7 +232,7 @@ def _checked(patch: Patch, base: Base, bucket: int, runs: Iterator[Run]) -> Iter
     for found in runs:
         words.add_checksums(sums, found, found.words[0])
         yield found
-    words.check_base(patch.manifest, bucket, sums.hex(), base.path)
+    words.check_base(patch.manifest, bucket, sums.sums(), base.path)
 
 
 def _patched(patch: Patch, bucket: int, payload: Verified, runs: Iterator[Run]) -> Iterator[Run]:
@@ -252,10 +252,10 @@ def _patched(patch: Patch, bucket: int, payload: Verified, runs: Iterator[Run]) 
             words.add_checksums(sums, found, new)
             yield found
         decoder.finish()
-        check_words(manifest, bucket, sums.hex(), None)
+        check_words(manifest, bucket, sums.sums(), None)
 
 
-def check_words(manifest: Manifest, bucket: int, sums: list[str], path: object) -> None:
+def check_words(manifest: Manifest, bucket: int, sums: Sums, path: object) -> None:
     """Compare the checksums of a bucket's parts with what the patch says of its target.
 
     Raises:
@@ -263,7 +263,7 @@ def check_words(manifest: Manifest, bucket: int, sums: list[str], path: object) 
     """
     record = manifest.buckets[bucket]
     expected = record.target if record.target is not None else record.base
-    found = checksum.combine(sums)
+    found, _ = sums
     if found != expected:
         raise CorruptError(
             "words differ from the target's",

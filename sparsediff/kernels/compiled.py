@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
+from sparsediff.checksum import Sums
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
 from sparsediff.kernels import _native
@@ -118,7 +119,7 @@ def rebuild(
     piece_words: int,
     dtype: DType,
     patcher: Patcher | None,
-) -> tuple[list[str], list[str]] | None:
+) -> tuple[Sums, Sums] | None:
     """See `reference.rebuild`."""
     if patcher is None:
         word_bits, kind, _ = _layout(dtype)

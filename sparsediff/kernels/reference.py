@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from sparsediff.checksum import Sums
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
 from sparsediff.kernels.numbers import (
@@ -280,7 +281,7 @@ def take_in(
     dtype: DType,
     differ: Differ | None,
 ) -> TakenIn | None:
-    """Read, hash and compare the words of a bucket in one call; only compiled kernels do.
+    """Read, hash, compare and code the words of a bucket in one call; only compiled kernels do.
 
     Args:
         base: where the base words are.
@@ -289,11 +290,11 @@ def take_in(
         ends: where each part ends, (n_parts,), in words, increasing.
         piece_words: how many are read at a time.
         dtype: element type.
-        differ: is fed all words, if given.
+        differ: codes all words, if given, and is of no use then.
 
     Returns:
         None if nothing is known: there are no compiled kernels, or something could not be read.
-        Whoever reads it by himself gets to know why. The ``differ`` is of no use then.
+        Whoever reads it by himself gets to know why.
     """
     return None
 
@@ -305,7 +306,7 @@ def rebuild(
     piece_words: int,
     dtype: DType,
     patcher: Patcher | None,
-) -> tuple[list[str], list[str]] | None:
+) -> tuple[Sums, Sums] | None:
     """Read, hash, patch, hash and write the words of a bucket in one call, as `take_in` does.
 
     Args:
@@ -317,8 +318,8 @@ def rebuild(
         patcher: turns base words into target words; None if they are the same.
 
     Returns:
-        XXH3-128 of each part's base words and of its target words, in hex; or None, as `take_in`
-        does. Some target words may have been written then.
+        Checksums of the parts' base words and of their target words; or None, as `take_in` does.
+        Some target words may have been written then.
 
     Raises:
         CorruptError: as `Patcher.feed` does.

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from sparsediff.checksum import Sums
+
 N_SYMBOLS = 256
 
 SCALE_BITS = 14
@@ -103,13 +105,13 @@ class TakenIn(NamedTuple):
     """What was found out about the parts of a bucket while its words were read.
 
     Attributes:
-        base_sums: XXH3-128 of each part's base words, in hex.
-        target_sums: of its target words.
-        by_class: (n_parts, n_classes): as `count_parts` gives it.
-        largest: likewise.
+        base: checksums of the parts' base words.
+        target: of their target words.
+        counts: of the parts, as `count_parts` gives them.
+        payload: of all words, if they were coded and any changed.
     """
 
-    base_sums: list[str]
-    target_sums: list[str]
-    by_class: list[list[int]]
-    largest: list[int]
+    base: Sums
+    target: Sums
+    counts: tuple[list[list[int]], list[int]]
+    payload: bytes

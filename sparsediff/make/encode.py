@@ -84,7 +84,7 @@ def _encode_new(manifest: Manifest, bucket: int, target: Source) -> Encoded:
     for run in words.runs(manifest, bucket, [target], into=[held]):
         words.add_checksums(sums, run, run.words[0])
     payload = codec.encode(None, held, words.bucket_dtype(manifest, bucket), None)
-    return Encoded(payload, Result(checksum.combine(sums.hex()), checksum.digest(payload)))
+    return Encoded(payload, Result(sums.sums()[0], checksum.digest(payload)))
 
 
 def _choose_by_sample(
@@ -113,8 +113,7 @@ def _encode_passing(
     taken = take_in(
         manifest, bucket, sides, found, differ=lambda: choice.differ(dtype), observer=observer
     )
-    assert taken.differ is not None
-    return _encoded(b"" if taken.is_same else kernels.payload_of(taken.differ), taken)
+    return _encoded(taken.payload, taken)
 
 
 def _encode_held(
@@ -135,16 +134,10 @@ def _encode_held(
 
 
 def _encoded(payload: bytes, taken: Taken) -> Encoded:
-    return Encoded(
-        payload,
-        Result(
-            target=checksum.combine(taken.target),
-            digest=checksum.digest(payload) if payload else None,
-            base=checksum.combine(taken.base),
-            locators="".join(map(checksum.locator, taken.base)),
-            steps=NO_STEPS if taken.is_same else taken.steps,
-        ),
-    )
+    (base, locators), (target, _) = taken.base, taken.target
+    digest = checksum.digest(payload) if payload else None
+    steps = NO_STEPS if taken.is_same else taken.steps
+    return Encoded(payload, Result(target, digest, base, locators, steps))
 
 
 def encode_skeleton(

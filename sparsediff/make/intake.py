@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from sparsediff import kernels
-from sparsediff.checksum import PartChecksums
+from sparsediff.checksum import PartChecksums, Sums
 from sparsediff.dtypes import DType
 from sparsediff.kernels import Differ, Words
 from sparsediff.kernels.symbols import N_SYMBOLS, class_of
@@ -29,16 +29,16 @@ class Taken(NamedTuple):
     """What was seen while the words of a bucket were read.
 
     Attributes:
-        base: checksum of each part's base words.
-        target: of its target words.
+        base: checksums of the parts' base words.
+        target: of their target words.
         steps: from those to these.
-        differ: was fed all of them; None if they were not coded.
+        payload: of all of them, if they were coded and any changed.
     """
 
-    base: list[str]
-    target: list[str]
+    base: Sums
+    target: Sums
     steps: Steps
-    differ: Differ | None
+    payload: bytes
 
     @property
     def is_same(self) -> bool:
@@ -87,8 +87,7 @@ def _at_once(
     seen = kernels.take_in(*found, into, ends, words.piece_words(dtype), dtype, coder)
     if seen is None:
         return None
-    steps = Steps(seen.by_class, seen.largest)
-    return Taken(seen.base_sums, seen.target_sums, steps, coder)
+    return Taken(seen.base, seen.target, Steps(*seen.counts), seen.payload)
 
 
 def _by_pieces(
@@ -123,7 +122,9 @@ def _by_pieces(
             signs = zip(counts[0 : 2 * n : 2], counts[1 : 2 * n : 2], strict=True)
             steps.append(Steps([[sum(both) for both in signs]], [largest]))
             counts, largest = _no_counts(), 0
-    return Taken(base_sums.hex(), target_sums.hex(), Steps.joined(steps), coder)
+    base, target = base_sums.sums(), target_sums.sums()
+    payload = kernels.payload_of(coder) if coder is not None and base != target else b""
+    return Taken(base, target, Steps.joined(steps), payload)
 
 
 def _no_counts() -> memoryview:

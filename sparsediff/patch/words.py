@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from sparsediff import checksum, kernels
+from sparsediff import kernels
+from sparsediff.checksum import LOCATOR_DIGITS, PartChecksums, Sums
 from sparsediff.dtypes import DType
 from sparsediff.errors import WrongBaseError
 from sparsediff.kernels import Extents, Words
@@ -249,15 +250,15 @@ def sample(
     return memory
 
 
-def checksums(manifest: Manifest, bucket: int, source: Source) -> list[str]:
-    """Checksum of each part of a bucket's words on one side."""
-    sums = checksum.PartChecksums()
+def checksums(manifest: Manifest, bucket: int, source: Source) -> Sums:
+    """Checksums of the parts of a bucket's words on one side."""
+    sums = PartChecksums()
     for run in runs(manifest, bucket, [source]):
         add_checksums(sums, run, run.words[0])
-    return sums.hex()
+    return sums.sums()
 
 
-def add_checksums(sums: checksum.PartChecksums, run: Run, read: Words) -> None:
+def add_checksums(sums: PartChecksums, run: Run, read: Words) -> None:
     """Add the words of a run, of one source."""
     if run.is_whole:
         sums.extend(read, [end * read.itemsize for end in run.ends])
@@ -266,28 +267,27 @@ def add_checksums(sums: checksum.PartChecksums, run: Run, read: Words) -> None:
 
 
 def check_base(
-    manifest: Manifest, bucket: int, sums: list[str], name_of: Callable[[int], object]
+    manifest: Manifest, bucket: int, sums: Sums, name_of: Callable[[int], object]
 ) -> None:
     """Compare the base words' checksums with those of the patch.
 
     Args:
         manifest: of the patch.
         bucket: index of the bucket.
-        sums: checksum of each part, as read.
+        sums: of its parts, as read.
         name_of: path of a base file, by its index, for the message.
 
     Raises:
         WrongBaseError: naming the first tensor that differs.
     """
     record = manifest.buckets[bucket]
-    found = checksum.combine(sums)
+    found, locators = sums
     if found == record.base:
         return
     parts = manifest.parts[bucket]
-    k = checksum.LOCATOR_DIGITS
-    stored = [record.locators[k * i : k * i + k] for i in range(len(parts))]
-    differs = [i for i, s in enumerate(sums) if checksum.locator(s) != stored[i]]
-    first = parts[differs[0] if differs else 0]
+    starts = range(0, len(locators), k := LOCATOR_DIGITS)
+    differ = (i for i in starts if locators[i : i + k] != record.locators[i : i + k])
+    first = parts[next(differ, 0) // k]
     tensor = manifest.tensors[first.tensor]
     assert tensor.base_file is not None
     raise WrongBaseError(

@@ -117,30 +117,24 @@ static enum status next_of_intake(void *state) { return take_in_piece(state); }
 
 static enum status next_of_rebuild(void *state) { return rebuild_piece(state); }
 
-/* Checksums in hex. */
-static PyObject *in_hex(const Sums *s, size_t n) {
+/* One of every `stride` bytes, in hex. */
+static PyObject *in_hex(const uint8_t *bytes, size_t n, size_t stride) {
     static const char digits[] = "0123456789abcdef";
-    PyObject *list = PyList_New((Py_ssize_t)n);
-    for (size_t i = 0; list && i < n; i++) {
-        char text[2 * HASH_BYTES];
-        for (size_t j = 0; j < HASH_BYTES; j++) {
-            const uint8_t byte = s->sums[HASH_BYTES * i + j];
-            text[2 * j] = digits[byte >> 4];
-            text[2 * j + 1] = digits[byte & 15];
-        }
-        PyObject *one = PyUnicode_FromStringAndSize(text, sizeof text);
-        if (!one || PyList_SetItem(list, (Py_ssize_t)i, one)) Py_CLEAR(list);
+    char *text = malloc(2 * n);
+    for (size_t i = 0; text && i < n; i++) {
+        text[2 * i] = digits[bytes[stride * i] >> 4];
+        text[2 * i + 1] = digits[bytes[stride * i] & 15];
     }
-    return list;
+    PyObject *made = text ? PyUnicode_FromStringAndSize(text, (Py_ssize_t)(2 * n)) : PyErr_NoMemory();
+    free(text);
+    return made;
 }
 
-/* What a call gives: two lists of checksums, and perhaps more. */
-static PyObject *with_sums(const Sums *base, const Sums *target, size_t n, PyObject *more) {
-    PyObject *sums = Py_BuildValue("NN", in_hex(base, n), in_hex(target, n));
-    PyObject *all = sums && more ? PySequence_Concat(sums, more) : sums ? Py_NewRef(sums) : NULL;
-    Py_XDECREF(sums);
-    Py_XDECREF(more);
-    return all;
+/* (checksum of the n parts' checksums, first byte of each). */
+static PyObject *of_parts(const Sums *s, size_t n) {
+    uint8_t all[HASH_BYTES];
+    loops->hash(s->sums, HASH_BYTES * n, all);
+    return Py_BuildValue("NN", in_hex(all, HASH_BYTES, 1), in_hex(s->sums, n, HASH_BYTES));
 }
 
 static PyObject *nothing_known(void) { return PyErr_Occurred() ? NULL : Py_NewRef(Py_None); }
@@ -160,10 +154,13 @@ PyObject *take_in(int word_bits, int kind, Diff *diff, PyObject *args) {
     h.good = h.good && keeps == t.keeps_words;
     if (h.good) t.by_class = own(&h, calloc(t.pass.n_parts * N_CLASSES, sizeof *t.by_class));
     if (h.good) t.largest = own(&h, calloc(t.pass.n_parts, sizeof *t.largest));
+    const size_t n = t.pass.n_parts;
     if (go_through(&h, &t, &t.pass, next_of_intake)) {
-        PyObject *counts = counts_of_parts(t.by_class, N_CLASSES, t.largest, t.pass.n_parts);
-        if (counts)
-            result = with_sums(&t.base.sums, &t.target.sums, t.pass.n_parts, counts);
+        const int changed = memcmp(t.base.sums.sums, t.target.sums.sums, HASH_BYTES * n) != 0;
+        result = Py_BuildValue(
+            "NNNN", of_parts(&t.base.sums, n), of_parts(&t.target.sums, n),
+            counts_of_parts(t.by_class, N_CLASSES, t.largest, n),
+            diff && changed ? payload_from(diff) : PyBytes_FromStringAndSize(NULL, 0));
     } else
         result = nothing_known();
     release(&h);
@@ -183,8 +180,8 @@ PyObject *rebuild(int word_bits, int kind, Patch *patch, PyObject *args) {
     h.good = place_from(&h, &r.target, target) == n_bytes(&r.pass, r.pass.n_words) && h.good;
     sums_from(&h, &r.target_sums, &r.pass);
     if (go_through(&h, &r, &r.pass, next_of_rebuild))
-        result = with_sums(&r.base.sums, patch ? &r.target_sums : &r.base.sums, r.pass.n_parts,
-                           NULL);
+        result = Py_BuildValue("NN", of_parts(&r.base.sums, r.pass.n_parts),
+                               of_parts(patch ? &r.target_sums : &r.base.sums, r.pass.n_parts));
     else
         result = nothing_known();
     release(&h);

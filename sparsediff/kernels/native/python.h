@@ -10,8 +10,11 @@
 extern const Loops *loops; /* in use */
 extern PyType_Spec diff_spec, patch_spec;
 
+/* The payload of a bucket, all of whose words were gone through. */
+PyObject *payload_from(Diff *diff);
+
 /* Go through the words of a bucket in files; None if not all could be read and written.
- * take_in: base and target to checksums, counts, and `diff` if it is not NULL. Args:
+ * take_in: base and target to checksums, counts, and by `diff`, if it is not NULL, payload. Args:
  * (piece_words, ends, base, target), where a side is (extents, memory for its words or None).
  * rebuild: base to target, by `patch` if it is not NULL. Args: (piece_words, ends, extents of the
  * base, of the target). */

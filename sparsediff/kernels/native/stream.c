@@ -80,20 +80,16 @@ static PyObject *diff_take_in(PyObject *o, PyObject *args) {
     if (!enter(&self->busy)) return NULL;
     PyObject *result =
         take_in(self->diff.layout.word_bits, (int)self->diff.layout.kind, &self->diff, args);
-    self->busy = !result || result == Py_None; /* then some words are missing */
-    return result;
+    return result; /* and stays busy: the payload is made, or words are missing */
 }
 
-static PyObject *diff_payload(PyObject *o, PyObject *unused) {
-    DiffObject *self = (DiffObject *)o;
+PyObject *payload_from(Diff *diff) {
     uint8_t *memory;
     size_t start, size;
     enum status status;
-    (void)unused;
-    if (!enter(&self->busy)) return NULL;
     prepare_logarithms();
     Py_BEGIN_ALLOW_THREADS
-    status = payload_of(loops, &self->diff, &memory, &start, &size);
+    status = payload_of(loops, diff, &memory, &start, &size);
     Py_END_ALLOW_THREADS
     if (status != OK) return failed(status);
     PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
@@ -101,12 +97,18 @@ static PyObject *diff_payload(PyObject *o, PyObject *unused) {
         char *out = PyBytes_AsString(payload);
         Py_BEGIN_ALLOW_THREADS
         memcpy(out, memory + start, size);
-        diff_free(&self->diff); /* here, without the lock: it is of no use any more */
+        diff_free(diff); /* here, without the lock: it is of no use any more */
         free(memory);
         Py_END_ALLOW_THREADS
     } else
         free(memory);
     return payload;
+}
+
+static PyObject *diff_payload(PyObject *o, PyObject *unused) {
+    DiffObject *self = (DiffObject *)o;
+    (void)unused;
+    return enter(&self->busy) ? payload_from(&self->diff) : NULL;
 }
 
 static PyMethodDef diff_methods[] = {
