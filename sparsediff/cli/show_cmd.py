@@ -80,8 +80,9 @@ def command(patch: str, as_json: bool) -> None:
     say(
         f"tensors {total.n_tensors:,} ({total.n_untouched:,} untouched), "
         f"{total.n_changed:,} of {total.n_elements:,} elements changed, "
-        f"density {percent(total.density)}\n"
+        f"density {percent(total.density)}"
     )
+    say("")
     print_table(["file", "size", "tensors", "buckets", "in patch"], rows)
     if removed:
         say(f"removed: {', '.join(map(printable, removed))}")

@@ -42,6 +42,21 @@ def lines_of(result: tuple[int, str, str]) -> None:
         assert not line.startswith("sparsediff: all is well")
 
 
+def test_a_line_of_our_own_holds_nothing_in_hexadecimal(tmp_path: Path, cli: Run) -> None:
+    """Which stands for what a name holds."""
+    for name, tensor in zip(("base", "target"), training_pair(500), strict=True):
+        write_safetensors(tmp_path / name / "m.safetensors", {"x": tensor})
+    patch = tmp_path / "patch"
+    shown = [
+        cli("make", tmp_path / "base", tmp_path / "target", "-o", patch),
+        cli("show", patch),
+        cli("stats", patch),
+        cli("stats", tmp_path / "base", tmp_path / "target", "--bound", "--bandwidth", "1Gbps"),
+        cli("verify", patch, "--base", tmp_path / "base", "--target", tmp_path / "target"),
+    ]
+    assert all(code == 0 and "\\x" not in out + err for code, out, err in shown), shown
+
+
 def test_every_verb(place: Path, cli: Run) -> None:
     base, target, patch = place / "base", place / "target", place / f"{EVIL}.sdiff"
     ways: list[tuple[int, tuple[object, ...]]] = [
