@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from sparsediff.shipping.catalog_json import POINTER, dump, parse
 from sparsediff.shipping.check import check
 from sparsediff.shipping.follow import Follower, versions
 from sparsediff.shipping.history import store_series
+from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.prune import prune
 from sparsediff.shipping.pull import preview, pull
 from sparsediff.shipping.sealing import write_catalog
@@ -222,6 +223,27 @@ def test_objects_are_covered_by_the_digests_in_the_pointer(
     with pytest.raises(CorruptError, match="no intact way"):
         pull(open_store(str(tmp_path / "store0"), trust=pair.trust), tmp_path / "dest")
     assert not (tmp_path / "dest/current").exists()
+
+
+def test_figures_are_of_patches_that_are_what_the_pointer_says(
+    trainer: Trainer, pair: Pair, tmp_path: Path
+) -> None:
+    """Also of one that `pull` goes around, and so compares with nothing."""
+    directory = tmp_path / "store"
+    store = open_store(str(directory), create=True, signer=pair.signer)
+    trainer.save_steps(1, 2)
+    ship(trainer.run, store, policy=Policy(anchor_every=1))
+    before = asdict(store_series(store).steps[0])
+    (step,) = directory.glob("versions/000002-*/from-*")
+    data = bytearray(step.read_bytes())
+    data[-1] ^= 1  # of a payload: what says how much changed is whole
+    step.write_bytes(data)
+    assert pull(store, tmp_path / "dest").version == catalog_of(store).latest
+    with pytest.raises(CorruptError, match="SHA-256"):
+        store_series(store)
+    data[-1] ^= 1
+    step.write_bytes(data)
+    assert asdict(store_series(store).steps[0]) == before
 
 
 @pytest.mark.parametrize("layout", [1, 2])
