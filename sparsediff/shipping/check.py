@@ -25,7 +25,7 @@ from sparsediff.shipping.catalog import LAYOUT, PREFIX, Catalog, StoredPatch
 from sparsediff.shipping.catalog_json import POINTER, read_catalog
 from sparsediff.shipping.fetch import digest_object
 from sparsediff.shipping.links import Follower, stored_manifest
-from sparsediff.shipping.objects import delete, keys_of
+from sparsediff.shipping.objects import delete, keys_of, patches_of
 from sparsediff.shipping.parts import parts_of
 from sparsediff.shipping.recover import recover
 from sparsediff.shipping.sealing import write_catalog
@@ -97,7 +97,7 @@ def check(
         progress: told of bytes read.
 
     Raises:
-        CorruptError: the pointer is damaged.
+        CorruptError: the pointer or a page is damaged, or they contradict themselves.
         UnavailableError: nothing was shipped here, the store is out of reach, or with
             repair another shipper published meanwhile; try again.
     """
@@ -106,10 +106,9 @@ def check(
     catalog, tag, damaged = _read_or_recover(store, repair)
     is_new = damaged is not None
     result = CheckResult(catalog, has_new_pointer=is_new)
-    # An object that two versions refer to is read once, if they say the same of it.
-    still_used = Counter(map(_identity, (p for v in catalog.versions for p in v.patches)))
-    patches = list({_identity(p): p for v in catalog.versions for p in v.patches}.values())
-    total = sum(p.n_bytes for p in patches)
+    patches = patches_of(store, catalog)  # an object that two versions refer to is read once
+    still_used = Counter(p.key for v in catalog.versions for p in v.patches)
+    total = sum(p.n_bytes for p in patches.values())
     if progress is not None:
         progress(0, total)
 
@@ -121,25 +120,25 @@ def check(
             return e.problem if e.file is not None else str(e)
 
     follower = Follower(catalog.versions)
-    results = ordered_map(job, patches, streams)
-    read: dict[tuple[str, int, str], Manifest | str] = {}  # what a version has still to see
+    results = ordered_map(job, patches.values(), streams)
+    read: dict[str, Manifest | str] = {}  # what a version has still to see
     for version in catalog.versions:
         manifests: dict[str, Manifest] = {}
         for patch in version.patches:
-            identity = _identity(patch)
-            if identity not in read:
-                read[identity] = next(results)
+            key = patch.key
+            if key not in read:
+                read[key] = next(results)
                 result.checked_bytes += patch.n_bytes
                 if progress is not None:
                     progress(result.checked_bytes, total)
-            found = read[identity]
-            still_used[identity] -= 1
-            if not still_used[identity]:
-                del read[identity]
+            found = read[key]
+            still_used[key] -= 1
+            if not still_used[key]:
+                del read[key]
             if isinstance(found, str):
-                result.broken[patch.key] = found
+                result.broken[key] = found
             else:
-                manifests[patch.key] = found
+                manifests[key] = found
         result.broken |= follower.follow(version, manifests)
     result.unproven = follower.unproven
     reachable = catalog.reachable(result.broken)
@@ -175,11 +174,6 @@ def check(
     return result
 
 
-def _identity(patch: StoredPatch) -> tuple[str, int, str]:
-    """What a version says of an object."""
-    return patch.key, patch.n_bytes, patch.sha256
-
-
 def _without_useless(catalog: Catalog, now: float) -> Catalog:
     """The catalog without the versions that cannot be rebuilt; the latest stays for its number."""
     reachable = catalog.reachable() | {catalog.latest.version}
@@ -187,7 +181,7 @@ def _without_useless(catalog: Catalog, now: float) -> Catalog:
 
 
 def _check_object(store: Store, patch: StoredPatch) -> None:
-    for part in parts_of(store, patch):
+    for part in dict.fromkeys(parts_of(store, patch)):  # each once, however often it is listed
         which = "" if patch.list_bytes is None else f"{part.key}: "
         size = store.size(part.key)
         if size is None:
@@ -204,8 +198,8 @@ def _read_or_recover(
     """The catalog and the tag of its pointer; and if that had to be made anew, see `recover`."""
     try:
         found = read_catalog(store)
-        for _ in () if found is None else found[0].versions:
-            pass  # a page that is damaged is no better than a pointer that is
+        if found is not None:  # a page that is damaged is no better than a pointer that is
+            patches_of(store, found[0])
     except UntrustedError:
         raise  # whoever put this pointer there may have put objects, too
     except CorruptError as e:

@@ -17,17 +17,33 @@ from sparsediff.shipping.catalog import PREFIX, Catalog, Dropped
 from sparsediff.shipping.catalog_json import stored_key
 from sparsediff.shipping.fields import FieldError
 from sparsediff.shipping.parts import listed_parts, parts_of
-from sparsediff.shipping.records import LIST, Part, part_prefix
+from sparsediff.shipping.records import LIST, Part, StoredPatch, part_prefix
 from sparsediff.shipping.sealing import LIST_FORMAT
 from sparsediff.shipping.small import get_small
 from sparsediff.stores import Store
 
 
+def patches_of(store: Store, catalog: Catalog) -> dict[str, StoredPatch]:
+    """What versions say of each object that holds a patch, or a list of its parts, by key.
+
+    Raises:
+        CorruptError: they contradict each other. What is read of an object for each thing that
+            is said of it would have no bound, and no writer gives two contents one key.
+    """
+    found: dict[str, StoredPatch] = {}
+    for version in catalog.versions:
+        for patch in version.patches:
+            if found.setdefault(patch.key, patch).stated != patch.stated:
+                raise CorruptError(
+                    "versions say different things of this object", file=f"{store.name}/{patch.key}"
+                )
+    return found
+
+
 def keys_of(store: Store, catalog: Catalog) -> set[str]:
     """Keys of all objects that belong to a store, the pointer aside."""
     keys = catalog.keys()
-    listed = (p for v in catalog.versions for p in v.patches if p.list_bytes is not None)
-    for patch in {(p.key, p.n_bytes, p.sha256): p for p in listed}.values():  # each list once
+    for patch in patches_of(store, catalog).values():
         with suppress(CorruptError):  # `check` says that it is broken
             keys |= {part.key for part in parts_of(store, patch)}
     for key in _named(store, catalog.dropped):
@@ -52,7 +68,7 @@ def over(store: Store, due: Collection[Dropped], catalog: Catalog) -> list[str]:
     touched = {key.rpartition("/")[0] + "/" for key in parts}
     for version in catalog.versions if touched else ():
         if part_prefix(version.version) in touched:
-            for patch in version.patches:
+            for patch in {p.key: p for p in version.patches}.values():  # each list once
                 if patch.list_bytes is not None:
                     with suppress(CorruptError):
                         used |= {part.key for part in parts_of(store, patch)}

@@ -16,7 +16,7 @@ from sparsediff.parallel import ordered_map
 from sparsediff.shipping.absent import no_pointer
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
 from sparsediff.shipping.catalog_json import read_catalog
-from sparsediff.shipping.objects import delete, over
+from sparsediff.shipping.objects import delete, over, patches_of
 from sparsediff.shipping.sealing import check_signer, write_catalog
 from sparsediff.stores import Store
 
@@ -65,6 +65,7 @@ def prune(
         streams: requests to the store at once.
 
     Raises:
+        CorruptError: the pointer or a page is damaged, or they contradict themselves.
         UsageError: the store is signed, and ``store`` has no signer.
         UnavailableError: nothing was shipped here, or another shipper published meanwhile.
     """
@@ -74,7 +75,7 @@ def prune(
     catalog, tag = found
     if not dry_run:
         check_signer(store, catalog)
-    versions = catalog.history[:]
+    versions, known = catalog.history[:], patches_of(store, catalog)
     wanted, first = _window(versions, now, keep, max_age)
     kept = [v for v in versions if v.version >= first]
     gone = [v for v in versions if v.version < first]
@@ -85,7 +86,6 @@ def prune(
     changed = trimmed != versions
     smaller = catalog.having(trimmed, now) if changed else catalog
     used = {p.key for v in trimmed for p in v.patches}
-    known = {p.key: p for v in versions for p in v.patches}
     patches = [p for key, p in known.items() if key not in used]  # each object once
     if changed and not dry_run:
         if not write_catalog(store, smaller, tag):

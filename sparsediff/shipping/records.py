@@ -34,6 +34,11 @@ class StoredPatch:
     sha256: str
     list_bytes: int | None = None
 
+    @property
+    def stated(self) -> tuple[int, str, int | None]:
+        """What is said of the object: the same wherever it is named."""
+        return self.n_bytes, self.sha256, self.list_bytes
+
 
 class Part(NamedTuple):
     """An object that holds a piece of a patch, or all of it.

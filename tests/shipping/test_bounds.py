@@ -12,7 +12,9 @@ import pytest
 from sparsediff.errors import CorruptError, UnsupportedError
 from sparsediff.shipping import fields, sealing
 from sparsediff.shipping.catalog_json import dump, parse, read_catalog
+from sparsediff.shipping.check import check
 from sparsediff.shipping.objects import keys_of
+from sparsediff.shipping.prune import prune
 from sparsediff.shipping.pull import pull
 from sparsediff.shipping.sealing import write_catalog
 from sparsediff.stores import open_store
@@ -120,3 +122,57 @@ def test_a_list_is_read_once_however_often_it_is_named(tmp_path: Path) -> None:
     assert found is not None
     assert {part["key"], "versions/gone", "versions/dropped"} <= keys_of(store, found[0])
     assert store.calls["read"] == 2
+
+
+@pytest.mark.parametrize("field", ["n_bytes", "sha256", "list_bytes"])
+@pytest.mark.parametrize("on_a_page", [False, True])
+def test_an_object_is_not_read_for_each_thing_that_is_said_of_it(
+    field: str, on_a_page: bool, tmp_path: Path, cli: Run
+) -> None:
+    listed = json.dumps({"format": "sparsediff-parts", "parts": []}).encode()
+    sha256 = hashlib.sha256(listed).hexdigest()
+    said = patch("list", sha256=sha256, list_bytes=len(listed))
+    others: dict[str, list[Any]] = {
+        "n_bytes": [*range(1, 1000)],
+        "sha256": [f"{i:064x}" for i in range(1, 1000)],
+        "list_bytes": [*range(1, len(listed)), *range(len(listed) + 1, 1000), None],
+    }
+    one = hostile.pointer()["versions"][0]
+    first = one | {"patches": [said]}
+    second = one | {"version": 2, "name": "b"}
+    second["patches"] = [said | {field: value} for value in others[field]]
+    more: dict[str, Any] = {"versions": [first, second]}
+    objects = {"list": listed}
+    if on_a_page:
+        document = {"format": "sparsediff-page", "pages": [], "versions": [first]}
+        objects["page"] = json.dumps(document).encode()
+        row = {"n_bytes": len(objects["page"]), "key": "versions/page"}
+        row["sha256"] = hashlib.sha256(objects["page"]).hexdigest()
+        more = {"versions": [second], "pages": [hostile.page(last=1, n=1, **row)]}
+    store = stored(tmp_path / "store", hostile.pointer(latest=2, **more), **objects)
+    for verb in (check, prune):
+        store.reset()
+        with pytest.raises(CorruptError, match="different things of this object"):
+            verb(store, now=0.0)
+        assert store.calls["read"] == on_a_page
+    for words in (["check"], ["prune", "--keep", 1], ["prune", "--keep", 1, "--dry-run"]):
+        code, _, err = cli(words[0], tmp_path / "store", *words[1:])
+        assert (code, err.count("\n")) == (11, 1)
+        assert "versions/list" in err
+    code, _, err = cli("check", tmp_path / "store", "--repair")
+    assert (code, "no patch is left" in err) == (11, True)
+
+
+def test_a_part_that_is_listed_very_often_is_read_once(tmp_path: Path) -> None:
+    n, data = 1000, b"part"
+    key, sha256 = f"versions/000001-parts/{0:032x}", hashlib.sha256(data).hexdigest()
+    part = {"key": key, "n_bytes": len(data), "sha256": sha256}
+    listed = json.dumps({"format": "sparsediff-parts", "parts": [part] * n}).encode()
+    row = {"sha256": hashlib.sha256(listed).hexdigest(), "list_bytes": len(listed)}
+    document = hostile.pointer(patches=[patch("list", n_bytes=n * len(data), **row)])
+    store = stored(tmp_path / "store", document, list=listed)
+    (tmp_path / "store" / key).parent.mkdir()
+    (tmp_path / "store" / key).write_bytes(data)
+    assert check(store, now=0.0).broken == {"versions/list": "not a patch"}
+    assert store.bytes["read"] < 5 * len(listed)
+    assert store.calls["size"] == 1

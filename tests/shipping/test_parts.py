@@ -156,6 +156,23 @@ def test_a_lost_pointer_is_made_again(local: Store, trainer: Trainer, tmp_path: 
     assert_sound(local, {p.name: tree(p) for p in saved}, tmp_path / "pulled")
 
 
+def test_a_pointer_that_contradicts_itself_is_made_again(
+    local: Store, trainer: Trainer, tmp_path: Path
+) -> None:
+    saved = fill(local, trainer, tmp_path / "room")
+    before = catalog_of(local)
+    step, anchor = before.latest.patches
+    wrong = replace(before.latest, patches=(step, anchor, replace(step, n_bytes=1)))
+    assert local.swap(POINTER, dump(before.published(wrong)), local.tag(POINTER))
+    with pytest.raises(CorruptError, match="different things of this object"):
+        check(local, now=time.time())
+    assert check(local, now=time.time(), repair=True).has_new_pointer
+    assert [set(v.patches) for v in catalog_of(local).versions] == [
+        set(v.patches) for v in before.versions
+    ]
+    assert_sound(local, {p.name: tree(p) for p in saved}, tmp_path / "pulled")
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_pull_that_is_killed_is_completed(
     in_place: bool, local: Store, trainer: Trainer, tmp_path: Path
