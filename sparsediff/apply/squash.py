@@ -9,11 +9,11 @@ payloads: what changed twice is coded once.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsediff.apply.chain import (
     check_declared,
@@ -28,12 +28,16 @@ from sparsediff.checkpoint import open_checkpoint
 from sparsediff.checkpoint.formats import load_all
 from sparsediff.disk.names import temp_sibling
 from sparsediff.disk.outputs import staged_file
-from sparsediff.disk.replace import check_output
 from sparsediff.disk.temps import discard, temp_directory
 from sparsediff.errors import UsageError, os_errors
 from sparsediff.make import MakeResult, make_patch
+from sparsediff.make.spool import place_of
 from sparsediff.parallel import Budget, Progress, threads
 from sparsediff.patch.container import PatchSource, paths
+from sparsediff.patch.signed import signed_when_it_appears
+
+if TYPE_CHECKING:
+    from sparsediff.signing import Signer
 
 
 def squash_patches(
@@ -45,6 +49,7 @@ def squash_patches(
     force: bool = False,
     max_bytes: int | None = None,
     progress: Progress | None = None,
+    signer: Signer | None = None,
 ) -> MakeResult:
     """Write one patch that does what a chain of patches does.
 
@@ -57,6 +62,7 @@ def squash_patches(
         force: replace an existing output.
         max_bytes: most bytes that a target may have, as with `apply_patch`; default any.
         progress: told of bytes rebuilt and read.
+        signer: who signs the patch, as for `make_patch`.
 
     Raises:
         UsageError: a path is unusable, or the output exists.
@@ -69,10 +75,10 @@ def squash_patches(
     """
     load_all()
     sources = listed(patches)
-    if str(output) in ("", "-"):
+    place = place_of(output, force=force, inputs=[base, *paths(sources)], signer=signer)
+    if place is None:
         raise UsageError("the output must be a file: the target is rebuilt next to it")
-    output, jobs = Path(os.path.abspath(output)), threads(jobs)
-    check_output(output, force=force, inputs=[base, *paths(sources)])
+    jobs = threads(jobs)
     with ExitStack() as stack:
         chain = stack.enter_context(open_chain(sources))
         check_declared(chain, max_bytes)
@@ -90,8 +96,9 @@ def squash_patches(
             rebuilt += n
             tell(rebuilt)
 
-        out = stack.enter_context(staged_file(output, force=force))
-        work = temp_sibling(output, 0)  # whoever holds the lock on the output owns this too
+        sign = stack.enter_context(signed_when_it_appears(place, signer))
+        out = stack.enter_context(staged_file(place, force=force))
+        work = temp_sibling(place, 0)  # whoever holds the lock on the output owns this too
         stack.enter_context(temp_directory(work))
         stack.callback(discard, work)
         target, patch = work / "target", work / "patch"
@@ -107,6 +114,9 @@ def squash_patches(
             progress=lambda done, _: tell(to_rebuild + done),
             room=Budget(UNFOLDED_BYTES + paid),
         )
-        with os_errors(output), open(patch, "rb") as made:
+        with os_errors(place), open(patch, "rb") as made:
+            head = made.read(result.patch_bytes - sum(result.sizes.values()))
+            out.write(head)
             shutil.copyfileobj(made, out, 1 << 20)
+            sign(head)
         return result

@@ -111,7 +111,7 @@ def command(
         output = os.path.basename(os.path.realpath(target)) + suffix
     signer = signing()
     if signer is not None and (share is not None or output == "-"):
-        raise click.UsageError("--sign needs the patch as a file; sign what merge makes of parts")
+        raise click.UsageError("--sign needs the patch as a file; of parts, merge --sign signs it")
     check_output_stream(output, as_json=as_json)
     start = time.monotonic()
     with progress_bar("make", quiet=quiet) as progress:

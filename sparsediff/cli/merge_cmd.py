@@ -17,7 +17,7 @@ from sparsediff.cli.common import (
     quiet_option,
     wait_option,
 )
-from sparsediff.cli.keys import check_nothing_trusted
+from sparsediff.cli.keys import check_nothing_trusted, sign_option, signing
 from sparsediff.cli.make_cmd import print_result
 
 
@@ -38,6 +38,7 @@ from sparsediff.cli.make_cmd import print_result
         required=True,
         help="Where to write the patch; - for standard output.",
     ),
+    sign_option,
     force_option,
     wait_option,
     quiet_option,
@@ -48,7 +49,8 @@ def command(parts: tuple[str, ...], output: str, force: bool, quiet: bool, as_js
 
     Each PART was made by make --part I/N. The result is the patch that make
     writes without --part, byte for byte. All N parts are needed, in any order.
-    Parts are not signed, so there is nothing to merge where SPARSEDIFF_TRUST is set.
+    Parts are not signed, so there is nothing to merge where SPARSEDIFF_TRUST is set;
+    with --sign whoever merges them vouches for what their makers made.
     """
     from sparsediff.make import merge_parts
 
@@ -56,5 +58,5 @@ def command(parts: tuple[str, ...], output: str, force: bool, quiet: bool, as_js
     check_output_stream(output, as_json=as_json)
     start = time.monotonic()
     with progress_bar("merge", quiet=quiet) as progress:
-        result = merge_parts(parts, output, force=force, progress=progress)
+        result = merge_parts(parts, output, force=force, progress=progress, signer=signing())
     print_result(output, result, time.monotonic() - start, quiet=quiet, as_json=as_json)

@@ -19,7 +19,7 @@ from sparsediff.cli.common import (
     quiet_option,
     wait_option,
 )
-from sparsediff.cli.keys import trust_option
+from sparsediff.cli.keys import sign_option, signing, trust_option
 from sparsediff.cli.make_cmd import print_result
 
 
@@ -42,6 +42,7 @@ from sparsediff.cli.make_cmd import print_result
         help="Where to write the patch. The target is rebuilt next to it for a while.",
     ),
     trust_option,
+    sign_option,
     force_option,
     max_bytes_option,
     jobs_option,
@@ -81,5 +82,6 @@ def command(
             force=force,
             max_bytes=max_bytes,
             progress=progress,
+            signer=signing(),
         )
     print_result(output, result, time.monotonic() - start, quiet=quiet, as_json=as_json)

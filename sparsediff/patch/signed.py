@@ -122,13 +122,15 @@ def signed_when_it_appears(path: Path, signer: Signer | None) -> Iterator[Callab
             with os_errors(file):
                 file.unlink()
         return
-    was_there, before = os.path.lexists(file), _inode(path)
+    was_there, before = True, None
     new: list[dict[str, str]] = []
     old: list[object] = []
 
     def sign(beginning: bytes) -> None:
         from sparsediff.signing import MOST
 
+        nonlocal was_there, before
+        was_there, before = os.path.lexists(file), _inode(path)
         new.extend(signer.sign(_KIND, beginning))
         if os.path.lexists(path):
             old.extend(row for row in _usable(file) if row not in new)

@@ -116,7 +116,7 @@ def test_refusals(cli: Run, steps: list[Path], chain: list[Path], tmp_path: Path
         (2, ["exists"], [steps[0], *chain, "-o", damaged]),
         (2, ["BASE first"], [chain[0], chain[1], "-o", out]),
         (2, ["must be a file"], [steps[0], *chain, "-o", "-"]),
-        (2, ["must be a file"], [steps[0], *chain, "-o", ""]),
+        (2, ["output is empty"], [steps[0], *chain, "-o", ""]),
         (2, ["no such file"], [tmp_path / "no", *chain, "-o", out]),
         (2, ["no such file"], [steps[0], tmp_path / "no", "-o", out]),
         (2, ["does not exist"], [steps[0], *chain, "-o", tmp_path / "no" / "out"]),

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from sparsediff import (
+    Share,
     apply_patch,
     export_patch,
     iter_updates,
+    make_part,
     make_patch,
+    merge_parts,
     open_patch,
     patch_stats,
     squash_patches,
@@ -58,6 +61,27 @@ READERS: dict[str, Callable[[Signed, Path, Path], object]] = {
     "export": lambda patch, base, out: export_patch(patch, base, out),
     "stats": lambda patch, *_: patch_stats(patch),
     "iter_updates": lambda patch, base, _: list(iter_updates([patch], base)),
+}
+
+
+def merged(base: Path, target: Path, out: Path, **options: Any) -> None:
+    """The same as `make_patch`, in two parts."""
+    parts = [out.parent / f"{i}.part" for i in (1, 2)]
+    for i, part in enumerate(parts, 1):
+        make_part(base, target, Share(i, 2), part, force=True)
+    merge_parts(parts, out, **options)
+
+
+def squashed(base: Path, target: Path, out: Path, **options: Any) -> None:
+    """The same, of a chain."""
+    make_patch(base, target, out.parent / "only.sdiff", force=True)
+    squash_patches(base, out.parent / "only.sdiff", out, **options)
+
+
+WRITERS: dict[str, Callable[..., object]] = {
+    "make": make_patch,
+    "merge": merged,
+    "squash": squashed,
 }
 
 
@@ -145,37 +169,41 @@ def test_what_is_no_file_cannot_be_signed(
         make_patch(base, target, output, signer=pair.signer)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("there", [b"{}", b"[" * 9999, b"\xff" * 70000])
 def test_a_file_that_held_no_signatures_is_replaced(
-    there: bytes, patch: Path, base: Path, target: Path, pair: Pair
+    there: bytes, writer: str, patch: Path, base: Path, target: Path, pair: Pair
 ) -> None:
     Path(f"{patch}.sig").write_bytes(there)
-    make_patch(base, target, patch, force=True, signer=pair.signer)
+    WRITERS[writer](base, target, patch, force=True, signer=pair.signer)
     verify_patch(Signed(patch, pair.trust))
 
 
+@pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("there", [b"", b"{}", b"a patch, perhaps"])
 def test_a_file_that_holds_no_signatures_is_not_replaced_without_force(
-    there: bytes, base: Path, target: Path, pair: Pair, tmp_path: Path
+    there: bytes, writer: str, base: Path, target: Path, pair: Pair, tmp_path: Path
 ) -> None:
     (tmp_path / "p.sig").write_bytes(there)
     with pytest.raises(UsageError, match=r"p\.sig: exists, and holds no signatures"):
-        make_patch(base, target, tmp_path / "p", signer=pair.signer)
+        WRITERS[writer](base, target, tmp_path / "p", signer=pair.signer)
     assert (tmp_path / "p.sig").read_bytes() == there
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.parametrize("writer", WRITERS)
 def test_signatures_of_a_patch_that_was_replaced_unsigned_go_with_it(
-    patch: Path, base: Path, target: Path, pair: Pair
+    writer: str, patch: Path, base: Path, target: Path, pair: Pair
 ) -> None:
     """They would be wrong ones of the new patch, as if somebody had changed it."""
-    make_patch(base, target, patch, force=True)
+    write = WRITERS[writer]
+    write(base, target, patch, force=True)
     verify_patch(Signed(patch, pair.trust))  # byte for byte what was signed
-    make_patch(target, base, patch, force=True)
+    write(target, base, patch, force=True)
     with pytest.raises(UntrustedError, match="is not signed"):
         verify_patch(Signed(patch, pair.trust))
     beside(patch).write_text("a list of songs")
-    make_patch(base, target, patch, force=True)
+    write(base, target, patch, force=True)
     assert beside(patch).read_text() == "a list of songs"
 
 
@@ -262,6 +290,27 @@ def test_command_line_from_key_to_target(
     assert cli("sign", tmp_path / "none", "--sign", key)[2].endswith("no such patch or store\n")
     assert not (tmp_path / "none").exists()
     assert cli("make", base, target, "-o", "-", "--sign", key)[0] == 2
+
+
+def test_command_line_signs_what_merge_and_squash_make(
+    base: Path, target: Path, pair: Pair, tmp_path: Path, cli: Run
+) -> None:
+    a, part, once = tmp_path / "a.sdiff", tmp_path / "1.part", tmp_path / "once.sdiff"
+    trusted, key = ("--trust", pair.public), ("--sign", pair.key)
+    assert cli("make", base, target, "-o", part, "--part", "1/1")[0] == 0
+    assert cli("merge", part, "-o", a, *key)[0] == 0
+    assert cli("squash", base, a, "-o", once, *trusted, *key)[0] == 0
+    for patch in (a, once):
+        assert cli("verify", patch, *trusted)[0] == 0
+        assert len(json.loads(beside(patch).read_text())["signatures"]) == 1
+    assert cli("squash", base, a, "-o", once, "--force", *trusted)[0] == 0
+    assert cli("verify", once, *trusted)[0] == 0  # byte for byte what was signed
+    beside(a).unlink()
+    none = ("-o", tmp_path / "none")
+    assert cli("squash", base, a, *none, *trusted, *key)[0] == 11
+    code, _, err = cli("merge", part, "-o", "-", *key)
+    assert (code, "must be a file" in err) == (2, True)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("none")]
 
 
 @pytest.mark.parametrize("keys", ["", "\n", "key"])

@@ -100,7 +100,12 @@ def a_signed_make_again(room: Path) -> Case:
     return signed_make(room, again=True)
 
 
-def signed_make(room: Path, *, again: bool) -> Case:
+def a_signed_squash_again(room: Path) -> Case:
+    """Of a chain of one patch, which comes out as it is."""
+    return signed_make(room, again=True, verb="squash")
+
+
+def signed_make(room: Path, *, again: bool, verb: str = "make") -> Case:
     base, target, patch = pair(room)
     key, live = new_key(room / "key"), room / "live"
     out, signature = live / "out", live / "out.sig"
@@ -126,7 +131,8 @@ def signed_make(room: Path, *, again: bool) -> Case:
         assert out.read_bytes() == patch.read_bytes()
         assert len(json.loads(signature.read_text())["signatures"]) == 1
 
-    words = ("make", base, target, "-o", out, "-j", 1, "--sign", key.key, "--force")
+    last = target if verb == "make" else patch
+    words = (verb, base, last, "-o", out, "-j", 1, "--sign", key.key, "--force")
     return Case(prepare, words, sound, done)
 
 
@@ -340,6 +346,7 @@ CASES = {
     "apply over the base": an_apply_over_the_base,
     "apply in place": an_apply_in_place,
     "squash": a_squash,
+    "squash signed again": a_signed_squash_again,
     "export": an_export,
     "merge": a_merge,
     "sign": a_signature,
