@@ -18,8 +18,8 @@ from sparsediff.checksum import Verified
 from sparsediff.codec.zstd import compress, decompress
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
-from sparsediff.kernels import Differ, Survey, Words
-from sparsediff.kernels.symbols import MODE_TIERS, N_SYMBOLS
+from sparsediff.kernels import Survey, Words
+from sparsediff.kernels.symbols import MODE_TIERS, N_SYMBOLS, Tiers
 
 MODE_PLANES, MODE_XOR_PLANES = 2, 3
 
@@ -42,9 +42,10 @@ class Choice(NamedTuple):
     marks_unchanged: list[bool]
     estimate: float
 
-    def differ(self, dtype: DType) -> Differ:
-        """A coder of the bucket's words."""
-        return kernels.Differ(dtype, self.bounds, self.marks_unchanged)
+    @property
+    def tiers(self) -> Tiers:
+        """What the bucket's words are coded in."""
+        return self.bounds, self.marks_unchanged
 
 
 def choose(survey: Survey, n_words: int) -> Choice:
@@ -108,7 +109,7 @@ def encode(base: Words | None, target: Words, dtype: DType, survey: Survey | Non
         return planes  # no structure for tiers to find, and no memory for both
     if len(planes) > limit:
         planes = b""  # out of the race: the estimate is never that far too low
-    differ = choice.differ(dtype)
+    differ = kernels.Differ(dtype, *choice.tiers)
     differ.feed(base, target, memoryview(bytearray(8 * N_SYMBOLS)).cast("q"))
     tiers = kernels.payload_of(differ)
     return planes if planes and len(planes) < len(tiers) else tiers

@@ -19,7 +19,7 @@ from sparsediff.kernels.symbols import Extents, Survey, Words
 
 if TYPE_CHECKING:
     from sparsediff.kernels.payloads import patcher, payload_of
-    from sparsediff.kernels.reference import Differ, Patcher, rebuild, sample, take_in
+    from sparsediff.kernels.reference import Differ, Patcher, choose_by_sample, rebuild, take_in
     from sparsediff.kernels.steps import (
         count_parts,
         count_steps,
@@ -47,6 +47,7 @@ if not TYPE_CHECKING and _wanted != NAME:
 _HOMES = {
     "Differ": "reference",
     "Patcher": "reference",
+    "choose_by_sample": "reference",
     "choose_tiers": "tiers",
     "count_parts": "steps",
     "count_steps": "steps",
@@ -58,7 +59,6 @@ _HOMES = {
     "planes": "steps",
     "rebuild": "reference",
     "room": "steps",
-    "sample": "reference",
     "survey": "steps",
     "take_in": "reference",
 }
@@ -83,6 +83,7 @@ __all__ = [
     "Patcher",
     "Survey",
     "Words",
+    "choose_by_sample",
     "choose_tiers",
     "count_parts",
     "count_steps",
@@ -94,7 +95,6 @@ __all__ = [
     "planes",
     "rebuild",
     "room",
-    "sample",
     "survey",
     "take_in",
 ]

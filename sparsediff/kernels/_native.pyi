@@ -8,16 +8,14 @@ from sparsediff.checksum import Sums
 Buffer = bytes | bytearray | memoryview | npt.NDArray[np.generic]
 Extents = Sequence[tuple[int, int, int]]
 Side = tuple[Extents, Buffer | None]  # and memory
+Tiers = tuple[list[int], list[bool]]  # bounds, marks_unchanged
 Counts = tuple[list[list[int]], list[int]]  # by class, largest
 
 class Diff:
     def __new__(
-        cls, word_bits: int, kind: int, shift: int, bounds: Sequence[int], marks: bytes, /
+        cls, word_bits: int, kind: int, shift: int, bounds: list[int], marks: list[bool], /
     ) -> Diff: ...
     def feed(self, base: Buffer, target: Buffer, step_counts: Buffer, /) -> int: ...
-    def take_in(
-        self, piece_words: int, ends: Sequence[int], base: Side, target: Side, /
-    ) -> tuple[Sums, Sums, Counts, bytes] | None: ...
     def payload(self) -> bytes: ...
 
 class Patch:
@@ -31,9 +29,6 @@ class Patch:
     def finish(self) -> None: ...
 
 def room(n_bytes: int, /) -> bytearray: ...
-def sample(
-    base: Extents, target: Extents, stride: int, size: int, /
-) -> tuple[bytearray, bytearray] | None: ...
 def survey(
     word_bits: int, kind: int, shift: int, base: Buffer, target: Buffer, /
 ) -> tuple[bytearray, bytearray, int]: ...
@@ -49,6 +44,8 @@ def differences(
 def take_in(
     word_bits: int,
     kind: int,
+    shift: int,
+    tiers: Tiers | None,
     piece_words: int,
     ends: Sequence[int],
     base: Side,
@@ -67,6 +64,9 @@ def rebuild(
 def choose_tiers(
     members: Buffer, steps: Buffer, scale: float, /
 ) -> tuple[list[int], list[bool], float]: ...
+def choose_by_sample(
+    word_bits: int, kind: int, shift: int, base: Extents, target: Extents, stride: int, size: int, /
+) -> tuple[tuple[list[int], list[bool], float], tuple[bytearray, bytearray] | None] | None: ...
 def literals(data: Buffer, stride: int, /) -> int: ...
 def planes(
     word_bytes: int,

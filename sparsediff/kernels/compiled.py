@@ -18,8 +18,10 @@ from sparsediff.kernels.symbols import (
     N_SYMBOLS,
     Counts,
     Extents,
+    Sampled,
     Survey,
     TakenIn,
+    Tiers,
     Words,
 )
 
@@ -52,12 +54,15 @@ def room(n_words: int, dtype: DType) -> Words:
     return _words(_native.room(n_words * dtype.word_bytes), dtype)
 
 
-def sample(
+def choose_by_sample(
     base: Extents, target: Extents, stride: int, size: int, dtype: DType
-) -> tuple[Words, Words] | None:
-    """See `reference.sample`."""
-    found = _native.sample(base, target, stride, size)
-    return found and (_words(found[0], dtype), _words(found[1], dtype))
+) -> Sampled | None:
+    """See `reference.choose_by_sample`."""
+    found = _native.choose_by_sample(*_layout(dtype), base, target, stride, size)
+    if found is None:
+        return None
+    choice, words = found
+    return choice, words and (_words(words[0], dtype), _words(words[1], dtype))
 
 
 def survey(base: Words, target: Words, dtype: DType, *, by_class: bool = True) -> Survey:
@@ -100,15 +105,11 @@ def take_in(
     ends: Sequence[int],
     piece_words: int,
     dtype: DType,
-    differ: Differ | None,
+    tiers: Tiers | None,
 ) -> TakenIn | None:
     """See `reference.take_in`."""
     sides = zip((base, target), memory or (None, None), strict=True)
-    if differ is not None:
-        found = differ.native.take_in(piece_words, ends, *sides)
-    else:
-        word_bits, kind, _ = _layout(dtype)
-        found = _native.take_in(word_bits, kind, piece_words, ends, *sides)
+    found = _native.take_in(*_layout(dtype), tiers, piece_words, ends, *sides)
     return found and TakenIn(*found)
 
 
@@ -131,7 +132,7 @@ class Differ:
     """See `reference.Differ`."""
 
     def __init__(self, dtype: DType, bounds: list[int], marks_unchanged: list[bool]) -> None:
-        self.native = _native.Diff(*_layout(dtype), bounds, bytes(marks_unchanged))
+        self.native = _native.Diff(*_layout(dtype), bounds, marks_unchanged)
 
     def feed(self, base: Words, target: Words, counts: Counts) -> int:
         """See `reference.Differ.feed`."""

@@ -35,7 +35,7 @@ from sparsediff.kernels.steps import (
     step_symbols,
     words_of_keys,
 )
-from sparsediff.kernels.symbols import N_SYMBOLS, Counts, Extents, TakenIn, TierCode
+from sparsediff.kernels.symbols import N_SYMBOLS, Counts, Extents, Sampled, TakenIn, TierCode, Tiers
 
 
 def _tier_order(words: Words, dtype: DType, tier_of_class: Bytes) -> tuple[Int64s | None, Int64s]:
@@ -262,12 +262,21 @@ class Patcher:
                 raise CorruptError("tier sizes do not fit the base words")
 
 
-def sample(
+def choose_by_sample(
     base: Extents, target: Extents, stride: int, size: int, dtype: DType
-) -> tuple[Words, Words] | None:
-    """Some words of both sides: the first ``size`` bytes of each ``stride``; or None, as `take_in`.
+) -> Sampled | None:
+    """How to cut a bucket into tiers, by some of its words, in one call; or None, as `take_in`.
 
-    Both are whole words.
+    Args:
+        base: where the base words are.
+        target: where the target words are.
+        stride: of so many bytes, whole words,
+        size: the first are looked at, whole words too.
+        dtype: element type.
+
+    Returns:
+        What `choose_tiers` gives for a survey of these words; and the words of both sides, unless
+        they are the same.
     """
     return None
 
@@ -279,7 +288,7 @@ def take_in(
     ends: Sequence[int],
     piece_words: int,
     dtype: DType,
-    differ: Differ | None,
+    tiers: Tiers | None,
 ) -> TakenIn | None:
     """Read, hash, compare and code the words of a bucket in one call; only compiled kernels do.
 
@@ -290,7 +299,7 @@ def take_in(
         ends: where each part ends, (n_parts,), in words, increasing.
         piece_words: how many are read at a time.
         dtype: element type.
-        differ: codes all words, if given, and is of no use then.
+        tiers: to code all words in, if they are to be coded.
 
     Returns:
         None if nothing is known: there are no compiled kernels, or something could not be read.

@@ -101,6 +101,14 @@ class Survey(NamedTuple):
     largest: int
 
 
+Tiers = tuple[list[int], list[bool]]
+"""The first class of each tier, and whether its unchanged members are marked."""
+
+
+Sampled = tuple[tuple[list[int], list[bool], float], tuple[Words, Words] | None]
+"""What `choose_tiers` gives by a sample of a bucket's words; and these, if any changed."""
+
+
 class TakenIn(NamedTuple):
     """What was found out about the parts of a bucket while its words were read.
 
@@ -115,3 +123,8 @@ class TakenIn(NamedTuple):
     target: Sums
     counts: tuple[list[list[int]], list[int]]
     payload: bytes
+
+    @property
+    def is_same(self) -> bool:
+        """Whether nothing changed."""
+        return self.base == self.target

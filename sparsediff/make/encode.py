@@ -16,8 +16,9 @@ from sparsediff.checksum import PartChecksums
 from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import compress
 from sparsediff.errors import UnsupportedError
-from sparsediff.make.intake import Observer, Taken, take_in
-from sparsediff.make.results import NO_STEPS, Result
+from sparsediff.kernels.symbols import TakenIn
+from sparsediff.make.intake import Observer, take_in
+from sparsediff.make.results import NO_STEPS, Result, Steps
 from sparsediff.parallel import Budget
 from sparsediff.patch import words
 from sparsediff.patch.manifest import MAX_SKELETON_BYTES, Manifest
@@ -91,11 +92,18 @@ def _choose_by_sample(
     manifest: Manifest, bucket: int, sides: Sequence[Source], found: words.Both | None
 ) -> codec.Choice | None:
     """How to code a large bucket while it passes by; None if it should rather be held."""
-    b, t = words.sample(manifest, bucket, sides, found)
-    survey = kernels.survey(b, t, words.bucket_dtype(manifest, bucket))
-    choice = codec.choose(survey, manifest.buckets[bucket].n_words)
-    n_bytes = words.n_bytes(manifest, bucket)
-    if survey.largest and codec.planes_may_win(b, t, choice, n_bytes):
+    dtype = words.bucket_dtype(manifest, bucket)
+    chosen = found and kernels.choose_by_sample(
+        *found, words.SAMPLE_STRIDE, words.SAMPLE_BYTES, dtype
+    )
+    if chosen is None:
+        b, t = words.sample(manifest, bucket, sides)
+        survey = kernels.survey(b, t, dtype)
+        choice = codec.choose(survey, manifest.buckets[bucket].n_words)
+        sample = (b, t) if survey.largest else None
+    else:
+        choice, sample = codec.Choice(*chosen[0]), chosen[1]
+    if sample and codec.planes_may_win(*sample, choice, words.n_bytes(manifest, bucket)):
         return None
     return choice
 
@@ -109,10 +117,7 @@ def _encode_passing(
     observer: Observer | None,
 ) -> Encoded:
     """Encode a bucket as tiers, holding no more than a piece of it."""
-    dtype = words.bucket_dtype(manifest, bucket)
-    taken = take_in(
-        manifest, bucket, sides, found, differ=lambda: choice.differ(dtype), observer=observer
-    )
+    taken = take_in(manifest, bucket, sides, found, tiers=choice.tiers, observer=observer)
     return _encoded(taken.payload, taken)
 
 
@@ -133,10 +138,10 @@ def _encode_held(
     return _encoded(codec.encode(b, t, dtype, kernels.survey(b, t, dtype)), taken)
 
 
-def _encoded(payload: bytes, taken: Taken) -> Encoded:
+def _encoded(payload: bytes, taken: TakenIn) -> Encoded:
     (base, locators), (target, _) = taken.base, taken.target
     digest = checksum.digest(payload) if payload else None
-    steps = NO_STEPS if taken.is_same else taken.steps
+    steps = NO_STEPS if taken.is_same else Steps(*taken.counts)
     return Encoded(payload, Result(target, digest, base, locators, steps))
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
 from sparsediff import kernels
-from sparsediff.checksum import PartChecksums, Sums
+from sparsediff.checksum import PartChecksums
 from sparsediff.dtypes import DType
-from sparsediff.kernels import Differ, Words
-from sparsediff.kernels.symbols import N_SYMBOLS, class_of
+from sparsediff.kernels import Words
+from sparsediff.kernels.symbols import N_SYMBOLS, TakenIn, Tiers, class_of
 from sparsediff.make.results import Steps
 from sparsediff.patch import words
 from sparsediff.patch.manifest import Manifest
@@ -25,37 +24,16 @@ Observer = Callable[[DType, Words, Words], None]
 """Called, from worker threads, with the base and target words of each based part."""
 
 
-class Taken(NamedTuple):
-    """What was seen while the words of a bucket were read.
-
-    Attributes:
-        base: checksums of the parts' base words.
-        target: of their target words.
-        steps: from those to these.
-        payload: of all of them, if they were coded and any changed.
-    """
-
-    base: Sums
-    target: Sums
-    steps: Steps
-    payload: bytes
-
-    @property
-    def is_same(self) -> bool:
-        """Whether nothing changed."""
-        return self.base == self.target
-
-
 def take_in(
     manifest: Manifest,
     bucket: int,
     sides: Sequence[Source],
     found: words.Both | None,
     *,
-    differ: Callable[[], Differ] | None = None,
+    tiers: Tiers | None = None,
     into: Sequence[Words] | None = None,
     observer: Observer | None = None,
-) -> Taken:
+) -> TakenIn:
     """Take in the words of a bucket.
 
     Args:
@@ -63,44 +41,29 @@ def take_in(
         bucket: index of the bucket.
         sides: where its base words and its target words are.
         found: where those are in open files, as `words.both_extents` says.
-        differ: makes a coder of its words, if they are to be coded.
+        tiers: to code its words in, if they are to be coded.
         into: memory for the words of each side, which keeps them.
         observer: shown each pair of words compared.
     """
     taken = None
     if found is not None and observer is None:
-        taken = _at_once(manifest, bucket, found, differ, into)
-    return taken or _by_pieces(manifest, bucket, sides, differ, into, observer)
-
-
-def _at_once(
-    manifest: Manifest,
-    bucket: int,
-    found: words.Both,
-    differ: Callable[[], Differ] | None,
-    into: Sequence[Words] | None,
-) -> Taken | None:
-    """The same in one call; None if there is none for such a bucket, or it came to nothing."""
-    dtype = words.bucket_dtype(manifest, bucket)
-    ends = list(accumulate(part.n_words for part in manifest.parts[bucket]))
-    coder = differ and differ()
-    seen = kernels.take_in(*found, into, ends, words.piece_words(dtype), dtype, coder)
-    if seen is None:
-        return None
-    return Taken(seen.base, seen.target, Steps(*seen.counts), seen.payload)
+        dtype = words.bucket_dtype(manifest, bucket)
+        ends = list(accumulate(part.n_words for part in manifest.parts[bucket]))
+        taken = kernels.take_in(*found, into, ends, words.piece_words(dtype), dtype, tiers)
+    return taken or _by_pieces(manifest, bucket, sides, tiers, into, observer)
 
 
 def _by_pieces(
     manifest: Manifest,
     bucket: int,
     sides: Sequence[Source],
-    differ: Callable[[], Differ] | None,
+    tiers: Tiers | None,
     into: Sequence[Words] | None,
     observer: Observer | None,
-) -> Taken:
+) -> TakenIn:
     """The same a piece at a time."""
     dtype = words.bucket_dtype(manifest, bucket)
-    coder = differ and differ()
+    coder = tiers and kernels.Differ(dtype, *tiers)
     base_sums, target_sums = PartChecksums(), PartChecksums()
     steps: list[Steps] = []
     counts, largest = _no_counts(), 0  # of a part
@@ -124,7 +87,7 @@ def _by_pieces(
             counts, largest = _no_counts(), 0
     base, target = base_sums.sums(), target_sums.sums()
     payload = kernels.payload_of(coder) if coder is not None and base != target else b""
-    return Taken(base, target, Steps.joined(steps), payload)
+    return TakenIn(base, target, Steps.joined(steps), payload)
 
 
 def _no_counts() -> memoryview:

@@ -211,22 +211,15 @@ def room(
     return [kernels.room(min(n_words, at_most), dtype) for _ in range(n)]
 
 
-def sample(
-    manifest: Manifest, bucket: int, sources: Sequence[Source], found: Both | None
-) -> Sequence[Words]:
+def sample(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> tuple[Words, Words]:
     """One in 32 of a bucket's words on two sides, in runs spread evenly over it.
 
     Args:
         manifest: of the patch.
         bucket: index of the bucket.
         sources: both sides.
-        found: where their words are in open files, if they are.
     """
     dtype = bucket_dtype(manifest, bucket)
-    if found is not None:
-        taken = kernels.sample(*found, SAMPLE_STRIDE, SAMPLE_BYTES, dtype)
-        if taken is not None:
-            return taken
     parts = manifest.parts[bucket]
     n_words = manifest.buckets[bucket].n_words
     ends = list(accumulate(p.n_words for p in parts))
@@ -247,7 +240,7 @@ def sample(
                 source.read(file, offset + skip * dtype.word_bytes, m[at : at + n])
             at += n
             start += n
-    return memory
+    return memory[0], memory[1]
 
 
 def checksums(manifest: Manifest, bucket: int, source: Source) -> Sums:

@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 UNLOCKED_HASH_BYTES = 1 << 16  # xxhash keeps the lock for less
-AT_ONCE = {"take_in", "rebuild"}  # these read, hash and write as well
+AT_ONCE = {"choose_by_sample", "take_in", "rebuild"}  # these read, hash or write as well
 OTHERS = [  # of what we call, what releases the lock as well: SHA-256, and zstd
     ("sparsediff.checksum", "digest", "hash"),
     ("sparsediff.patch.container", "digest", "hash"),

@@ -29,7 +29,7 @@ def encode(base: Array, target: Array, dtype: DType) -> bytes:
 
 def encode_tiers(base: Array, target: Array, dtype: DType) -> bytes:
     choice = bucket.choose(steps.survey(base, target, dtype), base.size)
-    differ = choice.differ(dtype)
+    differ = kernels.Differ(dtype, *choice.tiers)
     differ.feed(base, target, np.zeros(256, np.int64))
     return kernels.payload_of(differ)
 

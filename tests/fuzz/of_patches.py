@@ -182,7 +182,7 @@ def _buckets() -> list[bytes]:
                 continue
             head = bytes([i, (n - 1) & 255, (n - 1) >> 8])
             survey = steps.survey(base, target, dtype)
-            differ = bucket.choose(survey, n).differ(dtype)
+            differ = kernels.Differ(dtype, *bucket.choose(survey, n).tiers)
             differ.feed(base, target, np.zeros(256, np.int64))
             found.append(head + kernels.payload_of(differ))
             found.append(head + bucket.encode(base, target, dtype, survey))

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsediff import checksum
+from sparsediff.codec import bucket
 from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError
 from sparsediff.kernels import payloads, reference, steps
@@ -87,9 +88,8 @@ def test_what_it_finds_is_what_the_steps_find(
     ]
     memory = [np.empty(base.size, base.dtype) for _ in range(2)] if keeps else None
     ends = ends_of(base.size, of_parts)
-    choice = choice_of(base, target, dtype)
-    differ = compiled.Differ(dtype, choice.bounds, choice.marks_unchanged) if codes else None
-    found = compiled.take_in(*extents, memory, ends, piece_words, dtype, differ)
+    tiers = choice_of(base, target, dtype).tiers if codes else None
+    found = compiled.take_in(*extents, memory, ends, piece_words, dtype, tiers)
     assert (found.base, found.target) == (sums_of(base, ends), sums_of(target, ends))
     assert found.counts == steps.count_parts(base, target, dtype, ends)
     if memory:
@@ -97,9 +97,6 @@ def test_what_it_finds_is_what_the_steps_find(
         assert np.array_equal(memory[1], target)
     changed = not np.array_equal(base, target)
     assert found.payload == (payload_of(base, target, dtype) if codes and changed else b"")
-    if differ is not None:
-        with pytest.raises(AssertionError):  # it is finished
-            compiled.payload_of(differ)
 
 
 @given(word_pairs(), cuts, cuts, st.integers(1, 3000), st.booleans())
@@ -178,11 +175,24 @@ def test_what_cannot_be_read_is_nothing(descriptor: int) -> None:
     for one in (beyond, closed):
         assert taken([[whole], [one]], 20, [20]) is None
         assert taken([[one], [whole]], None, [20]) is None
-    differ = compiled.Differ(DTYPES["BF16"], [0], [False])
-    memory = [np.empty(20, np.uint16) for _ in range(2)]
-    assert compiled.take_in([whole], [beyond], memory, [20], 4, DTYPES["BF16"], differ) is None
-    with pytest.raises(AssertionError):  # of what was read only half is known
-        compiled.payload_of(differ)
+    tiers = [0], [False]
+    for memory in (None, [np.empty(20, np.uint16) for _ in range(2)]):
+        assert compiled.take_in([whole], [beyond], memory, [20], 4, DTYPES["BF16"], tiers) is None
+
+
+def test_tiers_that_do_not_fit_are_refused(descriptor: int) -> None:
+    os.ftruncate(descriptor, 40)
+    whole, dtype = [(descriptor, 0, 40)], DTYPES["BF16"]
+    assert compiled.take_in(whole, whole, None, [20], 4, dtype, ([0, 9], [True, False]))
+    for bounds, marks in (
+        ([0, 9], [True]),
+        ([0], [0, 0]),
+        ([], []),
+        ([1], [0]),
+        ([0, 256], [0, 0]),
+    ):
+        with pytest.raises(AssertionError):
+            compiled.take_in(whole, whole, None, [20], 4, dtype, (bounds, marks))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +224,7 @@ def test_what_does_not_fit_is_not_taken_in(
 
 
 @given(word_pairs(), cuts, st.integers(1, 40), st.integers(0, 40))
-def test_a_sample_is_some_words(
+def test_what_is_chosen_by_a_sample_is_chosen_of_its_survey(
     descriptor: int, pair: tuple[Array, Array, DType], of_files: list[int], size: int, more: int
 ) -> None:
     base, target, dtype = pair
@@ -224,22 +234,30 @@ def test_a_sample_is_some_words(
         scattered(descriptor, target, of_files[::2], 1 << 23),
     )
     stride = (size + more) * dtype.word_bytes
-    found = compiled.sample(*sides, stride, size * dtype.word_bytes, dtype)
+    found = compiled.choose_by_sample(*sides, stride, size * dtype.word_bytes, dtype)
+    starts = range(0, base.size, size + more)
+    b, t = (np.concatenate([a[at : at + size] for at in starts]) for a in (base, target))
     assert found is not None
-    for words, all_words in zip(found, pair[:2], strict=True):
-        taken = [all_words[at : at + size] for at in range(0, base.size, size + more)]
-        assert words.tolist() == np.concatenate(taken).tolist()
+    choice, sample = found
+    assert choice == bucket.choose(steps.survey(b, t, dtype), base.size)
+    if np.array_equal(b, t):
+        assert sample is None
+    else:
+        assert [words.tolist() for words in sample] == [b.tolist(), t.tolist()]
 
 
-def test_what_cannot_be_read_is_no_sample(descriptor: int) -> None:
+def test_nothing_is_chosen_by_what_cannot_be_read(descriptor: int) -> None:
     os.ftruncate(descriptor, 40)
     dtype = DTYPES["BF16"]
     whole, beyond = [(descriptor, 0, 40)], [(descriptor, 2, 40)]
-    assert compiled.sample(whole, beyond, 4, 4, dtype) is None
-    assert compiled.sample(whole, beyond, 40, 4, dtype) is not None
-    for stride, size in ((4, 0), (4, 6), (0, 0), (-4, -4)):
+    assert compiled.choose_by_sample(whole, beyond, 4, 4, dtype) is None
+    assert compiled.choose_by_sample(whole, beyond, 40, 4, dtype) is not None
+    for stride, size in ((4, 0), (4, 6), (0, 0), (-4, -4), (4, 3), (5, 4)):
         with pytest.raises(AssertionError, match="do not fit"):
-            compiled.sample(whole, whole, stride, size, dtype)
+            compiled.choose_by_sample(whole, whole, stride, size, dtype)
     for others in ([], [(descriptor, 0, 38)], [(descriptor, 0, -40)], [(descriptor, 0, 1 << 62)]):
         with pytest.raises(AssertionError, match="do not fit"):
-            compiled.sample(whole, others, 4, 4, dtype)
+            compiled.choose_by_sample(whole, others, 4, 4, dtype)
+    for empty in ([], [(descriptor, 0, 0)]):
+        with pytest.raises(AssertionError, match="do not fit"):
+            compiled.choose_by_sample(empty, empty, 4, 4, dtype)

@@ -77,7 +77,7 @@ def _bucket(rng: Random, _: Path) -> None:
     with using(_path(rng)):
         if survey is not None and rng.random() < 0.5:
             choice = bucket.choose(survey, n)
-            differ, at = choice.differ(dtype), int(rng.integers(n + 1))
+            differ, at = kernels.Differ(dtype, *choice.tiers), int(rng.integers(n + 1))
             for piece in (slice(0, at), slice(at, n)):
                 differ.feed(base[piece], target[piece], np.zeros(256, np.int64))
             payload = kernels.payload_of(differ)

@@ -1,6 +1,5 @@
 /* The Python side of tables.h: which tiers a bucket is coded with. */
 #include "python.h"
-#include "tables.h"
 
 static int is_aligned(const Py_buffer *v, Py_ssize_t size) {
     return v->len == size && !((uintptr_t)v->buf % sizeof(int64_t));
@@ -21,6 +20,19 @@ static PyObject *chosen(const TierChoice *c) {
     return NULL;
 }
 
+PyObject *choice_of(TierChoice *c) {
+    enum status status = OK;
+    int is_sound;
+    prepare_logarithms();
+    Py_BEGIN_ALLOW_THREADS
+    is_sound = survey_is_sound(c);
+    if (is_sound) status = choose_tiers(c);
+    Py_END_ALLOW_THREADS
+    if (is_sound) return status == OK ? chosen(c) : failed(status);
+    PyErr_SetString(PyExc_AssertionError, "counts do not fit each other");
+    return NULL;
+}
+
 PyObject *py_choose_tiers(PyObject *module, PyObject *args) {
     Py_buffer members, steps;
     TierChoice c;
@@ -32,20 +44,10 @@ PyObject *py_choose_tiers(PyObject *module, PyObject *args) {
         !is_aligned(&steps, N_SYMBOLS * members.len))
         PyErr_SetString(PyExc_AssertionError, "counts of the wrong size");
     else {
-        enum status status = OK;
         c.members = members.buf;
         c.steps = steps.buf;
         c.n_classes = (int)n;
-        int is_sound;
-        prepare_logarithms();
-        Py_BEGIN_ALLOW_THREADS
-        is_sound = survey_is_sound(&c);
-        if (is_sound) status = choose_tiers(&c);
-        Py_END_ALLOW_THREADS
-        if (!is_sound)
-            PyErr_SetString(PyExc_AssertionError, "counts do not fit each other");
-        else
-            result = status == OK ? chosen(&c) : failed(status);
+        result = choice_of(&c);
     }
     PyBuffer_Release(&members);
     PyBuffer_Release(&steps);

@@ -104,34 +104,17 @@ static PyObject *py_differences(PyObject *module, PyObject *args) {
 }
 
 /* Args: (word_bits, kind, *rest). */
-static PyObject *go_through(PyObject *args, PyObject *(*go)(int, int, PyObject *)) {
+static PyObject *py_rebuild(PyObject *module, PyObject *args) {
     const Py_ssize_t n = PyTuple_Size(args);
     PyObject *layout = PyTuple_GetSlice(args, 0, 2), *rest = PyTuple_GetSlice(args, 2, n);
     PyObject *result = NULL;
     int word_bits, kind;
+    (void)module;
     if (layout && rest && PyArg_ParseTuple(layout, "ii", &word_bits, &kind))
-        result = go(word_bits, kind, rest);
+        result = rebuild(word_bits, kind, NULL, rest);
     Py_XDECREF(layout);
     Py_XDECREF(rest);
     return result;
-}
-
-static PyObject *count_in(int word_bits, int kind, PyObject *args) {
-    return take_in(word_bits, kind, NULL, args);
-}
-
-static PyObject *copy(int word_bits, int kind, PyObject *args) {
-    return rebuild(word_bits, kind, NULL, args);
-}
-
-static PyObject *py_take_in(PyObject *module, PyObject *args) {
-    (void)module;
-    return go_through(args, count_in);
-}
-
-static PyObject *py_rebuild(PyObject *module, PyObject *args) {
-    (void)module;
-    return go_through(args, copy);
 }
 
 /* (data, stride): of every stride-th byte */
@@ -244,7 +227,6 @@ static PyObject *py_use(PyObject *module, PyObject *args) {
 
 static PyMethodDef functions[] = {
     {"room", py_room, METH_VARARGS, "room(n_bytes) -> not filled"},
-    {"sample", py_sample, METH_VARARGS, "sample(base, target, stride, size) -> both, or None"},
     {"survey", py_survey, METH_VARARGS,
      "survey(word_bits, kind, shift, base, target) -> members, steps, largest |step|"},
     {"count_steps", py_count_steps, METH_VARARGS,
@@ -255,12 +237,14 @@ static PyMethodDef functions[] = {
      "differences(word_bytes, base, target) -> positions, base words, target words"},
     {"choose_tiers", py_choose_tiers, METH_VARARGS,
      "choose_tiers(members, steps, scale) -> bounds, marks_unchanged, estimate"},
+    {"choose_by_sample", py_choose_by_sample, METH_VARARGS,
+     "choose_by_sample(word_bits, kind, shift, base, target, stride, size); see passes.c"},
     {"literals", py_literals, METH_VARARGS, "literals(data, stride) -> how many"},
     {"planes", py_planes, METH_VARARGS,
      "planes(word_bytes, target, base, starts, size) -> planes"},
     {"from_planes", py_from_planes, METH_VARARGS,
      "from_planes(planes, first, word_bytes, words, is_xor)"},
-    {"take_in", py_take_in, METH_VARARGS, "take_in(word_bits, kind, *args); see python.h"},
+    {"take_in", py_take_in, METH_VARARGS, "take_in(*args); see python.h"},
     {"rebuild", py_rebuild, METH_VARARGS, "rebuild(word_bits, kind, *args); see python.h"},
     {"use", py_use, METH_VARARGS, "use(name=None) -> name of the instructions in use"},
     {NULL, NULL, 0, NULL},

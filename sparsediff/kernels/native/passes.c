@@ -1,4 +1,4 @@
-/* take_in, rebuild and sample: a bucket's words gone through in one call, from files and to files. */
+/* take_in, rebuild and choose_by_sample: a bucket's words gone through in one call, from files and to files. */
 #include <time.h>
 
 #include "files.h"
@@ -139,16 +139,24 @@ static PyObject *of_parts(const Sums *s, size_t n) {
 
 static PyObject *nothing_known(void) { return PyErr_Occurred() ? NULL : Py_NewRef(Py_None); }
 
-PyObject *take_in(int word_bits, int kind, Diff *diff, PyObject *args) {
-    PyObject *ends, *base, *target, *memory[2], *result = NULL;
+PyObject *py_take_in(PyObject *module, PyObject *args) {
+    PyObject *tiers, *ends, *base, *target, *memory[2], *result = NULL;
+    int word_bits, kind, shift;
     Py_ssize_t piece_words;
     Held h = {.good = 1};
-    Intake t = {.diff = diff};
-    if (!PyArg_ParseTuple(args, "nO(OO)(OO)", &piece_words, &ends, &base, &memory[0], &target,
-                          &memory[1]) ||
+    Intake t = {.diff = NULL};
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iiiOnO(OO)(OO)", &word_bits, &kind, &shift, &tiers, &piece_words,
+                          &ends, &base, &memory[0], &target, &memory[1]) ||
         !layout_of_one_tier(&t.pass.layout, word_bits, kind, word_bits - 1))
         return NULL;
-    pass_from(&h, &t.pass, ends, piece_words);
+    if (tiers != Py_None) {
+        PyObject *bounds, *marks;
+        t.diff = own(&h, calloc(1, sizeof *t.diff));
+        h.good = h.good && PyArg_ParseTuple(tiers, "OO", &bounds, &marks) &&
+                 diff_from(t.diff, word_bits, kind, shift, bounds, marks);
+    }
+    if (h.good) pass_from(&h, &t.pass, ends, piece_words);
     t.keeps_words = side_from(&h, &t.base, &t.pass, base, memory[0]);
     const int keeps = side_from(&h, &t.target, &t.pass, target, memory[1]);
     h.good = h.good && keeps == t.keeps_words;
@@ -160,9 +168,10 @@ PyObject *take_in(int word_bits, int kind, Diff *diff, PyObject *args) {
         result = Py_BuildValue(
             "NNNN", of_parts(&t.base.sums, n), of_parts(&t.target.sums, n),
             counts_of_parts(t.by_class, N_CLASSES, t.largest, n),
-            diff && changed ? payload_from(diff) : PyBytes_FromStringAndSize(NULL, 0));
+            t.diff && changed ? payload_from(t.diff) : PyBytes_FromStringAndSize(NULL, 0));
     } else
         result = nothing_known();
+    if (t.diff) diff_free(t.diff);
     release(&h);
     return result;
 }
@@ -188,31 +197,53 @@ PyObject *rebuild(int word_bits, int kind, Patch *patch, PyObject *args) {
     return result;
 }
 
-/* (extents of the base, of the target, stride, size) -> both samples, or None. */
-PyObject *py_sample(PyObject *module, PyObject *args) {
+/* (word_bits, kind, shift, extents of the base, of the target, stride, size) ->
+ * ((bounds, marks_unchanged, estimate), both samples or None if these are the same), or None. */
+PyObject *py_choose_by_sample(PyObject *module, PyObject *args) {
     PyObject *extents[2], *result = NULL;
+    int word_bits, kind, shift;
     Py_ssize_t stride, size;
     Held h = {.good = 1};
+    Layout layout;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OOnn", &extents[0], &extents[1], &stride, &size)) return NULL;
+    if (!PyArg_ParseTuple(args, "iiiOOnn", &word_bits, &kind, &shift, &extents[0], &extents[1],
+                          &stride, &size) ||
+        !layout_of_one_tier(&layout, word_bits, kind, shift))
+        return NULL;
+    const size_t word = (size_t)word_bits / 8;
     PyObject *made[2] = {NULL, NULL};
     Place place[2] = {{0}};
     uint64_t n[2] = {0};
     for (int i = 0; i < 2; i++) n[i] = place_from(&h, &place[i], extents[i]);
-    h.good = h.good && n[0] == n[1] && size > 0 && stride >= size;
-    for (int i = 0; i < 2 && is_ready(&h); i++) {
-        const size_t found = sample_bytes(n[i], (size_t)stride, (size_t)size);
+    h.good = h.good && n[0] == n[1] && n[0] && size > 0 && stride >= size && n[0] % word == 0 &&
+             (size_t)stride % word == 0 && (size_t)size % word == 0;
+    const size_t found = h.good ? sample_bytes(n[0], (size_t)stride, (size_t)size) : 0;
+    const size_t n_classes = (size_t)layout.n_classes;
+    int64_t *members = h.good ? own(&h, calloc(n_classes * (1 + N_SYMBOLS), sizeof *members)) : NULL;
+    for (int i = 0; i < 2 && is_ready(&h); i++)
         h.good = (made[i] = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)found)) != NULL;
-    }
     if (h.good) {
+        TierChoice c = {.members = members,
+                        .steps = members + n_classes,
+                        .n_classes = layout.n_classes,
+                        .scale = (double)(n[0] / word) / (double)(found / word)};
+        uint64_t largest = 0;
         uint8_t *memory[2];
         int is_read;
         for (int i = 0; i < 2; i++) memory[i] = (uint8_t *)PyByteArray_AsString(made[i]);
         Py_BEGIN_ALLOW_THREADS
         is_read = sample(&place[0], n[0], (size_t)stride, (size_t)size, memory[0]) &&
-                  sample(&place[1], n[1], (size_t)stride, (size_t)size, memory[1]);
+                  sample(&place[1], n[0], (size_t)stride, (size_t)size, memory[1]);
+        if (is_read)
+            loops->survey[width_index(&layout)](&layout, memory[0], memory[1], found / word, members,
+                                                members + n_classes, &largest);
         Py_END_ALLOW_THREADS
-        result = is_read ? Py_BuildValue("OO", made[0], made[1]) : Py_NewRef(Py_None);
+        if (!is_read)
+            result = nothing_known();
+        else if (largest)
+            result = Py_BuildValue("N(OO)", choice_of(&c), made[0], made[1]);
+        else
+            result = Py_BuildValue("NO", choice_of(&c), Py_None);
     }
     for (int i = 0; i < 2; i++) Py_XDECREF(made[i]);
     release(&h);

@@ -6,24 +6,29 @@
 #include <Python.h>
 
 #include "state.h"
+#include "tables.h"
 
 extern const Loops *loops; /* in use */
 extern PyType_Spec diff_spec, patch_spec;
 
-/* The payload of a bucket, all of whose words were gone through. */
-PyObject *payload_from(Diff *diff);
+/* A bucket that will be coded in tiers: 0 with an exception set if there are none such. Its payload,
+ * when all its words were gone through. */
+int diff_from(Diff *d, int word_bits, int kind, int shift, PyObject *bounds, PyObject *marks);
+PyObject *payload_from(Diff *d);
 
 /* Go through the words of a bucket in files; None if not all could be read and written.
- * take_in: base and target to checksums, counts, and by `diff`, if it is not NULL, payload. Args:
- * (piece_words, ends, base, target), where a side is (extents, memory for its words or None).
+ * py_take_in: base and target to checksums, counts, and payload. Args: (word_bits, kind, shift,
+ * tiers, piece_words, ends, base, target), where the tiers are (bounds, marks_unchanged), or None
+ * if there is to be no payload, and a side is (extents, memory for its words or None).
  * rebuild: base to target, by `patch` if it is not NULL. Args: (piece_words, ends, extents of the
  * base, of the target). */
-PyObject *take_in(int word_bits, int kind, Diff *diff, PyObject *args);
+PyObject *py_take_in(PyObject *module, PyObject *args);
 PyObject *rebuild(int word_bits, int kind, Patch *patch, PyObject *args);
-PyObject *py_sample(PyObject *module, PyObject *args);
+PyObject *py_choose_by_sample(PyObject *module, PyObject *args);
 PyObject *py_count_parts(PyObject *module, PyObject *args);
 
-/* choices.c */
+/* choices.c: (bounds, marks_unchanged, estimate) for what was counted. */
+PyObject *choice_of(TierChoice *c);
 PyObject *py_choose_tiers(PyObject *module, PyObject *args);
 
 /* Set the exception for a status and return NULL. ValueError says that the input is corrupt;

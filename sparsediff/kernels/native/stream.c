@@ -1,7 +1,6 @@
 /* Diff and Patch, the types that take a bucket's words piece by piece. */
 #include "payload.h"
 #include "python.h"
-#include "tables.h"
 
 /* One bucket being written. */
 
@@ -11,24 +10,29 @@ typedef struct {
     Diff diff;
 } DiffObject;
 
+int diff_from(Diff *d, int word_bits, int kind, int shift, PyObject *bounds, PyObject *marks) {
+    if (!layout_from(&d->layout, word_bits, kind, shift, bounds)) return 0;
+    int good = PySequence_Size(marks) == d->layout.n_tiers;
+    for (int k = 0; good && k < d->layout.n_tiers; k++) {
+        PyObject *item = PySequence_GetItem(marks, k);
+        const int marks_unchanged = item ? PyObject_IsTrue(item) : -1;
+        Py_XDECREF(item);
+        good = marks_unchanged >= 0;
+        if (marks_unchanged > 0) diff_mark_unchanged(d, k);
+    }
+    if (!good && !PyErr_Occurred())
+        PyErr_SetString(PyExc_AssertionError, "one mark for each tier");
+    return good;
+}
+
 static PyObject *diff_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     int word_bits, kind, shift;
-    PyObject *bounds;
-    Py_buffer marks;
+    PyObject *bounds, *marks;
     if (kwargs && PyDict_Size(kwargs)) return PyErr_Format(PyExc_TypeError, "no keywords");
-    if (!PyArg_ParseTuple(args, "iiiOy*", &word_bits, &kind, &shift, &bounds, &marks)) return NULL;
+    if (!PyArg_ParseTuple(args, "iiiOO", &word_bits, &kind, &shift, &bounds, &marks)) return NULL;
     DiffObject *self = (DiffObject *)PyType_GenericAlloc(type, 0); /* zeroed */
-    if (self && layout_from(&self->diff.layout, word_bits, kind, shift, bounds)) {
-        if (marks.len == self->diff.layout.n_tiers) {
-            for (int k = 0; k < self->diff.layout.n_tiers; k++)
-                if (((const uint8_t *)marks.buf)[k])
-                    diff_mark_unchanged(&self->diff, k);
-            PyBuffer_Release(&marks);
-            return (PyObject *)self;
-        }
-        PyErr_SetString(PyExc_AssertionError, "one mark for each tier");
-    }
-    PyBuffer_Release(&marks);
+    if (self && diff_from(&self->diff, word_bits, kind, shift, bounds, marks))
+        return (PyObject *)self;
     Py_XDECREF((PyObject *)self);
     return NULL;
 }
@@ -75,21 +79,13 @@ static PyObject *diff_feed(PyObject *o, PyObject *args) {
     return result;
 }
 
-static PyObject *diff_take_in(PyObject *o, PyObject *args) {
-    DiffObject *self = (DiffObject *)o;
-    if (!enter(&self->busy)) return NULL;
-    PyObject *result =
-        take_in(self->diff.layout.word_bits, (int)self->diff.layout.kind, &self->diff, args);
-    return result; /* and stays busy: the payload is made, or words are missing */
-}
-
-PyObject *payload_from(Diff *diff) {
+PyObject *payload_from(Diff *d) {
     uint8_t *memory;
     size_t start, size;
     enum status status;
     prepare_logarithms();
     Py_BEGIN_ALLOW_THREADS
-    status = payload_of(loops, diff, &memory, &start, &size);
+    status = payload_of(loops, d, &memory, &start, &size);
     Py_END_ALLOW_THREADS
     if (status != OK) return failed(status);
     PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
@@ -97,7 +93,7 @@ PyObject *payload_from(Diff *diff) {
         char *out = PyBytes_AsString(payload);
         Py_BEGIN_ALLOW_THREADS
         memcpy(out, memory + start, size);
-        diff_free(diff); /* here, without the lock: it is of no use any more */
+        diff_free(d); /* here, without the lock: it is of no use any more */
         free(memory);
         Py_END_ALLOW_THREADS
     } else
@@ -113,7 +109,6 @@ static PyObject *diff_payload(PyObject *o, PyObject *unused) {
 
 static PyMethodDef diff_methods[] = {
     {"feed", diff_feed, METH_VARARGS, "feed(base, target, step_counts) -> largest |step|"},
-    {"take_in", diff_take_in, METH_VARARGS, "take_in(*args); see python.h"},
     {"payload", diff_payload, METH_NOARGS, "payload() -> bytes"},
     {NULL, NULL, 0, NULL},
 };
