@@ -38,7 +38,7 @@ def write_catalog(store: Store, catalog: Catalog, tag: str | None) -> bool:
         False if another writer was faster. What was put by then are orphans.
 
     Raises:
-        UsageError: it was signed, and nobody signs it now.
+        UsageError: nobody signs it, though it was signed or keys are trusted.
         UnsupportedError: the pointer would have more bytes than a reader takes.
         UnavailableError: the store is out of reach.
     """
@@ -82,10 +82,18 @@ def sign_store(store: Store) -> None:
 
 
 def check_signer(store: Store, catalog: Catalog | None) -> None:
-    """Raise UsageError if a pointer that is signed would be replaced by one that is not."""
-    if catalog is not None and catalog.is_signed and store.signer is None:
+    """Raise UsageError if a pointer without signatures would be written where one needs them."""
+    if store.signer is not None:
+        return
+    if catalog is not None and catalog.is_signed:
         raise UsageError(
             "this store is signed, and would not be any more; give the key (`sign`)",
+            file=store.name,
+        )
+    if store.trust is not None:
+        raise UsageError(
+            "only what is signed is trusted, and nobody would sign what is written; give the key "
+            "(`sign`)",
             file=store.name,
         )
 

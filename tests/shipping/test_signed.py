@@ -277,6 +277,18 @@ def test_a_writer_without_the_key_leaves_a_signed_store_alone(
     assert tree(shipped) == before
 
 
+def test_who_trusts_keys_and_has_none_writes_nothing(
+    trainer: Trainer, pair: Pair, tmp_path: Path, cli: Run
+) -> None:
+    """Not even a first version, which nobody who trusts the same keys would take."""
+    trainer.save_steps(1, 2)
+    ends = cli("ship", trainer.run, tmp_path / "store", "--trust", pair.public)
+    assert ends[0] == 2
+    assert "nobody would sign what is written; give the key (--sign)" in ends[2]
+    assert not (tmp_path / "store").exists()
+    assert cli("ship", trainer.run, tmp_path / "store", "--sign", pair.key)[0] == 0
+
+
 def test_a_writer_signs_nothing_that_it_does_not_trust(
     shipped: Path, trainer: Trainer, pair: Pair
 ) -> None:
