@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sparsediff.disk.outputs import staged_file
+from sparsediff.errors import os_errors
 from sparsediff.patch import measures
 from sparsediff.report import values
 from sparsediff.report.figures import cost_model, figures
@@ -57,7 +58,7 @@ def write_page(
     """
     check_outputs(html=output, force=force)
     text = page(stats, bandwidth=bandwidth)
-    with staged_file(Path(output), force=force) as stream:
+    with staged_file(Path(output), force=force) as stream, os_errors(Path(output)):
         stream.write(text.encode())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sparsediff.disk.outputs import staged_file
 from sparsediff.disk.replace import check_output
-from sparsediff.errors import UsageError
+from sparsediff.errors import UsageError, os_errors
 from sparsediff.report.figures import figures
 from sparsediff.report.libraries import library
 from sparsediff.report.style import LIGHT, Spec, config
@@ -86,5 +86,5 @@ def write_plot(stats: SeriesStats, output: Path | str, *, force: bool = False) -
         data = vl_convert.vegalite_to_svg(spec).encode()
     else:
         data = vl_convert.vegalite_to_pdf(spec)
-    with staged_file(path, force=force) as stream:
+    with staged_file(path, force=force) as stream, os_errors(path):
         stream.write(data)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sparsediff import SeriesStats
-from sparsediff.errors import UsageError
+from sparsediff.errors import SparsediffError, UsageError
 from tests.conftest import Run
 from tests.report.conftest import HOSTILE
 from tests.report.test_values import many
 from tests.support.chromium import PROGRAM, Page, browser
+from tests.support.limits import limited
 from tests.support.pairs import training_pair, write_safetensors
 
 pytest.importorskip("vl_convert")
@@ -231,6 +233,18 @@ def test_figures_as_files(series: SeriesStats, tmp_path: Path, suffix: str, star
     output = tmp_path / f"figures{suffix}"
     write_plot(series, output)
     assert output.read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("suffix", [".html", ".svg"])
+def test_a_disk_that_is_full_is_an_error_of_the_file(
+    series: SeriesStats, tmp_path: Path, suffix: str
+) -> None:
+    output = tmp_path / f"figures{suffix}"
+    write = write_page if suffix == ".html" else write_plot
+    with limited(resource.RLIMIT_FSIZE, 1000), pytest.raises(SparsediffError) as found:
+        write(series, output)
+    assert found.value.file == output
+    assert not list(tmp_path.iterdir())
 
 
 def test_outputs_are_refused_before_anything_is_read(tmp_path: Path) -> None:
