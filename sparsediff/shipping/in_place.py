@@ -41,9 +41,6 @@ class InPlace(Place):
     def _advice(self) -> str:
         return f"move it and {self.dest} away, and the next run fetches a version whole"
 
-    def _stale(self) -> tuple[str, ...]:
-        return ()
-
     def _recover(self) -> None:
         updating = self.record.updating
         if updating is None:

@@ -120,7 +120,12 @@ class Place(ABC):
         """
         record, newest = self.record, catalog.latest.version
         anew = Pulled(
-            catalog.id, stale=self._stale(), files=self.files, newest=newest, rewind=catalog.rewind
+            catalog.id,
+            stale=(*record.versions.values(), *record.stale),  # to be removed in time
+            building=record.building,
+            files=self.files,
+            newest=newest,
+            rewind=catalog.rewind,
         )
         if self._goes_on(catalog):
             return replace(record, newest=newest, rewind=max(record.rewind, catalog.rewind))
@@ -226,10 +231,6 @@ class Place(ABC):
         """Raise UsageError if ``dest`` cannot be a destination."""
 
     @abstractmethod
-    def _stale(self) -> tuple[str, ...]:
-        """Names of versions that count no more, to be removed in time."""
-
-    @abstractmethod
     def _recover(self) -> None:
         """Complete or remove what a killed run left."""
 
@@ -281,10 +282,6 @@ class Versions(Place):
 
     def _place(self, name: str) -> Path:
         return self.dest / "versions" / name
-
-    def _stale(self) -> tuple[str, ...]:
-        building = [] if self.record.building is None else [self.record.building]
-        return (*self._names.values(), *self.record.stale, *building)
 
     def _recover(self) -> None:
         building = self.record.building
@@ -359,7 +356,7 @@ class Versions(Place):
         path = self.path(version)
         names = [name for name, _ in walk(path)] if path.is_dir() else []  # else it is one file
         found = pointer(path, version.number, names)
-        if found is None or found[0] in self._stale():
+        if found is None or found[0] in (*self._names.values(), *self.record.stale):
             return
         name, text = found
         with staged_file(self._place(name), force=True) as stream, os_errors(self._place(name)):

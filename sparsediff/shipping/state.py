@@ -190,7 +190,7 @@ def own_directory(path: Path, mode: int = 0o777) -> Path:
 
 
 def load_pulled(directory: Path, advice: str) -> Pulled:
-    """The record of a destination.
+    """The record of a destination, which is bound to no store before a version is whole there.
 
     Args:
         directory: where `save` put it.
@@ -201,7 +201,9 @@ def load_pulled(directory: Path, advice: str) -> Pulled:
         UsageError: it may not be read.
         UnavailableError: the disk fails.
     """
-    return _load(directory / NAME, _pulled, advice) or Pulled()
+    record = _load(directory / NAME, _pulled, advice) or Pulled()
+    began = record.building is not None and not (record.versions or record.stale)
+    return Pulled(building=record.building) if began else record
 
 
 def load_sent(directory: Path) -> Sent:

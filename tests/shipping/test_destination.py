@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 
 from sparsediff import CorruptError, UsageError
 from sparsediff.errors import UntrustedError
-from sparsediff.shipping.pull import pull
+from sparsediff.shipping.catalog_json import POINTER, dump
+from sparsediff.shipping.pull import preview, pull
 from sparsediff.shipping.ship import ship
 from sparsediff.shipping.state import default_state
 from sparsediff.stores import Store, open_store
@@ -310,12 +313,74 @@ def test_a_first_pull_that_brought_nothing_binds_the_destination_to_no_store(
         patch.write_bytes(bytes(patch.stat().st_size))
     with pytest.raises(CorruptError, match="no intact way"):
         pull(store, dest, in_place=in_place)
+    other, elsewhere = another(tmp_path)
+    assert_bound(dest, elsewhere, other, store, in_place=in_place)
+
+
+def another(tmp_path: Path) -> tuple[Path, Store]:
+    """A checkpoint of another run, and a store that holds it."""
     other = Trainer(tmp_path / "other")
-    other.save_steps(7)
     elsewhere = open_store(str(tmp_path / "elsewhere"), create=True)
+    (saved,) = other.save_steps(7)
     ship(other.run, elsewhere)
-    result = pull(elsewhere, dest, in_place=in_place)
+    return saved, elsewhere
+
+
+def assert_bound(dest: Path, to: Store, saved: Path, old: Store, *, in_place: bool) -> None:
+    """A destination takes what a store has, and from then on nothing of another one."""
+    result = pull(to, dest, in_place=in_place)
     assert result.path is not None
-    assert tree(result.path) == tree(other.run / "step_000007")
-    with pytest.raises(UntrustedError, match="another history"):  # from now on it is bound
-        pull(store, dest, in_place=in_place)
+    assert tree(result.path) == tree(saved)
+    versions = [] if in_place else [p.name for p in (dest / "versions").iterdir()]
+    assert [name for name in versions if name.startswith("step")] in ([], [saved.name])
+    with pytest.raises(UntrustedError, match="another history"):
+        pull(old, dest, in_place=in_place)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_first_pull_that_cannot_rebuild_binds_the_destination_to_no_store(
+    in_place: bool, store: Store, tmp_path: Path
+) -> None:
+    """What was fetched is what the pointer says, and leads to something else than it says."""
+    dest, catalog = tmp_path / "dest", catalog_of(store)
+    versions = []
+    for version in catalog.versions:
+        for patch in version.patches:
+            file = Path(store.name, patch.key)
+            data = file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1])
+            file.write_bytes(data)
+            rest = replace(patch, sha256=hashlib.sha256(data).hexdigest())
+            versions.append(replace(version, patches=(rest,)))
+    assert store.swap(POINTER, dump(replace(catalog, versions=versions)), store.tag(POINTER))
+    for _ in range(2):
+        with pytest.raises(CorruptError, match="no intact way"):
+            pull(store, dest, in_place=in_place)
+        assert in_place or (dest / ".sparsediff/state.json").exists()
+    other, elsewhere = another(tmp_path)
+    assert preview(elsewhere, dest, in_place=in_place).start is None
+    assert_bound(dest, elsewhere, other, store, in_place=in_place)
+
+
+def test_a_first_pull_that_is_killed_before_a_version_is_whole_binds_to_no_store(
+    store: Store, tmp_path: Path
+) -> None:
+    other, elsewhere = another(tmp_path)
+    dest, bound = tmp_path / "dest", []
+
+    def prepare() -> None:
+        shutil.rmtree(dest, ignore_errors=True)
+
+    def act() -> None:
+        pull(store, dest, jobs=1, streams=1)
+
+    for _ in killed_at_each_point(prepare, act, tmp_path / "log", tmp_path):
+        record = dest / ".sparsediff/state.json"
+        whole = record.exists() and json.loads(record.read_text())["versions"] != {}
+        bound.append(whole)
+        if whole:
+            with pytest.raises(UntrustedError, match="another history"):
+                pull(elsewhere, dest)
+        else:
+            assert_bound(dest, elsewhere, other, store, in_place=False)
+    assert bound == sorted(bound)
+    assert set(bound) == {False, True}
