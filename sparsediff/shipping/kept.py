@@ -73,24 +73,8 @@ class Kept:
         Its next version would have a number that another one has had, or be of a history that
         nobody follows any more.
         """
-        old = self._record
-        newest = max([*old.kept, old.newest or 0], default=0)
         how = "`rewind=True` begins another history from here, which all who pull follow"
-        if catalog.rewind < old.rewind:
-            raise UntrustedError(
-                f"the store holds a history from before the one it went over to; {how} (for "
-                "another store give another `state_directory`)",
-                file=self._store.name,
-                expected=f"rewind {old.rewind} or later",
-                found=catalog.rewind,
-            )
-        if catalog.id == old.id and catalog.latest.version < newest:
-            raise UntrustedError(
-                f"the store is older than it was; {how}",
-                file=self._store.name,
-                expected=f"version {newest} or later",
-                found=catalog.latest.version,
-            )
+        check_forward(self._record, catalog, self._store.name, how)
 
     def take_up(self, catalog: Catalog | None, note: Note, *, rewind: bool = False) -> None:
         """Find out what earlier runs left, and remove what is of no use any more.
@@ -298,3 +282,23 @@ def is_published(pending: Pending, catalog: Catalog | None) -> bool:
     sent = set(pending.sha256)
     latest = catalog.latest
     return pending.version == latest.version and any(p.sha256 in sent for p in latest.patches)
+
+
+def check_forward(known: Sent, catalog: Catalog, store: str, how: str) -> None:
+    """Raise UntrustedError if a store is older than a writer knew it; ``how`` says what to do."""
+    newest = max([*known.kept, known.newest or 0], default=0)
+    if catalog.rewind < known.rewind:
+        raise UntrustedError(
+            f"the store holds a history from before the one it went over to; {how} (for "
+            "another store give another `state_directory`)",
+            file=store,
+            expected=f"rewind {known.rewind} or later",
+            found=catalog.rewind,
+        )
+    if catalog.id == known.id and catalog.latest.version < newest:
+        raise UntrustedError(
+            f"the store is older than it was; {how}",
+            file=store,
+            expected=f"version {newest} or later",
+            found=catalog.latest.version,
+        )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ from sparsediff.checkpoint import Checkpoint, CheckpointFile
 from sparsediff.checkpoint.memory import bytes_of, memory_checkpoint
 from sparsediff.disk.inputs import walk
 from sparsediff.disk.temps import scratch_directory
-from sparsediff.errors import UnavailableError, UntrustedError, UsageError
+from sparsediff.errors import UnavailableError, UsageError
 from sparsediff.parallel import default_jobs
 from sparsediff.patch.manifest import Manifest
+from sparsediff.shipping import state
 from sparsediff.shipping.binding import run_of
 from sparsediff.shipping.catalog import Catalog
 from sparsediff.shipping.catalog_json import read_catalog
+from sparsediff.shipping.kept import check_forward
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.publish import put_version
 from sparsediff.shipping.records import Version
@@ -83,9 +85,13 @@ class Publisher:
         metadata: of the safetensors file; default what transformers writes.
         policy: when a version is stored whole.
         jobs: threads of each rank; default all its processors.
+        state_directory: where the first rank remembers how far the store was, for the publisher
+            after this one: it refuses an older pointer put there meanwhile. Is made if need be.
+            Default: that is remembered for as long as this one lives.
 
     Raises:
-        UsageError: there is no such store.
+        UsageError: there is no such store, or the state directory cannot be one.
+        CorruptError: the record in the state directory is damaged.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class Publisher:
         metadata: Mapping[str, str] | None = None,
         policy: Policy | None = None,
         jobs: int | None = None,
+        state_directory: Path | str | None = None,
     ) -> None:
         self._ranks = Ranks(group)
         self._run, self._policy = run_of(Path(run)), policy or Policy()
@@ -110,6 +117,11 @@ class Publisher:
                     if isinstance(store, (Path, str)):
                         store = open_store(str(store), create=turn)
                     self._store = store
+        self._home = None if state_directory is None else Path(state_directory)
+        self._sent = state.Sent()  # on the first rank
+        with self._ranks.together():
+            if self._home is not None and self._ranks.rank == 0:
+                self._sent = state.load_sent(state.own_directory(self._home))
         self._held: list[Held] | None = None
         self._tensors: dict[str, WholeTensor] = {}
         self._copy = Copy()
@@ -213,22 +225,15 @@ class Publisher:
 
     def _check_forward(self, catalog: Catalog | None) -> None:
         """Raise unless the store is where this left it, or further, or in another history."""
-        if self._place is None:
+        if self._sent.id is None:
             return
-        history, version = self._place
         if catalog is None:
             raise UnavailableError(
                 "holds nothing, though versions were published here: is it mounted? To begin anew, "
-                "make a new `Publisher`",
+                "make a new `Publisher`, with another `state_directory` if it has one",
                 file=self._store.name,
             )
-        if catalog.id == history and catalog.latest.version < version:
-            raise UntrustedError(
-                "the store is older than it was; put its newest pointer back",
-                file=self._store.name,
-                expected=f"version {version} or later",
-                found=catalog.latest.version,
-            )
+        check_forward(self._sent, catalog, self._store.name, "put its newest pointer back")
 
     def _check(self, catalog: Catalog, step: int) -> None:
         if catalog.run is not None and catalog.run.name != self._run.name:
@@ -288,9 +293,22 @@ class Publisher:
                 name = f"step_{step:06}"
                 after = put_version(self._store, catalog, patches, name, step, self._run)
                 told = after.latest, (after.id, after.latest.version)
+                self._remember(after)
         told = self._ranks.gather(told)[0]
         assert told is not None
         return told
+
+    def _remember(self, catalog: Catalog) -> None:
+        """How far the store is now, and in which history."""
+        self._sent = replace(
+            self._sent,
+            store=self._store.name,
+            id=catalog.id,
+            newest=catalog.latest.version,
+            rewind=catalog.rewind,
+        )
+        if self._home is not None:
+            state.save(self._home, self._sent)
 
 
 _publishers: dict[tuple[Store | str, dist.ProcessGroup | None], Publisher] = {}

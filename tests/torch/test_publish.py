@@ -20,17 +20,25 @@ from torch.distributed.fsdp import fully_shard
 
 from sparsediff import Policy, make_patch, open_store, pull, versions
 from sparsediff.disk.outputs import write_at
-from sparsediff.errors import UnavailableError, UnsupportedError, UntrustedError, UsageError
+from sparsediff.errors import (
+    CorruptError,
+    UnavailableError,
+    UnsupportedError,
+    UntrustedError,
+    UsageError,
+)
 from sparsediff.shipping.catalog_json import POINTER, dump, read_catalog
 from sparsediff.shipping.check import check
 from sparsediff.shipping.objects import keys_of
 from sparsediff.shipping.parts import parts_of, read_parts
 from sparsediff.shipping.publish import Made, put_version
+from sparsediff.shipping.sealing import write_catalog
 from sparsediff.torch import Publisher, publish, ship_stream
 from sparsediff.torch import joint as joint_module
 from sparsediff.torch import publisher as publisher_module
 from sparsediff.torch import shards as shards_module
 from sparsediff.torch import share as share_module
+from tests.support.keys import new_key
 from tests.support.pairs import tree
 from tests.support.ranks import SIZE, change, even, layouts, save_whole, start, tensors
 from tests.support.runs import catalog_of
@@ -419,6 +427,42 @@ def test_store_that_is_empty_again_or_has_gone_back_is_not_written_to(tmp_path: 
     done = publisher.publish({"a": torch.full((9,), 3)}, 3)
     assert done.version.version == 3
     assert done.version.step is not None
+
+
+def test_a_publisher_started_again_knows_how_far_the_store_was(tmp_path: Path) -> None:
+    """A pointer that was signed, and yet is old: from it numbers would be given twice."""
+    place, key = tmp_path / "store", new_key(tmp_path / "key")
+    store = open_store(str(place), create=True, trust=key.trust, signer=key.signer)
+    pointer, home = place / POINTER, tmp_path / "state"
+
+    def publish_anew(step: int) -> int:
+        publisher = Publisher(store, state_directory=home)
+        return publisher.publish({"a": torch.full((9,), step)}, step).version.version
+
+    assert publish_anew(1) == 1
+    old = pointer.read_bytes()
+    assert publish_anew(2) == 2
+    new = pointer.read_bytes()
+    pointer.write_bytes(old)
+    with pytest.raises(UntrustedError, match=r"older than it was.*version 2 or later, found 1"):
+        publish_anew(3)
+    assert pointer.read_bytes() == old
+    pointer.unlink()
+    with pytest.raises(UnavailableError, match="is it mounted"):
+        publish_anew(3)
+    pointer.write_bytes(new)
+    assert publish_anew(3) == 3
+    found = read_catalog(store)
+    assert found is not None
+    assert write_catalog(store, replace(found[0], id="a" * 32, rewind=5), found[1])
+    assert publish_anew(4) == 4  # a history that took its place on purpose
+    pointer.write_bytes(new)
+    with pytest.raises(UntrustedError, match="a history from before the one it went over to"):
+        publish_anew(5)
+    (home / "state.json").write_text("{")
+    with pytest.raises(CorruptError, match="record of earlier runs is damaged"):
+        publish_anew(5)
+    assert pointer.read_bytes() == new
 
 
 def test_anchors_come_as_the_policy_says(tmp_path: Path) -> None:
