@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import click
@@ -61,22 +62,26 @@ def command(places: tuple[str, ...], state: str | None, as_json: bool) -> int:
         status_of_store,
     )
 
-    found: list[Status] = []
-    catalogs: list[Catalog] = []
+    of_place: dict[str, list[Status]] = {}
+    catalogs: dict[str, Catalog] = {}
     code = 0
-    for place in places:
+    # Stores last: so none is older than what a destination that pulls meanwhile has had of it.
+    kinds = {place: "://" in place or is_store(place) for place in places}
+    for place, is_one in sorted(kinds.items(), key=itemgetter(1)):
         try:
-            if "://" in place or is_store(place):
+            if is_one:
                 with opened_store(place, None, 5, create=False) as store:
                     status, catalog = status_of_store(store)
-                    found += [status, *fleet(store, catalog)]
-                catalogs.append(catalog)
+                    of_place[place] = [status, *fleet(store, catalog)]
+                    catalogs[store.name] = catalog
             else:
-                found += status_of_path(place, state)
+                of_place[place] = status_of_path(place, state)
         except SparsediffError as e:
             say(f"sparsediff: {message(e)}", err=True)
             code = code or e.exit_code
-    found = compare(found, [*catalogs, *_others(found, catalogs)])
+    found = [status for place in places for status in of_place.get(place, [])]
+    catalogs |= _others(found, catalogs)
+    found = compare(found, catalogs)
     if as_json:
         print_json(
             [
@@ -85,27 +90,38 @@ def command(places: tuple[str, ...], state: str | None, as_json: bool) -> int:
             ]
         )
     elif found:
-        _print(found, time.time())
+        _print(found, catalogs, time.time())
     return code
 
 
-def _others(found: list[Status], known: list[Catalog]) -> list[Catalog]:
-    """Catalogs of stores that were not given, and are directories that can be looked into."""
+def _others(found: list[Status], known: dict[str, Catalog]) -> dict[str, Catalog]:
+    """Catalogs of stores that were not given, and are directories that can be looked into.
+
+    A name that is relative was so to a directory that nobody remembers: what is there by that name
+    now counts only if it is of the same history.
+    """
     from sparsediff.shipping.status import status_of_store
 
-    catalogs = []
-    for name in {s.store for s in found if s.id not in {c.id for c in known}}:
-        if name is not None and "://" not in name and os.path.isdir(name):
-            try:
-                with opened_store(name, None, 0, create=False) as store:
-                    catalogs.append(status_of_store(store)[1])
-            except SparsediffError:
-                continue  # nobody asked for it
+    catalogs = {}
+    for s in found:
+        name, ids = s.store, {c.id for c in known.values()}
+        if name is None or name in catalogs or s.id in ids or "://" in name:
+            continue
+        if not os.path.isdir(name):
+            continue
+        try:
+            with opened_store(name, None, 0, create=False) as store:
+                catalog = status_of_store(store)[1]
+        except SparsediffError:
+            continue  # nobody asked for it
+        if os.path.isabs(name) or catalog.id == s.id:
+            catalogs[name] = catalog
     return catalogs
 
 
-def _print(found: list[Status], now: float) -> None:
+def _print(found: list[Status], catalogs: dict[str, Catalog], now: float) -> None:
     """Print a table, and below it what does not fit into one."""
+    from sparsediff.shipping.status import place_of
 
     def ago(at: float | None) -> str:
         return "-" if at is None else duration(max(0.0, now - at))
@@ -126,7 +142,7 @@ def _print(found: list[Status], now: float) -> None:
     if machines:
         say("")
         print_table(_FLEET, machines, expendable=("store", "age"))
-    given = {s.store for s in found if s.kind == "store"}
+    read = {place_of(name) for name in catalogs}
     for s in found:
         if s.kind == "run":
             where = "" if s.store is None else f", for {s.store}"  # unknown until it ships
@@ -137,7 +153,7 @@ def _print(found: list[Status], now: float) -> None:
         for w in s.waiting:
             say(f"{s.place}: {w.name} has waited for {ago(w.since)}: {in_options(w.why)}")
         unknown = s.kind == "destination" and s.version is not None and s.behind is None
-        if unknown and s.store not in given:
+        if unknown and (s.store is None or place_of(s.store) not in read):
             say(f"{s.place}: for how far behind it is, give {s.store or 'its store'} as well")
         for problem in s.problems:
             say(f"{s.place}: {problem}")

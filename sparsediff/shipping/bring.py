@@ -95,6 +95,11 @@ class Run:
         self._planned: tuple[list[StoredPatch], Plan] | None = None
 
     @property
+    def catalog(self) -> Catalog:
+        """The one that was read last."""
+        return self._catalog
+
+    @property
     def wanted(self) -> Version:
         """The version that was chosen last."""
         assert self._result.version is not None

@@ -86,10 +86,7 @@ class Place(ABC):
             self.record = state.load_pulled(self.home, self._advice())
             for directory in self._directories():
                 own_directory(directory, 0o700 if directory == self.fetched else 0o777)
-            self._check_files()
-            if self.record.id is not None and not self._goes_on(catalog):
-                catalog = again()
-            admitted = self._admitted(catalog, allow_rewind)
+            admitted = self._admitted(catalog, again, allow_rewind)
             if self.record.id is None:
                 self.record = admitted  # and is remembered when something has come
             elif admitted != self.record:
@@ -97,27 +94,34 @@ class Place(ABC):
             self._recover()
             yield
 
-    def peek(self, catalog: Catalog | None, *, allow_rewind: bool = False) -> None:
-        """Take up what is known of the destination; changes nothing, and takes no lock.
-
-        Of any history if ``catalog`` is None. Raises what `open` does.
-        """
+    def look(self) -> None:
+        """Take up what is known of the destination; changes nothing, and takes no lock."""
         with os_errors(self.dest):
             for directory in self._directories():
                 state.check_own(directory)
             self._check_dest()
         self.record = state.load_pulled(self.home, self._advice())
-        if catalog is not None:
-            self._check_files()
-            self.record = self._admitted(catalog, allow_rewind)
 
-    def _admitted(self, catalog: Catalog, allow_rewind: bool) -> Pulled:
+    def peek(
+        self, catalog: Catalog, *, again: Callable[[], Catalog], allow_rewind: bool = False
+    ) -> None:
+        """Take up what `open` would, and raise what it does; see `look`."""
+        self.look()
+        self.record = self._admitted(catalog, again, allow_rewind)
+
+    def _admitted(
+        self, catalog: Catalog, again: Callable[[], Catalog], allow_rewind: bool
+    ) -> Pulled:
         """The record for what the store says now, which may be an old pointer put there again.
 
         Raises:
+            UsageError: other files of each version are here.
             UntrustedError: the store had newer versions, or held another history, and neither
                 its writer nor the caller says that this is meant.
         """
+        self._check_files()
+        if self.record.id is not None and not self._goes_on(catalog):
+            catalog = again()
         record, newest = self.record, catalog.latest.version
         anew = Pulled(
             catalog.id,

@@ -98,8 +98,8 @@ def pull(
         result,
     )
     if not os.path.lexists(place.home / state.NAME):  # what is refused leaves nothing, binds nobody
-        place.peek(catalog, allow_rewind=allow_rewind)
-        _foreseen(run, place, catalog)
+        place.peek(catalog, again=run.look_again, allow_rewind=allow_rewind)
+        _foreseen(run, place)
     with place.open(
         catalog, jobs, again=run.look_again, allow_rewind=allow_rewind, max_bytes=max_bytes
     ):
@@ -163,14 +163,14 @@ def preview(
         SparsediffError: what `pull` would end with.
     """
     place, catalog, tag = _opened(store, dest, in_place, 1, files)
-    place.peek(catalog, allow_rewind=allow_rewind)
+    run = Run(store, place, (catalog, tag), version, max_bytes, 1, False, note, None, PullResult())
+    place.peek(catalog, again=run.look_again, allow_rewind=allow_rewind)
     if place.record.updating is not None:
         note(f"{place.dest}: an update in place was interrupted, and would be completed first")
-    run = Run(store, place, (catalog, tag), version, max_bytes, 1, False, note, None, PullResult())
-    return _foreseen(run, place, catalog)
+    return _foreseen(run, place)
 
 
-def _foreseen(run: Run, place: Place, catalog: Catalog) -> PullPreview:
+def _foreseen(run: Run, place: Place) -> PullPreview:
     """What a run would do at a destination that was peeked at; raises what `preview` does."""
     held = place.held()
     start, patches = run.choose(held, set())
@@ -191,7 +191,8 @@ def _foreseen(run: Run, place: Place, catalog: Catalog) -> PullPreview:
         check_room_ahead(place.fetched, n_bytes + run.written(start, found), kept)
     is_new = place.record.told != run.told
     current = place.current()
-    return PullPreview(catalog, wanted, current, start, patches, sum(missing.values()), is_new)
+    n_missing = sum(missing.values())
+    return PullPreview(run.catalog, wanted, current, start, patches, n_missing, is_new)
 
 
 def _opened(

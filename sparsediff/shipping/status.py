@@ -8,7 +8,7 @@ if the catalog of its store is known. Takes no lock and changes nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from sparsediff.shipping.in_place import InPlace
 from sparsediff.shipping.places import CURRENT, Place, Versions
 from sparsediff.shipping.state import Waiting, default_state
 from sparsediff.stores import Store
+
+_REFUSES = {"run": "ship", "destination": "pull"}  # a store that has gone back
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Status:
             not known.
         behind_since: when the oldest of these was shipped.
         problems: what is not as it should be, in words.
-        had: of a destination, number of the newest version that its store has had.
+        had: of a run or a destination, number of the newest version that its store has had.
     """
 
     place: str
@@ -154,27 +156,42 @@ def status_of_path(path: Path | str, state_directory: Path | str | None = None) 
     return found
 
 
-def compare(found: list[Status], catalogs: Iterable[Catalog]) -> list[Status]:
-    """The same, with what the catalogs of stores say of each."""
-    by_id = {catalog.id: catalog for catalog in catalogs}
-    stores = {s.store for s in found if s.kind == "store"}
-    return [_compared(s, by_id.get(s.id or ""), s.store in stores) for s in found]
+def compare(found: list[Status], catalogs: Mapping[str, Catalog]) -> list[Status]:
+    """The same, with what the catalogs of stores say of each.
+
+    Args:
+        found: whose records were read before the stores: so a store that is older has gone back.
+        catalogs: by the names of the stores.
+    """
+    by_id = {catalog.id: catalog for catalog in catalogs.values()}
+    stores = {place_of(name) for name in catalogs}
+    return [
+        _compared(s, by_id.get(s.id or ""), s.store is not None and place_of(s.store) in stores)
+        for s in found
+    ]
 
 
-def _compared(status: Status, catalog: Catalog | None, given: bool) -> Status:
-    if status.kind != "destination":
+def place_of(store: str) -> str:
+    """Where a store of this name is, however the name is written."""
+    return store if "://" in store else os.path.realpath(store)
+
+
+def _compared(status: Status, catalog: Catalog | None, is_read: bool) -> Status:
+    if status.kind not in _REFUSES:
+        return status
+    if catalog is not None and status.had is not None and catalog.latest.version < status.had:
+        back = (
+            f"its store has gone back to version {catalog.latest.version}, and was at "
+            f"{status.had}; {_REFUSES[status.kind]} refuses it"
+        )
+        status = replace(status, problems=(*status.problems, back))
+    if status.kind == "run":
         return status
     if catalog is None:
-        if not given or status.id is None:
+        if not is_read or status.id is None:
             return status
         other = f"holds another history than {printable(status.store or '')}"
         return replace(status, problems=(*status.problems, other))
-    if status.had is not None and catalog.latest.version < status.had:
-        back = (
-            f"its store has gone back to version {catalog.latest.version}, and was at "
-            f"{status.had}; pull refuses it"
-        )
-        status = replace(status, problems=(*status.problems, back))
     n_newer, newer = catalog.history.after(status.version or 0)
     here = None if status.version is None else catalog.get(status.version)
     return replace(
@@ -200,12 +217,13 @@ def _run(place: str, home: Path) -> Status:
         seen.looked or None,
         seen.newest or None,
         seen.waiting,
+        had=sent.newest,
     )
 
 
 def _destination(path: str, place: Place, witness: Path) -> Status:
     """The status of a destination; a switch makes ``witness`` anew."""
-    place.peek(None)
+    place.look()
     record, version = place.record, place.current()
     problems = []
     if version is not None and record.told != f"{record.id} {version}":

@@ -13,6 +13,7 @@ import pytest
 
 from sparsediff.errors import CorruptError, UntrustedError
 from sparsediff.shipping import pull as pulling
+from sparsediff.shipping import state
 from sparsediff.shipping.absent import existing_catalog
 from sparsediff.shipping.catalog_json import POINTER
 from sparsediff.shipping.follow import Follower
@@ -299,7 +300,12 @@ def test_a_history_begun_with_nothing_new_is_known_as_well(
 
 
 def test_status_says_that_a_store_has_gone_back_or_holds_another_history(
-    old: Path, trainer: Trainer, store: Store, tmp_path: Path, cli: Run
+    old: Path,
+    trainer: Trainer,
+    store: Store,
+    tmp_path: Path,
+    cli: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dest = tmp_path / "dest"
     pull(store, dest)
@@ -311,13 +317,72 @@ def test_status_says_that_a_store_has_gone_back_or_holds_another_history(
     code, out, _ = cli(*words)
     assert code == 0
     assert f"{dest}: its store has gone back to version 2, and was at 3; pull refuses it" in out
+    code, out, _ = cli("status", trainer.run, store.name)
+    assert code == 0
+    assert (
+        f"{trainer.run}: its store has gone back to version 2, and was at 3; ship refuses it" in out
+    )
     shutil.rmtree(tmp_path / "store")
     shutil.rmtree(default_state(trainer.run))
     ship(trainer.run, open_store(store.name, create=True))
-    code, out, _ = cli(*words)
-    assert code == 0
-    assert f"{dest}: holds another history than {store.name}" in out
-    assert "as well" not in out
+    monkeypatch.chdir(tmp_path)
+    for more in ([store.name], ["store"], ["store/."], []):  # the record says where it was
+        code, out, _ = cli("status", *more, dest)
+        assert code == 0
+        assert f"{dest}: holds another history than {store.name}" in out
+        assert "as well" not in out
+
+
+def test_a_store_of_a_relative_name_is_not_taken_for_one_of_that_name_elsewhere(
+    trainer: Trainer, store: Store, tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer.save_steps(1)
+    ship(trainer.run, store)
+    monkeypatch.chdir(tmp_path)
+    pull(open_store("store"), "dest")
+    assert "0 versions" in cli("status", "dest")[1]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    other = Trainer(tmp_path / "other")
+    other.save_steps(1)
+    ship(other.run, open_store("store", create=True))
+    out = cli("status", tmp_path / "dest")[1]
+    assert "another history" not in out
+    assert "give store as well" in out
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_looking_while_another_run_pulls_takes_no_store_for_one_that_went_back(
+    in_place: bool,
+    trainer: Trainer,
+    store: Store,
+    tmp_path: Path,
+    cli: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before the record is read, that run brings what the store did not have a moment ago."""
+    dest, step = tmp_path / "dest", 1
+    trainer.save_steps(step)
+    ship(trainer.run, store)
+    pull(store, dest, in_place=in_place)
+    load = state.load_pulled
+
+    def late(*args: Any) -> Any:
+        nonlocal step
+        with monkeypatch.context() as patched:
+            patched.setattr(state, "load_pulled", load)
+            step += 1
+            trainer.save_steps(step)
+            ship(trainer.run, store)
+            pull(store, dest, in_place=in_place)
+        return load(*args)
+
+    monkeypatch.setattr(state, "load_pulled", late)
+    code, out, _ = cli("status", store.name, dest)
+    assert (code, "gone back" in out, "0 versions" in out) == (0, False, True)
+    found = preview(store, dest, in_place=in_place)
+    assert (found.version.version, found.current, found.patches) == (step, step, [])
+    assert found.catalog.latest.version == step
 
 
 def test_log_says_that_a_store_was_taken_back(
