@@ -8,6 +8,7 @@ given.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from sparsediff.checksum import Sums
@@ -41,6 +42,7 @@ def _read(call: Callable[..., T], *args: Any) -> T:
         raise CorruptError(str(e)) from None
 
 
+@cache
 def _layout(dtype: DType) -> tuple[int, int, int]:
     return dtype.word_bits, _KINDS.index(dtype.kind), dtype.class_shift
 

@@ -8,7 +8,7 @@ refuses if a file changed meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,19 +188,26 @@ def encode_tasks(
     def encode(task: Task) -> Encoded:
         if task.bucket is None:
             return encode_skeleton(manifest, task.file, base, target)
-        files = opened()
+        files, before, of_target = reading()
         files.close_many()
-        before = words.base_source(manifest, files.reader(base_files), files.locator(base_files))
-        after = words.target_source(
-            manifest, task.file, files.reader(target_files), files.locator(target_files)
-        )
+        after = words.target_source(manifest, task.file, *of_target)
         return encode_bucket(manifest, task.bucket, before, after, target_bytes, observer, room)
 
+    @contextmanager
+    def opened() -> Iterator[tuple[OpenFiles, words.Source, tuple[words.Reader, words.Locator]]]:
+        """What a thread reads with."""
+        with OpenFiles() as files:
+            of_base, of_target = (
+                (files.reader(side), files.locator(side)) for side in (base_files, target_files)
+            )
+            yield files, words.base_source(manifest, *of_base), of_target
+
     mine = tasks(manifest, part)
-    total, done = sum(n_bytes(manifest, t) for t in mine), 0
-    with per_thread(OpenFiles) as opened, closing(ordered_map(encode, mine, jobs)) as found:
-        for task, encoded in zip(mine, found, strict=True):
+    sizes = [n_bytes(manifest, task) for task in mine]
+    total, done = sum(sizes), 0
+    with per_thread(opened) as reading, closing(ordered_map(encode, mine, jobs)) as found:
+        for task, size, encoded in zip(mine, sizes, found, strict=True):
             yield task, encoded
-            done += n_bytes(manifest, task)
+            done += size
             if progress is not None:
                 progress(done, total)

@@ -161,8 +161,9 @@ def both_extents(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> 
     """`extents` of two sides; None if some words of one are elsewhere, or in very many parts."""
     if len(manifest.parts[bucket]) > MAX_RUN_PARTS:
         return None
-    base, target = (extents(manifest, bucket, source) for source in sources)
-    return None if base is None or target is None else (base, target)
+    base, target = sources
+    found = extents(manifest, bucket, base), extents(manifest, bucket, target)
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
 
 
 def _fill(source: Source, parts: Sequence[Part], word_bytes: int, view: Words) -> None:
