@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.bench import machine
 from tests.bench.scale_history import Row, history
 from tests.bench.scale_parts import parts
-from tests.bench.scale_sizes import chain, files, n_bytes, tensors
+from tests.bench.scale_sizes import chain, files, n_bytes, tensors, threads
 
 Say = Callable[[str], None]
 
@@ -83,6 +83,13 @@ CURVES = [
         tensors,
     ),
     Curve("files", "Many files", "The same 1,000 tensors, 31 MiB, in more files. " + _WHOLE, files),
+    Curve(
+        "threads",
+        "Many tensors in many files, by threads",
+        "10,000 tensors of 64 words in bf16, in 100 files; one word of a hundred moved by a step. "
+        "Times of the whole process, its start included, each the least of ten runs, by turns.",
+        threads,
+    ),
     Curve(
         "bytes",
         "Many bytes",

@@ -40,6 +40,23 @@ def files(work: Path, quick: bool) -> Iterator[Row]:
         yield {"files": n} | _point(work, 1000, 64 if quick else 16_384, n)
 
 
+def threads(work: Path, quick: bool) -> Iterator[Row]:
+    """See `scale.CURVES`."""
+    n, n_files = (100, 10) if quick else (10_000, 100)
+    base, target = _pair(work, n, 64, n_files)
+    make = ["make", str(base), str(target), "-o", str(work / "patch.sdiff"), "--force", "-j"]
+    runs: dict[int, list[Usage]] = {1: [], 2: []}
+    for _ in range(1 if quick else 10):
+        for jobs, used in runs.items():
+            used.append(_run([*make, str(jobs)]))
+    for jobs, used in runs.items():
+        yield {
+            "threads": jobs,
+            "make s": min(r.wall for r in used),
+            "make CPU s": min(r.cpu for r in used),
+        }
+
+
 def n_bytes(work: Path, quick: bool) -> Iterator[Row]:
     """See `scale.CURVES`."""
     for n in (1,) if quick else (64, 256, 1024, 2048):
@@ -78,11 +95,8 @@ def chain(work: Path, quick: bool) -> Iterator[Row]:
 
 
 def _point(work: Path, n: int, words_each: int, n_files: int, stats: bool = False) -> Row:
-    base, target, patch, out = (work / name for name in ("base", "target", "patch.sdiff", "out"))
-    block = _block()
-    _write(base, block, n, words_each, n_files)
-    _change(block, np.random.default_rng(1))
-    _write(target, block, n, words_each, n_files)
+    base, target = _pair(work, n, words_each, n_files)
+    patch, out = work / "patch.sdiff", work / "out"
     row = _cost("make", ["make", str(base), str(target), "-o", str(patch), "--force"])
     row |= _cost("apply", ["apply", str(base), str(patch), "-o", str(out), "--force"])
     if stats:
@@ -94,14 +108,28 @@ def _point(work: Path, n: int, words_each: int, n_files: int, stats: bool = Fals
     return row
 
 
+def _pair(work: Path, n: int, words_each: int, n_files: int) -> tuple[Path, Path]:
+    """Base and target."""
+    base, target, block = work / "base", work / "target", _block()
+    _write(base, block, n, words_each, n_files)
+    _change(block, np.random.default_rng(1))
+    _write(target, block, n, words_each, n_files)
+    return base, target
+
+
+def _run(command: list[str]) -> Usage:
+    """What a command of ours costs."""
+    argv = [sys.executable, "-m", "tests.bench.process", sys.executable, "-m", "sparsediff"]
+    done = subprocess.run([*argv, *command], check=True, stdout=subprocess.PIPE)
+    return Usage(**json.loads(done.stdout))
+
+
 def _cost(name: str, command: list[str], before: Callable[[], None] = lambda: None) -> Row:
     """User and system seconds, and peak memory, of a command: the least of a few runs."""
     runs: list[Usage] = []
     while len(runs) < _REPEATS and sum(r.wall for r in runs) < _ENOUGH:
         before()
-        argv = [sys.executable, "-m", "tests.bench.process", sys.executable, "-m", "sparsediff"]
-        done = subprocess.run([*argv, *command], check=True, stdout=subprocess.PIPE)
-        runs.append(Usage(**json.loads(done.stdout)))
+        runs.append(_run(command))
     peak = min(r.peak for r in runs) // _MIB
     return {f"{name} CPU s": min(r.cpu for r in runs), f"{name} MiB": peak}
 

@@ -10,14 +10,14 @@ from sparsediff.checkpoint import open_checkpoint
 from tests.bench import scale, scale_parts, scale_sizes
 
 
-@pytest.mark.parametrize("name", ["tensors", "files", "bytes", "chain"])
+@pytest.mark.parametrize("name", ["tensors", "files", "threads", "bytes", "chain"])
 def test_a_curve_prints_its_table(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scale_sizes, "_REPEATS", 1)
     said: list[str] = []
     page = scale.main([name], tmp_path, True, said.append)
-    assert len(said) == 1
+    assert len(said) == (2 if name == "threads" else 1)
     assert "CPU s" in page
     assert not list(tmp_path.iterdir())
 
