@@ -30,7 +30,7 @@ def command(what: str, quiet: bool) -> None:
     """
     from sparsediff.errors import UsageError
     from sparsediff.patch.container import sign_patch
-    from sparsediff.shipping.sealing import sign_store
+    from sparsediff.shipping.pointer import sign_store
     from sparsediff.stores import open_store
 
     signer = signing()

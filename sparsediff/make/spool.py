@@ -50,7 +50,7 @@ def place_of(
     place = Path(os.path.abspath(output))
     check_output(place, force=force, inputs=list(inputs))
     if signer is not None and not force:
-        check_signatures_may_go(place)
+        check_signatures_may_go(place, "`force=True` replaces it")
     return place
 
 

@@ -25,7 +25,7 @@ from sparsediff.patch import manifest_json
 from sparsediff.patch.entries import MAX_HEADER, EntryReader, compose_header
 from sparsediff.patch.manifest import MAX_BUCKET_BYTES, MAX_SKELETON_BYTES, Manifest
 from sparsediff.patch.narrow import narrowed
-from sparsediff.patch.signed import Signed, beside, write_signatures
+from sparsediff.patch.signed import Signed, beside, check_signatures_may_go, write_signatures
 from sparsediff.version import FORMAT_VERSION
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ def sign_patch(source: Path | str | Signed, signer: Signer) -> Path:
         The file of signatures, ``path.sig``, which replaces one that is there.
 
     Raises:
-        UsageError: there is no such file, or a key has expired.
+        UsageError: there is no such file, a key has expired, or ``path.sig`` is something else.
         CorruptError: it is not an intact patch.
         UntrustedError: nobody who is trusted signed it before.
         UnavailableError: the disk is full.
@@ -321,7 +321,7 @@ def sign_patch(source: Path | str | Signed, signer: Signer) -> Path:
             source.check(beginning)
         beginnings.append(beginning)
 
-    beside(source)
+    check_signatures_may_go(source, "move it away")
     with os_errors(source), open(source, "rb") as stream:
         Patch(stream, str(source), accept).check_payloads()
     return write_signatures(source, beginnings[0], signer)

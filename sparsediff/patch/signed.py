@@ -79,17 +79,18 @@ def write_signatures(path: Path | str | Signed, beginning: bytes, signer: Signer
     return file
 
 
-def check_signatures_may_go(path: Path) -> None:
-    """Raise UsageError if what lies where the signatures of a patch go is something else."""
+def check_signatures_may_go(path: Path | str | Signed, advice: str) -> None:
+    """Raise UsageError if what lies where the signatures of a patch go is something else.
+
+    Such as those of another program, whose files have the same name.
+    """
     file = beside(path)
     data = _read(file)
     try:
         if data is not None:
             _rows(data, file)
     except UntrustedError:
-        raise UsageError(
-            "exists, and holds no signatures (`force=True` replaces it)", file=file
-        ) from None
+        raise UsageError(f"exists, and holds no signatures of ours ({advice})", file=file) from None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from sparsediff.errors import (
     UsageError,
     printable,
 )
+from sparsediff.shipping.absent import existing_catalog
 from sparsediff.shipping.binding import check_same
 from sparsediff.shipping.catalog import Catalog, Run, Version
 from sparsediff.shipping.catalog_json import read_catalog
@@ -174,6 +175,19 @@ def publish_version(
             )
         if write_catalog(store, after, tag):
             return after
+
+
+def sign_store(store: Store) -> None:
+    """Sign the pointer of a store as it is, with ``store.signer``; other signatures go.
+
+    Raises:
+        UntrustedError: nobody whom ``store.trust`` trusts signed it before.
+        UnavailableError: nothing was shipped here, the store is out of reach, or somebody wrote
+            to it meanwhile; try again.
+        SparsediffError: as `existing_catalog` does.
+    """
+    if not write_catalog(store, *existing_catalog(store)):
+        raise UnavailableError("somebody wrote to it meanwhile; try again", file=store.name)
 
 
 def _place(catalog: Catalog | None) -> tuple[str, int] | None:

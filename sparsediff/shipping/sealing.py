@@ -12,10 +12,10 @@ from dataclasses import replace
 from itertools import groupby
 
 from sparsediff.checksum import digest
-from sparsediff.errors import UnavailableError, UnsupportedError, UsageError
+from sparsediff.errors import UnsupportedError, UsageError
 from sparsediff.parallel import ordered_map
 from sparsediff.shipping.catalog import PREFIX, Catalog, Dropped
-from sparsediff.shipping.catalog_json import POINTER, dump, dump_page, read_catalog
+from sparsediff.shipping.catalog_json import POINTER, dump, dump_page
 from sparsediff.shipping.pages import History, Page, natural
 from sparsediff.shipping.small import put_small, to_lines
 from sparsediff.stores import Store
@@ -64,21 +64,6 @@ def write_catalog(store: Store, catalog: Catalog, tag: str | None) -> bool:
             found=f"{len(data)} bytes",
         )
     return store.swap(POINTER, data, tag)
-
-
-def sign_store(store: Store) -> None:
-    """Sign the pointer of a store as it is, with ``store.signer``; other signatures go.
-
-    Raises:
-        UntrustedError: nobody whom ``store.trust`` trusts signed it before.
-        UnavailableError: nothing was shipped here, the store is out of reach, or somebody wrote
-            to it meanwhile; try again.
-    """
-    found = read_catalog(store)
-    if found is None:
-        raise UnavailableError("nothing has been shipped here yet", file=store.name)
-    if not write_catalog(store, *found):
-        raise UnavailableError("somebody wrote to it meanwhile; try again", file=store.name)
 
 
 def check_signer(store: Store, catalog: Catalog | None) -> None:

@@ -191,6 +191,18 @@ def test_a_file_that_holds_no_signatures_is_not_replaced_without_force(
     assert not (tmp_path / "p").exists()
 
 
+def test_sign_leaves_what_another_program_signed_with(patch: Path, pair: Pair) -> None:
+    """Whose files may have the same name."""
+    beside = Path(f"{patch}.sig")
+    beside.write_bytes(b"\x88u\4\0\x16")
+    with pytest.raises(UsageError, match=r"sig: exists, and holds no signatures .*move it away"):
+        sign_patch(patch, pair.signer)
+    assert beside.read_bytes() == b"\x88u\4\0\x16"
+    beside.unlink()
+    sign_patch(patch, pair.signer)
+    sign_patch(patch, pair.signer)
+
+
 @pytest.mark.parametrize("writer", WRITERS)
 def test_signatures_of_a_patch_that_was_replaced_unsigned_go_with_it(
     writer: str, patch: Path, base: Path, target: Path, pair: Pair

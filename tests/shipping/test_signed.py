@@ -356,6 +356,16 @@ def test_sign_vouches_for_a_store_that_is_there(
     assert cli("log", shipped, "--trust", new.public)[0] == 0
 
 
+def test_sign_says_why_there_is_no_pointer(shipped: Path, pair: Pair, cli: Run) -> None:
+    dest = shipped.with_name("dest")
+    pull(open_store(str(shipped)), dest)
+    (shipped / POINTER).unlink()
+    for place, code, text in ((dest, 2, "destination of pull"), (shipped, 11, "check STORE")):
+        ended = cli("sign", place, "--sign", pair.key)
+        assert ended[0] == code
+        assert text in ended[2]
+
+
 def test_a_follower_stays_where_it_is_and_says_why(
     shipped: Path, trainer: Trainer, pair: Pair, tmp_path: Path
 ) -> None:

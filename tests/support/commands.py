@@ -17,8 +17,8 @@ from sparsediff.make import make_part
 from sparsediff.make.shares import Share
 from sparsediff.patch.signed import Signed
 from sparsediff.shipping.check import check
+from sparsediff.shipping.pointer import sign_store
 from sparsediff.shipping.pull import pull
-from sparsediff.shipping.sealing import sign_store
 from sparsediff.shipping.ship import ship
 from sparsediff.signing import trust
 from sparsediff.stores import open_store

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from sparsediff import Policy, UsageError, open_store, pull, ship
-from sparsediff.shipping.sealing import sign_store
+from sparsediff.shipping.pointer import sign_store
 from sparsediff.shipping.source import Rule
 from sparsediff.vllm.endpoint import Endpoint, Following
 from sparsediff.vllm.settings import Settings, parse
