@@ -77,6 +77,7 @@ class StoreCheckpointEngine(CheckpointEngine):
         self._target: Store | None = None  # where this rank publishes
         self._before: tuple[int, int] = 0, 0
         self._follower: Follower | None = None
+        self._path: Path | None = None  # of the version that arrived last
 
     def prepare(self) -> tuple[int, int] | None:
         """On the trainer's first rank: the latest version, and the number of its step."""
@@ -172,5 +173,8 @@ class StoreCheckpointEngine(CheckpointEngine):
             time.sleep(_EVERY)
         if self._follower is None:
             self._follower = Follower(self._open(), self._directory)
-        self._follower.poll(latest.name)
-        return Path(self._directory) / "versions" / latest.name
+        arrival = self._follower.poll(latest.name)
+        if arrival is not None:
+            self._path = arrival.path
+        assert self._path is not None
+        return self._path

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sparsediff.errors import UnavailableError, UntrustedError, UsageError
-from sparsediff.shipping.catalog_json import POINTER
+from sparsediff.shipping.catalog_json import POINTER, read_catalog
 from sparsediff.shipping.follow import versions
+from sparsediff.shipping.sealing import write_catalog
 from sparsediff.stores import open_store
 from tests.support.keys import new_key
 
@@ -102,6 +105,27 @@ def test_training_that_was_taken_back_goes_on(tmp_path: Path) -> None:
         _, received = again.update(weights_of(step or 0), step)
         assert all(same(r, weights_of(step or 0), torch.float32) for r in received)
     assert [v.number for v in versions(open_store(str(tmp_path / "store")))] == [5, 6, 7]
+
+
+def test_what_is_loaded_is_the_version_that_arrived_whatever_its_directory_is_called(
+    tmp_path: Path,
+) -> None:
+    """One of the same name is there, of the history from before."""
+    Loop(tmp_path, rollout_dtype=None).update(weights_of(5), 5)
+    shutil.rmtree(tmp_path / "store")
+    again = Loop(tmp_path, rollout_dtype=None)
+    again.connect()
+    asyncio.run(again.trainer.send_weights(iter(weights_of(6).items()), 5))
+    store = open_store(str(tmp_path / "store"))
+    found = read_catalog(store)
+    assert found is not None
+    assert write_catalog(store, replace(found[0], rewind=1), found[1])  # as ship --rewind does
+
+    async def receive(worker: Any) -> Tensors:
+        return {name: tensor async for name, tensor in worker.receive_weights(5)}
+
+    received = [asyncio.run(receive(worker)) for worker in again.workers]
+    assert all(same(r, weights_of(6), torch.float32) for r in received)
 
 
 def test_worker_does_not_wait_for_ever(tmp_path: Path) -> None:
