@@ -6,9 +6,10 @@ store without objects that were dropped long enough ago.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeVar
 
 from sparsediff.errors import CorruptError
 from sparsediff.parallel import ordered_map
@@ -21,6 +22,10 @@ from sparsediff.shipping.records import LIST, Part, StoredPatch, part_prefix
 from sparsediff.shipping.sealing import LIST_FORMAT
 from sparsediff.shipping.small import get_small
 from sparsediff.stores import Store
+
+R = TypeVar("R")
+
+_BATCH = 16  # not more: who is interrupted waits for so many
 
 
 def patches_of(store: Store, catalog: Catalog) -> dict[str, StoredPatch]:
@@ -80,8 +85,20 @@ def delete(store: Store, keys: Sequence[str], streams: int) -> None:
     last = [k for k in keys if k.endswith(LIST) or k.startswith(f"{PREFIX}pages/")]
     ends = set(last)
     for some in ([k for k in keys if k not in ends], last):
-        for _ in ordered_map(store.delete, some, streams):
+        for _ in of_each(store.delete, some, streams):
             pass
+
+
+def of_each(call: Callable[[str], R], keys: Sequence[str], streams: int) -> Iterator[R]:
+    """``call(key)`` for each key, in order, ``streams`` at a time.
+
+    Of very many keys a thread is handed several at once: with a directory, to hand them over
+    one by one takes as long as the calls.
+    """
+    n = max(1, min(_BATCH, len(keys) // (4 * streams)))
+    batches = [keys[i : i + n] for i in range(0, len(keys), n)]
+    for found in ordered_map(lambda batch: [call(key) for key in batch], batches, streams):
+        yield from found
 
 
 def _parts(store: Store, key: str) -> tuple[Part, ...]:

@@ -12,11 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sparsediff.errors import UnavailableError
-from sparsediff.parallel import ordered_map
 from sparsediff.shipping.absent import no_pointer
 from sparsediff.shipping.catalog import Catalog, StoredPatch, Version
 from sparsediff.shipping.catalog_json import read_catalog
-from sparsediff.shipping.objects import delete, over, patches_of
+from sparsediff.shipping.objects import delete, of_each, over, patches_of
 from sparsediff.shipping.sealing import check_signer, write_catalog
 from sparsediff.stores import Store
 
@@ -97,7 +96,7 @@ def prune(
     due = {d.key: d for d in smaller.dropped if abs(now - d.since) >= grace}
     # What is gone already, by a run that was killed or by hand, is not counted.
     keys = over(store, due.values(), smaller)
-    sizes = zip(keys, ordered_map(store.size, keys, streams), strict=True)
+    sizes = zip(keys, of_each(store.size, keys, streams), strict=True)
     deleted = {key: n_bytes for key, n_bytes in sizes if n_bytes is not None}
     if due and not dry_run:
         delete(store, keys, streams)  # what is gone already may have left an empty directory

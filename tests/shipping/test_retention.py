@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsediff.shipping.objects import of_each
 from sparsediff.shipping.policy import Policy
 from sparsediff.shipping.prune import prune
 from sparsediff.shipping.ship import ship
@@ -43,3 +44,16 @@ def test_gone_already_is_not_counted(store: Store) -> None:
     assert sorted(result.deleted) == sorted(others)
     assert result.deleted_bytes == sum(sizes.values())
     assert catalog_of(store).dropped == ()
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 16, 17, 1000])
+@pytest.mark.parametrize("streams", [1, 4])
+def test_each_key_is_asked_for_once_and_answers_come_in_order(n: int, streams: int) -> None:
+    keys, asked = [str(i) for i in range(n)], []
+
+    def call(key: str) -> int:
+        asked.append(key)
+        return int(key)
+
+    assert list(of_each(call, keys, streams)) == list(range(n))
+    assert sorted(asked, key=int) == keys
