@@ -172,14 +172,13 @@ def check_declared(chain: Sequence[Patch], max_bytes: int | None) -> None:
         if max_bytes is None:
             return
         files = patch.manifest.target_files
-        n = n_entries([f.name for f in files])
-        n_bytes = sum(f.size for f in files) + ENTRY_BYTES * n
+        n_bytes = sum(f.size for f in files) + ENTRY_BYTES * n_entries([f.name for f in files])
         if n_bytes > max_bytes:
             raise TooLargeError(
                 "target is larger than `max_bytes`",
                 file=patch.name,
                 expected=f"at most {max_bytes} bytes",
-                found=f"{n_bytes} bytes, with {ENTRY_BYTES} for each of {n} files and directories",
+                found=f"{n_bytes} bytes, with {ENTRY_BYTES} for each file and directory",
             )
 
 

@@ -254,10 +254,10 @@ def check_room(directory: Path, n_bytes: int, n_entries: int = 1) -> None:
         found = os.statvfs(directory)
     if found.f_files and found.f_favail < n_entries:
         raise UnavailableError(
-            "no room left on device for so many files",
+            "too few free inodes on device for what is to be written",
             file=directory,
-            expected=f"{n_entries} files and directories",
-            found=f"{found.f_favail}",
+            expected=n_entries,
+            found=found.f_favail,
         )
     n_bytes += ENTRY_BYTES * n_entries
     free = found.f_bfree * found.f_frsize  # with what is kept for root: rather too much

@@ -63,6 +63,7 @@ def test_a_size_that_nothing_stands_for_is_compared_with_the_limit(
     (tmp_path / "p").write_bytes(parts.patch())
     result = cli("apply", base, tmp_path / "p", "-o", tmp_path / "out", "--max-bytes", "1MB")
     refused(result, EXIT["corrupt"], str(tmp_path / "p"), "--max-bytes", "at most 1000000 bytes")
+    assert result[2].endswith(" bytes, with 4096 for each file and directory\n")
     assert not (tmp_path / "out").exists()
 
 
@@ -82,7 +83,7 @@ def test_a_disk_without_room_is_left_alone(
         words = ("no space left on device", f"expected {needed} bytes", f"found {needed - 1} bytes")
         refused(cli(*line), EXIT["unavailable"], *words)
         monkeypatch.setattr(os, "statvfs", lambda _, n=n - 1: Room(TB, n))
-        words = ("for so many files", f"expected {n} files", f"found {n - 1}")
+        words = ("too few free inodes", f"expected {n},", f"found {n - 1}")
         refused(cli(*line), EXIT["unavailable"], *words)
     assert tree(steps[0]) == before
     assert not (tmp_path / "o").exists()

@@ -35,6 +35,10 @@ class TooLargeError(PickleError):
     """Too large to be looked at; nothing is known of it."""
 
 
+class _EscapeError(ValueError):
+    """A backslash begins nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Global:
     """A function or class, by its dotted name."""
@@ -97,14 +101,15 @@ def load(data: bytes) -> tuple[Any, int]:
                 _check_escapes(data[at : stream.tell()])
             _OPCODES[opcode.name](machine, argument)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, DeprecationWarning) as e:
-        reason = f"not a pickle ({type(e).__name__})"
+        is_escape = isinstance(e, (_EscapeError, DeprecationWarning))  # ours, or of `pickletools`
+        reason = f"not a pickle ({'bad escape' if is_escape else type(e).__name__})"
         raise (PickleError if is_all else TooLargeError)(reason) from None
     raise PickleError("pickle without an end")
 
 
 def _check_escapes(line: bytes) -> None:
     if _NO_ESCAPE.search(line.replace(rb"\\", b"__")):
-        raise DeprecationWarning("as where warnings are errors")
+        raise _EscapeError
 
 
 class _Machine:
