@@ -1,6 +1,7 @@
 """Checksums against accidents (XXH3-128) and the digest of what travels (SHA-256).
 
-Enters: bytes. Leaves: hex strings. A bucket's checksum is taken over the
+Enters: bytes. Leaves: hex strings; those of parts, of which there may be very many, as the
+bytes that these stand for. A bucket's checksum is taken over the
 checksums of its parts, so one pass over the words both verifies the bucket
 and, through the parts' locators, names the tensor that differs
 (format.md, "Checksums").
@@ -24,6 +25,7 @@ Sums = tuple[str, str]
 """Of several parts: the checksum of their checksums, 16 bytes each, in order; and the start of
 each of these, enough to name the part that differs."""
 
+SUM_BYTES = 16
 LOCATOR_DIGITS = 2  # one tensor in 256 that differs goes unnoticed and the next is named
 
 
@@ -36,12 +38,12 @@ class PartChecksums:
     """Checksums of consecutive parts: each fed in pieces, or several at once."""
 
     def __init__(self) -> None:
-        self._done: list[str] = []
+        self._done = bytearray()
         self._open: xxhash.xxh3_128 | None = None  # of the part after those
 
     def update(self, part: int, piece: Any) -> None:
         """Add bytes of the part with index ``part``, the last one or the next."""
-        if self._open is not None and part == len(self._done):
+        if self._open is not None and SUM_BYTES * part == len(self._done):
             self._open.update(piece)
         else:
             self._close()
@@ -55,20 +57,19 @@ class PartChecksums:
             ends: where each part ends in it, in bytes.
         """
         self._close()
-        view, hexdigest, start = memoryview(data).cast("B"), xxhash.xxh3_128_hexdigest, 0
+        view, sum_of, start = memoryview(data).cast("B"), xxhash.xxh3_128_digest, 0
         for end in ends:
-            self._done.append(hexdigest(view[start:end]))
+            self._done += sum_of(view[start:end])
             start = end
 
     def sums(self) -> Sums:
         """Of all that was fed."""
         self._close()
-        locators = "".join(each[:LOCATOR_DIGITS] for each in self._done)
-        return checksum(bytes.fromhex("".join(self._done))), locators
+        return checksum(self._done), self._done[::SUM_BYTES].hex()
 
     def _close(self) -> None:
         if self._open is not None:
-            self._done.append(self._open.hexdigest())
+            self._done += self._open.digest()
             self._open = None
 
 

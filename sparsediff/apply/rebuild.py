@@ -155,7 +155,7 @@ def _at_once(
         manifest, 0, words.NOTHING.read, lambda _, offset, __: (fd, offset)
     )
     places = words.extents(manifest, bucket, target)
-    ends = list(accumulate(part.n_words for part in parts))
+    ends = list(accumulate(parts.sizes))
     with OpenFiles() as files, _named(patch, f"bucket.{bucket}"):
         source = words.extents(manifest, bucket, base.source(files))
         if source is None or places is None:

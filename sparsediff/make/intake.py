@@ -48,7 +48,7 @@ def take_in(
     taken = None
     if found is not None and observer is None:
         dtype = words.bucket_dtype(manifest, bucket)
-        ends = list(accumulate(part.n_words for part in manifest.parts[bucket]))
+        ends = list(accumulate(manifest.parts[bucket].sizes))
         taken = kernels.take_in(*found, into, ends, words.piece_words(dtype), dtype, tiers)
     return taken or _by_pieces(manifest, bucket, sides, tiers, into, observer)
 

@@ -196,20 +196,22 @@ def _cut(tensors: list[Tensor], indices: range, bucket_words: int) -> list[Bucke
     for (_, based), run in runs.items():
         limit = min(bucket_words, BUCKET_BYTES // tensors[run[0][0]].dtype.word_bytes)
         bucket: Bucket | None = None
+        own: list[int] = []  # its tensors
         for index, n_words in run:
             large = 2 * n_words >= limit
             if large:
                 bucket = None
             while n_words:
                 if bucket is None or bucket.n_words == limit:
+                    own = []
                     bucket = (
-                        Bucket([], 0, base=32 * _NOT_YET)
+                        Bucket(own, 0, base=32 * _NOT_YET)
                         if based
-                        else Bucket([], 0, target=32 * _NOT_YET, digest=64 * _NOT_YET)
+                        else Bucket(own, 0, target=32 * _NOT_YET, digest=64 * _NOT_YET)
                     )
                     buckets.append(bucket)
                 n = min(n_words, limit - bucket.n_words)
-                bucket.tensors.append(index)
+                own.append(index)
                 bucket.n_words += n
                 n_words -= n
             if large:

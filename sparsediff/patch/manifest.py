@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import NamedTuple
 
 from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
+from sparsediff.patch.parts import PartsByBucket
 
 MAX_BUCKET_WORDS = 1 << 24
 MAX_BUCKET_BYTES = 1 << 26
@@ -138,20 +138,12 @@ class Bucket:
             those of the base.
     """
 
-    tensors: list[int]
+    tensors: Sequence[int]
     n_words: int
     base: str | None = None
     locators: str = ""
     target: str | None = None
     digest: str | None = None
-
-
-class Part(NamedTuple):
-    """The words that one bucket takes from one tensor: ``start`` and ``n_words``, in words."""
-
-    tensor: int
-    start: int
-    n_words: int
 
 
 @dataclass(slots=True)
@@ -165,7 +157,7 @@ class Manifest:
     tensors: list[Tensor]
     buckets: list[Bucket]
     # Derived from the above by `complete`:
-    parts: list[list[Part]] = field(default_factory=list)
+    parts: PartsByBucket = field(default_factory=PartsByBucket)
     """Per bucket, the words it takes."""
     file_tensors: list[range] = field(default_factory=list)
     """Per target file, the indices of its tensors."""
@@ -263,9 +255,10 @@ class Manifest:
 
         based = [0] * len(self.tensors)  # next word to take
         new = [t.n_based for t in self.tensors]
-        self.parts = []
+        self.parts = PartsByBucket()
         for bucket, file in zip(self.buckets, files, strict=True):
-            taken: list[Part] = []
+            starts: list[int] = []
+            sizes: list[int] = []
             left = bucket.n_words
             cursor = based if bucket.base is not None else new
             first = self.tensors[bucket.tensors[0]]
@@ -277,7 +270,8 @@ class Manifest:
                     n = left
                 if n <= 0 or tensor.dtype is not first.dtype or file_of[index] != file:
                     raise CorruptError("bucket does not fit its tensors", tensor=tensor.name)
-                taken.append(Part(index, start, n))
+                starts.append(start)
+                sizes.append(n)
                 cursor[index] = start + n
                 left -= n
             if left:
@@ -287,7 +281,7 @@ class Manifest:
                 raise CorruptError(
                     "bucket is too large", tensor=first.name, found=f"{n_bytes} bytes"
                 )
-            self.parts.append(taken)
+            self.parts.add(bucket.tensors, starts, sizes)
         for tensor, a, b in zip(self.tensors, based, new, strict=True):
             if a != tensor.n_based or b != tensor.n_words:
                 raise CorruptError("words of a tensor are in no bucket", tensor=tensor.name)

@@ -274,7 +274,7 @@ def _from_columns(columns: Columns) -> Manifest:
     return Manifest(is_directory[0], base_files, is_directory[1], target_files, tensors, buckets)
 
 
-def _runs(indices: list[int]) -> list[int]:
+def _runs(indices: Sequence[int]) -> list[int]:
     """Increasing indices as first, length, first, length, … of their runs."""
     runs: list[int] = []
     for i in indices:
@@ -285,8 +285,10 @@ def _runs(indices: list[int]) -> list[int]:
     return runs
 
 
-def _indices(runs: list[int], n: int) -> list[int]:
+def _indices(runs: Sequence[int], n: int) -> Sequence[int]:
     """Inverse of `_runs`, for indices below ``n``."""
+    if len(runs) == 2 and runs[1] and sum(runs) <= n:
+        return range(runs[0], sum(runs))  # which takes no memory, of however many
     indices: list[int] = []
     for first, length in zip(runs[::2], runs[1::2], strict=True):
         if length == 0 or first + length > n or (indices and first <= indices[-1] + 1):

@@ -17,7 +17,8 @@ from sparsediff.checksum import LOCATOR_DIGITS, PartChecksums, Sums
 from sparsediff.dtypes import DType
 from sparsediff.errors import WrongBaseError
 from sparsediff.kernels import Extents, Words
-from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest, Part
+from sparsediff.patch.manifest import MAX_BUCKET_WORDS, Manifest
+from sparsediff.patch.parts import Part
 
 PIECE_BYTES = 1 << 20  # few enough calls, and base and target stay in the cache
 MAX_RUN_PARTS = 1 << 12  # few enough that counts of each take little memory
@@ -61,7 +62,7 @@ class Run(NamedTuple):
     """
 
     part: int
-    parts: list[Part]
+    parts: Sequence[Part]
     ends: list[int]
     words: list[Words]
     is_whole: bool
@@ -118,11 +119,13 @@ def runs(
     limit = piece_words(dtype)
     memory = into or room(manifest, bucket, len(sources), at_most=limit)
     parts = manifest.parts[bucket]
+    lengths = parts.sizes
+    cut: list[tuple[Sequence[Part], list[int]]]
     at = first = 0
     while first < len(parts):
         taken, ends, n = first, [], 0
-        while taken < min(len(parts), first + MAX_RUN_PARTS) and n + parts[taken].n_words <= limit:
-            n += parts[taken].n_words
+        while taken < min(len(parts), first + MAX_RUN_PARTS) and n + lengths[taken] <= limit:
+            n += lengths[taken]
             ends.append(n)
             taken += 1
         part = parts[first]
@@ -135,13 +138,13 @@ def runs(
                 ([Part(part.tensor, part.start + start, size)], [size])
                 for start, size in zip(starts, sizes, strict=True)
             ]
-        for i, (found, lengths) in enumerate(cut, 1):
-            views = [m[at : at + lengths[-1]] for m in memory]
+        for i, (found, until) in enumerate(cut, 1):
+            views = [m[at : at + until[-1]] for m in memory]
             for source, view in zip(sources, views, strict=True):
                 _fill(source, found, dtype.word_bytes, view)
-            yield Run(first, found, lengths, views, bool(ends), i == len(cut))
+            yield Run(first, found, until, views, bool(ends), i == len(cut))
             if into is not None:
-                at += lengths[-1]
+                at += until[-1]
         first = max(taken, first + 1)
 
 
@@ -223,7 +226,7 @@ def sample(manifest: Manifest, bucket: int, sources: Sequence[Source]) -> tuple[
     dtype = bucket_dtype(manifest, bucket)
     parts = manifest.parts[bucket]
     n_words = manifest.buckets[bucket].n_words
-    ends = list(accumulate(p.n_words for p in parts))
+    ends = list(accumulate(parts.sizes))
     stride, length = SAMPLE_STRIDE // dtype.word_bytes, SAMPLE_BYTES // dtype.word_bytes
     starts = range(0, n_words, stride)
     total = sum(min(length, n_words - s) for s in starts)

@@ -368,10 +368,10 @@ def _attribute(manifest: Manifest, sizes: dict[str, int]) -> Sequence[float]:
     for i, (bucket, parts) in enumerate(zip(manifest.buckets, manifest.parts, strict=True)):
         if not (n_bytes := sizes.get(f"bucket.{i}", 0)):
             continue
-        rows, _, n_words = map(list, zip(*parts, strict=True))
-        weights = np.array(n_words, np.float64)
+        rows = np.array(parts.tensors)
+        weights = np.array(parts.sizes, np.float64)
         if bucket.base is not None:
-            tensors = [manifest.tensors[row] for row in rows]
+            tensors = [manifest.tensors[row] for row in parts.tensors]
             stepped = np.array([t.n_stepped for t in tensors], np.float64)
             if stepped.any():
                 weights *= stepped / np.array([t.n_based for t in tensors])

@@ -30,7 +30,8 @@ from sparsediff.kernels.steps import Words
 from sparsediff.parallel import ordered_map
 from sparsediff.patch import words
 from sparsediff.patch.container import Patch
-from sparsediff.patch.manifest import Manifest, Part
+from sparsediff.patch.manifest import Manifest
+from sparsediff.patch.parts import Part
 from sparsediff.patch.words import Run
 from sparsediff.updates.named import BaseTensors
 
