@@ -7,13 +7,16 @@ took a checksum over the same bytes. Reads no file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sparsediff.patch.manifest import Manifest
 
-Place = tuple[int, int, int]
-"""Bytes of a checkpoint: index of the file, first byte, how many."""
+_NUMBER = 8  # bytes of each in `Places`
+Places = bytes
+"""Bytes of a checkpoint: of each run the index of the file, the first byte and how many, in a row,
+as there may be very many."""
 
 
 class Content(NamedTuple):
@@ -26,7 +29,7 @@ class Content(NamedTuple):
     """
 
     files: list[tuple[str, int]]
-    sums: dict[tuple[str, tuple[Place, ...]], str]
+    sums: dict[tuple[str, Places], str]
 
     def differs(self, other: Content) -> str | None:
         """Name of a file that is not the same in both, for certain; None if there is none."""
@@ -34,7 +37,7 @@ class Content(NamedTuple):
             return min(set(self.files) ^ set(other.files), default=("", 0))[0]
         for (kind, places), found in other.sums.items():
             if self.sums.get((kind, places), found) != found:
-                return self.files[places[0][0]][0]
+                return self.files[memoryview(places[:_NUMBER]).cast("q")[0]][0]
         return None
 
     def proves(self, other: Content) -> bool:
@@ -55,7 +58,7 @@ def of_target(manifest: Manifest) -> Content:
             (file_of[tensor], manifest.tensors[tensor].offset + skip, n)
             for tensor, skip, n in _parts(manifest, bucket)
         )
-        sums["words", tuple(places)] = found
+        sums["words", _packed(places)] = found
     return Content([(f.name, f.size) for f in files], sums)
 
 
@@ -71,17 +74,24 @@ def of_base(manifest: Manifest) -> Content:
                 for tensor, skip, n in _parts(manifest, bucket)
                 for begin in (manifest.tensors[tensor].base_offset,)
             )
-            sums["words", tuple(places)] = record.base
+            sums["words", _packed(places)] = record.base
     return Content([(f.name, f.size) for f in files], sums)
 
 
-def _skeleton(file: int, ranges: list[tuple[int, int]]) -> tuple[str, tuple[Place, ...]]:
-    places: list[Place] = []
+def _packed(places: Iterable[tuple[int, int, int]]) -> Places:
+    packed = array("q")
+    for place in places:
+        packed.extend(place)
+    return packed.tobytes()
+
+
+def _skeleton(file: int, ranges: list[tuple[int, int]]) -> tuple[str, Places]:
+    places: list[tuple[int, int, int]] = []
     for begin, end in ranges:
         if places and sum(places[-1][1:]) == begin:  # an empty tensor lies between
             _, begin, _ = places.pop()
         places.append((file, begin, end - begin))
-    return "skeleton", tuple(places)
+    return "skeleton", _packed(places)
 
 
 def _parts(manifest: Manifest, bucket: int) -> Iterator[tuple[int, int, int]]:
