@@ -326,7 +326,8 @@ def _tensors(
                 if tensor.n_based or base_skip:
                     raise ValueError("tensor without a base file has a base")
             else:
-                tensor.base_offset = cursor[base] + base_skip
+                at = cursor[base] + base_skip
+                tensor.base_offset = tensor.offset if at == tensor.offset else at  # one number
                 cursor[base] = tensor.base_offset + tensor.n_based * tensor.dtype.word_bytes
                 if not 0 <= tensor.base_offset < cursor[base] <= base_files[base].size:
                     raise ValueError(f"base of {name!r} lies outside its file")

@@ -8,7 +8,7 @@ A patch itself goes by places; checksums decide in the end, whatever a name prom
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,31 @@ from sparsediff.disk.inputs import OpenFiles
 from sparsediff.errors import UnsupportedError, WrongBaseError
 from sparsediff.patch import words
 from sparsediff.patch.manifest import Manifest
+
+
+class Rows(Collection[int]):
+    """Rows of tensors, of which there may be very many: a byte for each that there is."""
+
+    def __init__(self, n: int) -> None:
+        """Take how many tensors there are; none is in it."""
+        self._flags, self._n = bytearray(n), 0
+
+    def add(self, row: int) -> None:
+        """Add one that is not in it."""
+        self._flags[row] = 1
+        self._n += 1
+
+    def __contains__(self, row: object) -> bool:
+        """Whether it is in it."""
+        return isinstance(row, int) and bool(self._flags[row])
+
+    def __iter__(self) -> Iterator[int]:
+        """Those in it, in order."""
+        return (row for row, flag in enumerate(self._flags) if flag)
+
+    def __len__(self) -> int:
+        """How many are in it."""
+        return self._n
 
 
 class BaseTensors:
@@ -103,7 +128,7 @@ def open_base(base: Path | str | Tensors, manifest: Manifest) -> Base:
     return BaseTensors(in_memory(base), manifest)
 
 
-def renamed_rows(manifest: Manifest, base: Base) -> set[int]:
+def renamed_rows(manifest: Manifest, base: Base) -> Collection[int]:
     """Rows of tensors that the patch takes from a base tensor of another name.
 
     To whoever goes by names they are new. Tensors in memory have been found by name.
@@ -113,13 +138,13 @@ def renamed_rows(manifest: Manifest, base: Base) -> set[int]:
         CorruptError: it violates its format.
     """
     if not isinstance(base, BaseFiles):
-        return set()
+        return ()
     names = {
         file: {s.offset: s.name for s in spans if s.nbytes}
         for file, spans in _base_spans(manifest, base)
     }
     times = Counter(name for file in names.values() for name in file.values())
-    found = set()
+    found = Rows(len(manifest.tensors))
     for file, rows in enumerate(manifest.file_tensors):
         for row in rows:
             tensor = manifest.tensors[row]
