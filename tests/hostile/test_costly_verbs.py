@@ -22,9 +22,10 @@ READ = {
     "stats --sort": "stats {patch} --sort bits --json",
     "stats --sort name": "stats {patch} --sort name",
     "stats --top": "stats {patch} --top 5",
-    **{f"stats --by {by}": f"stats {{patch}} --by {by}" for by in BY},
 }
 """Verbs that read the patch alone: it is right, and they say so."""
+GROUP = {f"stats --by {by}": f"stats {{patch}} --by {by}" for by in BY}
+"""The same of groups of tensors: for patches of many, of one it is what `stats` is without."""
 REBUILD = {
     "verify --base": "verify {patch} --base {base}",
     "apply": "apply {base} {patch} -o {out}",
@@ -33,7 +34,9 @@ REBUILD = {
     "export -j 1": "export {base} {patch} -o {out} -j 1",
 }
 """Verbs that make the target's words."""
-_SECONDS = {name: 20.0 for name in (*READ, *REBUILD) if name not in ("verify", "verify --base")}
+_SECONDS = {
+    name: 20.0 for name in (*READ, *GROUP, *REBUILD) if name not in ("verify", "verify --base")
+}
 """Of processor time: what a verb prints or writes takes 10 to 20 µs for each tensor or bucket, on a
 busy machine twice that."""
 _SECONDS["show --json"] = 40.0  # which prints each tensor, and each part of a bucket beside
@@ -52,6 +55,14 @@ def pair(
 def test_reading(pair: tuple[str, Path, Path], verb: str) -> None:
     _, patch, _ = pair
     check(verb, READ[verb].format(patch=patch), {0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", [*GROUP])
+@pytest.mark.parametrize("pair", ["new", "same", "shapes"], indirect=True)
+def test_grouping(pair: tuple[str, Path, Path], verb: str) -> None:
+    _, patch, _ = pair
+    check(verb, GROUP[verb].format(patch=patch), {0})
 
 
 @pytest.mark.slow
