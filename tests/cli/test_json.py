@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 from hypothesis import given
@@ -30,6 +30,28 @@ def test_as_python_prints_it(document: Any, block: int) -> None:
     with at_once, contextlib.redirect_stdout(io.StringIO()) as out:
         print_json(document)
     assert out.getvalue() == json.dumps(document, indent=2) + "\n"
+
+
+class Place(NamedTuple):
+    n: object
+    shape: tuple[object, ...]
+
+
+shapes = st.lists(plain | st.integers(0, 2), max_size=18).map(tuple)
+alike = st.lists(
+    st.fixed_dictionaries({"100 %s": plain, "n": st.integers(), 3: st.text(), "shape": shapes}),
+    max_size=9,
+) | st.lists(st.builds(Place, plain, shapes), max_size=9)
+
+
+@given(alike, st.integers(1, 4))
+def test_rows_that_are_alike_are_printed_as_a_list(rows: list[Any], block: int) -> None:
+    with (
+        mock.patch.object(documents, "_BLOCK", block),
+        contextlib.redirect_stdout(io.StringIO()) as out,
+    ):
+        print_json({"rows": Rows(lambda: iter(rows)), "row": rows})
+    assert out.getvalue() == json.dumps({"rows": rows, "row": rows}, indent=2) + "\n"
 
 
 @given(st.lists(st.recursive(plain, nested, max_leaves=5), max_size=5))
