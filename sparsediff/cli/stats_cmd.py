@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -276,7 +277,6 @@ def _or_least(value: Any) -> Any:
 def _print(stats: CheckpointStats, shown: Iterable[Group], by: str, hidden: int) -> None:
     total = stats.total
     columns: dict[str, Callable[[Group], str]] = {
-        by: lambda g: g.key,
         "elements": lambda g: count(g.n_elements),
         "changed": lambda g: count(g.n_changed),
         "density": lambda g: percent(g.density),
@@ -288,10 +288,15 @@ def _print(stats: CheckpointStats, shown: Iterable[Group], by: str, hidden: int)
         "in patch": lambda g: size(g.patch_bytes),
         "bits/chg": lambda g: number(g.bits_per_changed),
     }
-    cells = columns.values()
+
+    @lru_cache(1 << 12)  # of very many tensors most are like another, but for the name
+    def cells(figures: tuple[Any, ...]) -> list[str]:
+        group = type(total)("", *figures)
+        return [cell(group) for cell in columns.values()]
+
     print_table(
-        [*columns],
-        ([cell(g) for cell in cells] for g in chain(shown, [total])),
+        [by, *columns],
+        ([g.key, *cells(g[1:])] for g in chain(shown, [total])),
         last_is_total=True,
         expendable=("sparsity", "median", "largest", "±1"),
     )

@@ -53,8 +53,13 @@ def print_table(
     is_cut, widths[0] = widths[0] > first, min(widths[0], first)
 
     def lines(cells: Sequence[Sequence[str]]) -> list[str]:
-        padded = [_padded(cells[i], widths[i], i) for i in shown]
-        return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
+        rows = zip(*(cells[i] for i in shown), strict=True)
+        if all("".join(cells[i]).isascii() for i in shown):
+            form = "  ".join(f"%{widths[i]}s" if i else f"%-{widths[i]}s" for i in shown)
+            return [(form % row).rstrip() for row in rows]
+        return [
+            "  ".join(map(_padded, row, (widths[i] for i in shown), shown)).rstrip() for row in rows
+        ]
 
     click.echo(lines([[name] for name in columns])[0])
     click.echo("─" * (sum(widths[i] + 2 for i in shown) - 2))
@@ -96,9 +101,7 @@ def _printable(cells: Sequence[str]) -> Sequence[str]:
     return [printable(cell) for cell in cells]
 
 
-def _padded(column: Sequence[str], width: int, at: int) -> list[str]:
-    """Cells of the column ``at`` as wide as the widest, the first to the left, others right."""
-    if "".join(column).isascii():
-        return [cell.rjust(width) if at else cell.ljust(width) for cell in column]
-    gaps = [" " * (width - n) for n in _cells(column)]
-    return [gap + cell if at else cell + gap for gap, cell in zip(gaps, column, strict=True)]
+def _padded(cell: str, width: int, at: int) -> str:
+    """A cell of the column ``at`` as wide as the widest, the first to the left, others right."""
+    gap = " " * (width - _cells([cell])[0])
+    return gap + cell if at else cell + gap
