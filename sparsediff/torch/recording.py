@@ -207,6 +207,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note(self, into: torch.Tensor, source: torch.Tensor) -> None:
         """A copy to the model's memory."""
+        if not into.numel():
+            return  # as where a rank has no rows
         origin = self._origins.get(_key(source))
         if origin is None:
             self._besides.append(into)
@@ -255,16 +257,14 @@ def _nested(view: torch.Tensor) -> bool:
     for stride, size in sorted(zip(view.stride(), view.shape, strict=True)):
         if size > 1:
             if stride < reach:
-                return view.numel() == 0
+                return False
             reach = stride * size
     return True
 
 
 def _overlapping(routes: dict[str, list[Route]], besides: list[torch.Tensor]) -> set[str]:
     """Names of tensors with a route whose memory, first to last byte, another one has as well."""
-    extents = [
-        (*extent(r.into), name) for name, found in routes.items() for r in found if r.into.numel()
-    ]
+    extents = [(*extent(r.into), name) for name, found in routes.items() for r in found]
     extents += [(*extent(t), "") for t in besides if t.numel() and t.layout is torch.strided]
     found: set[str] = set()
     reach = ("", -1, "")  # device, end and name of what reaches furthest so far

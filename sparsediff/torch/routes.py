@@ -220,7 +220,9 @@ class Routes:
                     flat = _flat(route.into)
                     key = (str(flat.device), flat.data_ptr(), flat.element_size())
                     part = parts.setdefault(key, Part(flat))
-                    part.add(update.name, at, update.words[taken], update.base_words[taken])
+                    # Copies: a view would keep all words of the tensor until the last is staged.
+                    words, base = update.words[taken].clone(), update.base_words[taken].clone()
+                    part.add(update.name, at, words, base)
         for part in parts.values():
             part.load()
         for device in {p.flat.device for p in parts.values()}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 from sparsediff import UnsupportedError, UsageError, WrongBaseError, make_patch
 from sparsediff.torch import iter_updates
-from sparsediff.torch.routes import Routes, describe, record
+from sparsediff.torch.recording import Route, _not_plain
+from sparsediff.torch.routes import Routes, _local, describe, record
+from sparsediff.torch.staged import Part
 from tests.support.engine import PADDED, VOCAB, Engine, checkpoint, fresh, same, save, step
 
 DTYPES = [
@@ -82,6 +85,75 @@ def test_every_rank_becomes_what_a_fresh_load_gives(
         staged.commit()
         assert same(engine, fresh(steps[-1], engine))
         assert [p.data_ptr() for p in engine.parameters()] == places
+
+
+@st.composite
+def views(draw: st.DrawFn, sizes: list[int]) -> torch.Tensor:
+    """A view of numbered words with these sizes: permuted, with gaps, not from the first on."""
+    wide = [n + draw(st.sampled_from([0, 0, 2])) for n in sizes]
+    order = draw(st.permutations(range(len(sizes))))
+    memory = torch.arange(draw(st.integers(0, 3)) + math.prod(wide) * 2)
+    steps = draw(st.sampled_from([1, 2]))
+    start = draw(st.integers(0, memory.numel() - 2 * math.prod(wide)))
+    laid = memory[start:][: steps * math.prod(wide) : steps].view([wide[d] for d in order])
+    view = laid.permute([order.index(d) for d in range(len(sizes))])
+    for d, n in enumerate(sizes):
+        view = view.narrow(d, draw(st.integers(0, wide[d] - n)), n)
+    return view
+
+
+@pytest.mark.parametrize("sizes", [[], [4], [3, 4], [2, 1, 3, 2]], ids=str)
+@given(data=st.data(), share=st.sampled_from([0.3, 1.0]), seed=st.integers(0, 99))
+def test_words_go_where_a_copy_takes_them(
+    sizes: list[int], data: st.DataObject, share: float, seed: int
+) -> None:
+    source, into = data.draw(views(sizes)), data.draw(views(sizes))
+    n_words = source.untyped_storage().nbytes() // source.element_size()
+    indices = torch.arange(n_words)
+    memory = torch.full((into.untyped_storage().nbytes() // into.element_size(),), -1)
+    memory.as_strided(into.shape, into.stride(), into.storage_offset()).copy_(source)
+    assert _not_plain(into, source, source.dtype) is None
+    indices = indices[torch.rand(n_words, generator=torch.manual_seed(seed)) < share]
+    shape, stride = tuple(source.shape), tuple(source.stride())
+    taken, at = _local(Route(shape, stride, int(source.storage_offset()), into), indices)
+    expected = [(w, i) for i, w in enumerate(memory.tolist()) if w in indices]
+    assert sorted(zip(indices[taken].tolist(), at.tolist(), strict=True)) == sorted(expected)
+
+
+def test_copies_of_no_words_are_no_routes(tmp_path: Path) -> None:
+    class Empty(Engine):
+        def load_one(self, name: str, tensor: torch.Tensor) -> None:
+            self.norm.data[:0].copy_(tensor.view(-1)[:0])
+            self.norm.data[:0].copy_(tensor.view(-1)[:1].expand(0))
+            super().load_one(name, tensor)
+
+    before, path = checkpoint(), save(checkpoint(), tmp_path / "c")
+    engine = fresh(before, Empty())
+    routes = record(engine, describe(path))
+    assert routes.unrouted == {}
+    assert all(route.into.numel() for found in routes.found.values() for route in found)
+    after = step(before, 0.3, 1)
+    make_patch(path, save(after, tmp_path / "d"), tmp_path / "p")
+    routes.stage(iter_updates(tmp_path / "p", path)).commit()
+    assert same(engine, fresh(after, Engine()))
+
+
+def test_what_is_staged_keeps_no_words_of_others(tmp_path: Path) -> None:
+    path = save(checkpoint(), tmp_path / "c")
+    engine = fresh(checkpoint(), Engine(rank=1, size=2))
+    make_patch(path, save(step(checkpoint(), 0.3, 1), tmp_path / "d"), tmp_path / "p")
+    kept: list[torch.Tensor] = []
+    add = Part.add
+
+    def added(self: Part, name: str, *words: torch.Tensor) -> None:
+        kept.extend(words)
+        add(self, name, *words)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Part, "add", added)
+        record(engine, describe(path)).stage(iter_updates(tmp_path / "p", path))
+    assert kept
+    assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in kept)
 
 
 def test_what_the_routes_say(tmp_path: Path) -> None:
