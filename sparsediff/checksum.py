@@ -1,10 +1,9 @@
 """Checksums against accidents (XXH3-128) and the digest of what travels (SHA-256).
 
-Enters: bytes. Leaves: hex strings; those of parts, of which there may be very many, as the
-bytes that these stand for. A bucket's checksum is taken over the
+Enters: bytes. Leaves: hex strings. A bucket's checksum is taken over the
 checksums of its parts, so one pass over the words both verifies the bucket
 and, through the parts' locators, names the tensor that differs
-(format.md, "Checksums").
+(format.md, "Checksums"). Of the parts, which may be very many, no more leaves than that.
 """
 
 from __future__ import annotations

@@ -132,7 +132,8 @@ class Publisher:
         """Publish the state of a step; every rank must call this with its part of it.
 
         The tensors must not change meanwhile. If it fails, no version appears, and the next
-        call makes up for it.
+        call makes up for it; only if the state directory cannot be written there is one already,
+        and the next must be of a later step.
 
         Args:
             state_dict: tensors by name, on any device: whole ones, on one rank or on

@@ -1,4 +1,5 @@
-/* take_in, rebuild and choose_by_sample: a bucket's words gone through in one call, from files and to files. */
+/* take_in, rebuild and choose_by_sample: a bucket's words gone through in one call, from files and
+ * to files. */
 #include <time.h>
 
 #include "files.h"
