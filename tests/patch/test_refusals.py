@@ -727,6 +727,44 @@ def test_target_that_changes_while_it_is_read(
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("change", ["rewrite", "replace", "remove", "truncate"])
+@pytest.mark.parametrize("side", ["base", "target"])
+def test_files_that_change_between_two_buckets(
+    side: str, change: str, jobs: int, base: Path, target: Path, tmp_path: Path
+) -> None:
+    """They stay open from one to the next."""
+    victim = {"base": base, "target": target}[side] / "model-00001-of-00002.safetensors"
+    calls = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls != 3:
+            return
+        before = victim.stat()
+        if change == "rewrite":  # and hide it
+            with open(victim, "r+b") as f:
+                f.seek(-1, os.SEEK_END)
+                f.write(b"x")
+            os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
+        elif change == "replace":
+            shutil.copy2(victim, tmp_path / "copy")
+            os.replace(tmp_path / "copy", victim)
+        elif change == "remove":
+            victim.unlink()
+        else:
+            os.truncate(victim, before.st_size // 2)
+
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(UnavailableError, match="changed while it was read") as info:
+        make_patch(base, target, tmp_path / "p", jobs=jobs, bucket_words=64, progress=progress)
+    assert calls >= 3
+    assert str(victim) in str(info.value)
+    assert not (tmp_path / "p").exists()
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_second_run_on_the_same_output_is_locked(
     cli: Run, base: Path, target: Path, patch: Path, tmp_path: Path
 ) -> None:
