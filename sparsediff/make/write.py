@@ -7,7 +7,7 @@ refuses if a file changed meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,9 +128,10 @@ def make_patch(
     found, jobs = Completion(manifest), threads(jobs, sides[1].n_bytes)
     with spool(place, sides[1].n_bytes) as payloads, os_errors(place or "temporary file"):
         work = encode_tasks(manifest, *sides, WHOLE, jobs, progress, observer, room)
-        for task, encoded in work:
-            found.enter(task, encoded.result, len(encoded.payload))
-            payloads.write(encoded.payload)
+        with closing(work):
+            for task, encoded in work:
+                found.enter(task, encoded.result, len(encoded.payload))
+                payloads.write(encoded.payload)
         for checkpoint in sides:
             checkpoint.check_unchanged()
         head = pack(manifest, found.sizes)
@@ -180,8 +181,11 @@ def encode_tasks(
     progress: Progress | None,
     observer: Observer | None,
     room: Budget | None = None,
-) -> Iterator[tuple[Task, Encoded]]:
-    """Encode a share of a plan, its tasks in stored order."""
+) -> Generator[tuple[Task, Encoded], None, None]:
+    """Encode a share of a plan, its tasks in stored order.
+
+    Whoever ends before the last closes this, or threads and files stay.
+    """
     base_files, target_files = ([f.source for f in side.files] for side in (base, target))
     target_bytes = sum(f.size for f in manifest.target_files)
 

@@ -7,6 +7,7 @@ Enters: base, target and a share. Leaves: a part that appears whole or not at al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from sparsediff.checkpoint import Checkpoint
@@ -77,11 +78,12 @@ def make_part(
     results: list[Result] = []
     sizes: dict[str, int] = {}
     with spool(place) as payloads, os_errors(place or "temporary file"):
-        for task, encoded in encode_tasks(manifest, *sides, part, jobs, progress, None):
-            results.append(encoded.result)
-            if encoded.payload:
-                sizes[payload_name(task)] = len(encoded.payload)
-                payloads.write(encoded.payload)
+        with closing(encode_tasks(manifest, *sides, part, jobs, progress, None)) as work:
+            for task, encoded in work:
+                results.append(encoded.result)
+                if encoded.payload:
+                    sizes[payload_name(task)] = len(encoded.payload)
+                    payloads.write(encoded.payload)
         for checkpoint in sides:
             checkpoint.check_unchanged()
         found = Findings(part, _read(manifest, *sides, mine), results, sizes)
