@@ -100,12 +100,13 @@ def _others(found: list[Status], known: dict[str, Catalog]) -> dict[str, Catalog
     A name that is relative was so to a directory that nobody remembers: what is there by that name
     now counts only if it is of the same history.
     """
-    from sparsediff.shipping.status import status_of_store
+    from sparsediff.shipping.status import place_of, status_of_store
 
-    catalogs = {}
+    catalogs: dict[str, Catalog] = {}
+    given = {place_of(name) for name in known}
     for s in found:
-        name, ids = s.store, {c.id for c in known.values()}
-        if name is None or name in catalogs or s.id in ids or "://" in name:
+        name = s.store
+        if name is None or name in catalogs or "://" in name or place_of(name) in given:
             continue
         if not os.path.isdir(name):
             continue

@@ -163,12 +163,15 @@ def compare(found: list[Status], catalogs: Mapping[str, Catalog]) -> list[Status
         found: whose records were read before the stores: so a store that is older has gone back.
         catalogs: by the names of the stores.
     """
-    by_id = {catalog.id: catalog for catalog in catalogs.values()}
-    stores = {place_of(name) for name in catalogs}
-    return [
-        _compared(s, by_id.get(s.id or ""), s.store is not None and place_of(s.store) in stores)
-        for s in found
-    ]
+    by_place = {place_of(name): catalog for name, catalog in catalogs.items()}
+    in_order = sorted(catalogs.values(), key=lambda c: c.latest.version)
+    by_id = {catalog.id: catalog for catalog in in_order}  # of copies of a store the newest
+    compared = []
+    for s in found:
+        own = None if s.store is None else by_place.get(place_of(s.store))
+        catalog = own if own is not None and own.id == s.id else by_id.get(s.id or "")
+        compared.append(_compared(s, catalog, own is not None))
+    return compared
 
 
 def place_of(store: str) -> str:

@@ -333,6 +333,23 @@ def test_status_says_that_a_store_has_gone_back_or_holds_another_history(
         assert "as well" not in out
 
 
+def test_a_copy_of_a_store_is_not_taken_for_the_store(
+    old: Path, store: Store, tmp_path: Path, cli: Run
+) -> None:
+    """What lags behind has not gone back; and a store that has is not what its copy is."""
+    dest, copy = tmp_path / "dest", tmp_path / "copy"
+    pull(store, dest)
+    shutil.copytree(tmp_path / "store", copy)
+    shutil.copy(old, copy / POINTER)
+    for words in ([copy], [store.name, copy], [copy, store.name]):
+        code, out, _ = cli("status", *words, dest)
+        assert (code, "gone back" in out, "0 versions" in out) == (0, False, True)
+    shutil.copy(tmp_path / "store" / POINTER, copy)
+    put_back(old, tmp_path)
+    for words in ([copy], [store.name, copy], [copy, store.name]):
+        assert "gone back to version 2" in cli("status", *words, dest)[1]
+
+
 def test_a_store_of_a_relative_name_is_not_taken_for_one_of_that_name_elsewhere(
     trainer: Trainer, store: Store, tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
