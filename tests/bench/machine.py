@@ -7,6 +7,7 @@ import platform
 import re
 from pathlib import Path
 
+from sparsediff.kernels import NAME
 from tests.bench.process import output
 
 
@@ -19,13 +20,14 @@ def _first(pattern: str, path: str) -> str:
 
 
 def describe() -> dict[str, str]:
-    """Processor, memory, system and versions, each as a line of text."""
+    """Processor, memory, system, kernels and versions, each as a line of text."""
     memory = _first(r"^MemTotal:\s+(\d+)", "/proc/meminfo")
     return {
         "processor": _first(r"^model name\s*:(.*)", "/proc/cpuinfo"),
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{int(memory) / 2**20:.1f} GiB" if memory.isdigit() else memory,
         "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
+        "kernels": NAME.removeprefix("compiled, "),
         "python": platform.python_version(),
         "libc": " ".join(platform.libc_ver()),
         "commit": output(["git", "describe", "--always", "--dirty", "--abbrev=12"]).strip(),

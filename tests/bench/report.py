@@ -155,7 +155,10 @@ def by_size(rows: list[Row]) -> str:
     for row in rows:
         gib = row["size"] / 2**30
         runs = row["runs"]
-        cells = [f"{row['mib']} MiB on {row['filesystem']}", f"{row['density']:.2%}"]
+        cells = [
+            f"{row['mib']} MiB on {row['filesystem']}, {row['kernels']}",
+            f"{row['density']:.2%}",
+        ]
         for verb in REFERENCE:
             wall = least(runs[f"{verb} -j 2"], "wall")
             cells += [f"{wall / gib:.2f}", f"{wall / least(runs[REFERENCE[verb]], 'wall'):.2f}"]
@@ -180,7 +183,8 @@ WORK = ("at once", "read", "write", "hash", "kernels", "rest")
 
 
 def _pair(row: Row) -> str:
-    return f"{row['mib']} MiB on {row['filesystem']}, {row['density']:.2%}"
+    """Where and what: instruction sets, like file systems, make more of a difference than pairs."""
+    return f"{row['mib']} MiB on {row['filesystem']}, {row['kernels']}, {row['density']:.2%}"
 
 
 def accounts(rows: list[Row]) -> str:
@@ -251,7 +255,8 @@ def _where(document: Row) -> str:
     m = document["machine"]
     return (
         f"{m['processor']}, {m['cores']} cores, {m['memory']}, {m['kernel']}, {m['libc']}, "
-        f"Python {m['python']}; files on {document['filesystem']}; commit {m['commit']}."
+        f"Python {m['python']}, kernels {m['kernels']}; files on {document['filesystem']}; "
+        f"commit {m['commit']}."
     )
 
 
@@ -292,7 +297,7 @@ def report(documents: list[Row], path: Path | None) -> str:
         for pair in found:
             out += [f"## {pair['title']}\n", facts(pair), pair_table(pair)]
     rows = [
-        row | {"filesystem": d["filesystem"]}
+        row | {"filesystem": d["filesystem"], "kernels": d["machine"]["kernels"]}
         for d in documents
         for row in d.get("speed", {}).get("rows", [])
     ]
