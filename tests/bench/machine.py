@@ -36,4 +36,4 @@ def describe() -> dict[str, str]:
 
 def filesystem(directory: Path) -> str:
     """Type of the file system that holds ``directory``."""
-    return output(["df", "--output=fstype", str(directory)]).split()[-1]
+    return ["?", *output(["df", "--output=fstype", str(directory)]).split()][-1]
