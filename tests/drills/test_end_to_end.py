@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from sparsediff.shipping.pull import pull
 from sparsediff.stores import Store, open_store
 from tests.support.processes import finish, running, sparsediff, start, use, wait_until
-from tests.support.runs import catalog_of, digest_of
+from tests.support.runs import catalog_of, digest_of, has_arrived
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -109,7 +110,8 @@ def play(url: str, room: Path, n: int, pause: float) -> None:
         wait_until(lambda: versions_of(store)[-1] == last, "last version")
         final = trained[last]
         ends = [follower / "current", slow, late / "current", seen / last, seen_slow / last]
-        wait_until(lambda: {digest_of(end) for end in ends} == {final}, "last version everywhere")
+        for end in ends:
+            wait_until(partial(has_arrived, end, final), f"last version at {end}")
 
     for name in ("follow", "slow", "late"):
         problems = [x for x in (room / log_of(name)).read_text().splitlines() if "now " not in x]

@@ -92,6 +92,14 @@ def digest_of(path: Path) -> str:
     return hasher.hexdigest()
 
 
+def has_arrived(path: Path, digest: str) -> bool:
+    """Whether a checkpoint that a pull may be at work on has that digest, in all its files."""
+    try:
+        return digest_of(path) == digest
+    except FileNotFoundError:  # moved aside while it was read
+        return False
+
+
 def shown(result: PullResult) -> str:
     """Name of the version that a pull ended with."""
     assert result.version is not None
