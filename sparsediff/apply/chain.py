@@ -86,10 +86,8 @@ def cut_alike(before: Manifest, after: Manifest) -> bool:
         and all(f.dictionary in (None, i) for i, f in enumerate(after.target_files))
         and (before.file_tensors, before.parts) == (after.file_tensors, after.parts)
         and all(
-            (t.base_file, t.base_offset, t.n_based, t.dtype) == (file, s.offset, s.n_words, s.dtype)
+            after.tensors.are_based_on(before.tensors, rows, file)
             for file, rows in enumerate(before.file_tensors)
-            for s, t in ((before.tensors[i], after.tensors[i]) for i in rows)
-            if s.n_words
         )
     )
 

@@ -229,7 +229,7 @@ def _check_possible(patch: Patch) -> None:
                 file=f"{patch.name}, {name}",
             )
     for file, indices in zip(manifest.target_files, manifest.file_tensors, strict=True):
-        sources = {manifest.tensors[i].base_file for i in indices} | {file.dictionary}
+        sources = {manifest.tensors.base_files[i] for i in indices} | {file.dictionary}
         for other in [manifest.base_files[s].name for s in sources if s is not None]:
             if other != file.name:
                 raise UnsupportedError(

@@ -308,15 +308,10 @@ def _check_skeleton(manifest: Manifest, file: int, data: bytes, path: object) ->
 def is_copy(manifest: Manifest, file: int, base_file: int) -> bool:
     """Whether a target file has the bytes of a base file, and applying checks all of those."""
     a, b = manifest.target_files[file], manifest.base_files[base_file]
-    tensors = [manifest.tensors[i] for i in manifest.file_tensors[file]]
     return (
         (a.size, a.skeleton) == (b.size, b.skeleton)
         and (a.dictionary, a.skeleton_digest) == (base_file, None)
-        and all(
-            (t.base_file, t.base_offset, t.n_based) == (base_file, t.offset, t.n_words)
-            for t in tensors
-            if t.n_words
-        )
+        and manifest.tensors.are_based_on(manifest.tensors, manifest.file_tensors[file], base_file)
         and not any(manifest.buckets[k].digest for k in manifest.file_buckets[file])
     )
 

@@ -23,8 +23,8 @@ from sparsediff.patch.manifest import (
     Bucket,
     Manifest,
     TargetFile,
-    Tensor,
 )
+from sparsediff.patch.tensors import Tensors
 
 _PROBES = 32  # runs of bytes looked up per tensor
 _PROBE_BYTES = 16  # at 2 % density a run of 8 bf16 words is unchanged 85 % of the time
@@ -46,7 +46,7 @@ def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = MAX_BUCKET_WO
     Raises:
         UnsupportedError: there are too many tensors or files for one patch.
     """
-    manifest = Manifest(base.is_directory, [], target.is_directory, [], [], [])
+    manifest = Manifest(base.is_directory, [], target.is_directory, [], Tensors(), [])
     manifest.base_files = [
         BaseFile(f.name, f.source.size, f.layout(), checksum(f.skeleton())) for f in base.files
     ]
@@ -58,12 +58,9 @@ def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = MAX_BUCKET_WO
         first = len(manifest.tensors)
         matched = matches[file.name]
         for span in file.spans:
-            tensor = Tensor(span.name, span.dtype, span.shape, span.offset)
             match = matched.get(span.name)
-            if match is not None:
-                tensor.base_file, tensor.base_offset = match[0], match[1].offset
-                tensor.n_based = min(tensor.n_words, match[1].nbytes // span.dtype.word_bytes)
-            manifest.tensors.append(tensor)
+            there = match and (match[0], match[1].offset, match[1].nbytes)
+            manifest.tensors.add(span.name, span.dtype, span.shape, span.offset, there)
         manifest.target_files.append(
             TargetFile(
                 file.name,
@@ -72,21 +69,20 @@ def plan(base: Checkpoint, target: Checkpoint, bucket_words: int = MAX_BUCKET_WO
                 skeleton=32 * _NOT_YET,
                 dictionary=namesake[file.name]
                 if file.name in namesake
-                else _likeliest(manifest.tensors[first:], only),
+                else _likeliest(manifest.tensors.base_files[first:], only),
                 skeleton_digest=64 * _NOT_YET,
             )
         )
-        manifest.buckets += _cut(
-            manifest.tensors, range(first, len(manifest.tensors)), bucket_words
-        )
+        rows = range(first, len(manifest.tensors))
+        manifest.buckets += _cut(manifest.tensors, rows, bucket_words)
     manifest.complete()
     check_fits(manifest)
     return manifest
 
 
-def _likeliest(tensors: list[Tensor], default: int | None) -> int | None:
+def _likeliest(base_files: list[int | None], default: int | None) -> int | None:
     """Base file that most tensors of a file come from: its header is the best dictionary."""
-    votes = Counter(t.base_file for t in tensors if t.base_file is not None)
+    votes = Counter(file for file in base_files if file is not None)
     return min(votes, key=lambda f: (-votes[f], f)) if votes else default
 
 
@@ -179,7 +175,7 @@ def _probes(file: CheckpointFile, span: Span) -> list[bytes]:
     return [file.source.read(span.offset + p, size) for p in places]
 
 
-def _cut(tensors: list[Tensor], indices: range, bucket_words: int) -> list[Bucket]:
+def _cut(tensors: Tensors, indices: range, bucket_words: int) -> list[Bucket]:
     """Buckets for the tensors of one file, by dtype and by whether there is a base.
 
     A tensor of half a bucket or more starts and ends its own buckets, so that
@@ -187,14 +183,14 @@ def _cut(tensors: list[Tensor], indices: range, bucket_words: int) -> list[Bucke
     """
     runs: dict[tuple[str, bool], list[tuple[int, int]]] = defaultdict(list)
     for i in indices:
-        tensor = tensors[i]
-        if tensor.n_based:
-            runs[tensor.dtype.name, True].append((i, tensor.n_based))
-        if tensor.n_words > tensor.n_based:
-            runs[tensor.dtype.name, False].append((i, tensor.n_words - tensor.n_based))
+        dtype, n_based, n_words = tensors.dtypes[i].name, tensors.n_based[i], tensors.n_words[i]
+        if n_based:
+            runs[dtype, True].append((i, n_based))
+        if n_words > n_based:
+            runs[dtype, False].append((i, n_words - n_based))
     buckets: list[Bucket] = []
     for (_, based), run in runs.items():
-        limit = min(bucket_words, BUCKET_BYTES // tensors[run[0][0]].dtype.word_bytes)
+        limit = min(bucket_words, BUCKET_BYTES // tensors.dtypes[run[0][0]].word_bytes)
         bucket: Bucket | None = None
         own: list[int] = []  # its tensors
         for index, n_words in run:

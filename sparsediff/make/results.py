@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sparsediff.make.shares import Task
-from sparsediff.patch.manifest import Manifest, Tensor
+from sparsediff.patch.manifest import Manifest
 from sparsediff.patch.measures import median_step
+from sparsediff.patch.tensors import Tensors
 
 N_CLASSES = 128  # of |step| - 1
 
@@ -90,22 +91,22 @@ class Completion:
             record.target, record.digest = result.target, result.digest
         tensors, parts, steps = self._manifest.tensors, self._manifest.parts[bucket], result.steps
         for part, by_class, largest in zip(parts, steps.by_class, steps.largest, strict=False):
-            tensor = tensors[part.tensor]
+            row = part.tensor
             if not largest:
                 continue
-            tensor.largest = max(tensor.largest, largest)
-            if part.n_words == tensor.n_based:
-                _enter_steps(tensor, by_class)
+            tensors.largest[row] = max(tensors.largest[row], largest)
+            if part.n_words == tensors.n_based[row]:
+                _enter_steps(tensors, row, by_class)
             else:
-                counts = self._steps.setdefault(part.tensor, [0] * N_CLASSES)
+                counts = self._steps.setdefault(row, [0] * N_CLASSES)
                 for i, n in enumerate(by_class):
                     counts[i] += n
         for part in (parts[0], parts[-1]):  # only there a tensor ends that began before
-            tensor = tensors[part.tensor]
-            if part.start + part.n_words == tensor.n_based and part.tensor in self._steps:
-                _enter_steps(tensor, self._steps.pop(part.tensor))
+            row = part.tensor
+            if part.start + part.n_words == tensors.n_based[row] and row in self._steps:
+                _enter_steps(tensors, row, self._steps.pop(row))
 
 
-def _enter_steps(tensor: Tensor, by_class: list[int]) -> None:
-    tensor.n_stepped, tensor.n_ones = sum(by_class), by_class[0]
-    tensor.median = median_step(by_class)
+def _enter_steps(tensors: Tensors, row: int, by_class: list[int]) -> None:
+    tensors.n_stepped[row], tensors.n_ones[row] = sum(by_class), by_class[0]
+    tensors.medians[row] = median_step(by_class)

@@ -63,12 +63,12 @@ class MakeResult:
     @property
     def n_elements(self) -> int:
         """Words of the target, those of files of no known format left out."""
-        return sum(self.manifest.tensors[i].n_words for i in self.manifest.known())
+        return sum(self.manifest.tensors.n_words[i] for i in self.manifest.known())
 
     @property
     def n_changed(self) -> int:
         """Those of them that differ from the base, or have none."""
-        return sum(self.manifest.tensors[i].n_changed for i in self.manifest.known())
+        return sum(self.manifest.tensors.n_changed(i) for i in self.manifest.known())
 
     @property
     def bits_per_changed(self) -> float | None:

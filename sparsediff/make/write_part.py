@@ -101,7 +101,7 @@ def _read(manifest: Manifest, base: Checkpoint, target: Checkpoint, mine: list[T
         source = target.files[task.file].source
         read[f"target/{manifest.target_files[task.file].name}"] = changed_at(source)
         parts = manifest.parts[task.bucket] if task.bucket is not None else ()
-        for file in {manifest.tensors[p.tensor].base_file for p in parts} - {None}:
+        for file in {manifest.tensors.base_files[p.tensor] for p in parts} - {None}:
             assert file is not None
             read[f"base/{manifest.base_files[file].name}"] = changed_at(base.files[file].source)
     return read

@@ -19,6 +19,10 @@ MAX_SIZE = 1 << 53  # bytes; integers above are not safe in JSON
 _INT = 32  # bytes of memory
 _POINTERS = 20  # one in a list, which has room for more, and one in the tuple made of it
 
+_SUSPECT = (" ", "\t", "\n", "\r", "\\", "\x7f", "-0")
+"""What JSON of strings and integers has in it, or in its strings, if it is not canonical."""
+_SURROGATE = re.compile("[\ud800-\udfff]").search
+
 Check = Callable[[Sequence[Any]], bool]
 """Whether all values of a column are right."""
 
@@ -47,6 +51,11 @@ def lists_of(check: Check) -> Check:
 def texts(c: Sequence[Any]) -> bool:
     """All are strings."""
     return {*map(type, c)} <= {str}
+
+
+def unicode(c: Sequence[Any]) -> bool:
+    """All are strings that UTF-8 can store."""
+    return texts(c) and (all(map(str.isascii, c)) or not any(map(_SURROGATE, c)))
 
 
 class Columns:
@@ -121,6 +130,22 @@ class Columns:
         """
         text = self._texts.pop((section, column)).decode("ascii")
         values = json.loads(text)
-        if json.dumps(values, separators=(",", ":")) != text:
+        suspect = any(what in text for what in _SUSPECT)  # writing all of it anew takes longer
+        if suspect and json.dumps(values, separators=(",", ":")) != text:
             raise CorruptError("manifest is not canonical JSON")
+        return values
+
+    def checked(self, section: str, column: str, check: Check) -> list[Any]:
+        """The same of a column that must be a list, of values that are all right.
+
+        Raises:
+            CorruptError: as `take`.
+            ValueError: it is not, or they are not.
+        """
+        values = self.take(section, column)
+        if not isinstance(values, list):
+            raise ValueError(f"{column} must be a list")
+        if not check(values):
+            bad = next(value for value in values if not check([value]))
+            raise ValueError(f"bad {column} {bad!r}")
         return values

@@ -73,7 +73,7 @@ def check_fits(plan: Manifest) -> None:
     Raises:
         UnsupportedError: it must. One that is only just too large `pack` finds in the end.
     """
-    names = sum(len(t.name) for t in plan.tensors)
+    names = sum(map(len, plan.tensors.names))
     if names + _MIN_ROW * len(plan.tensors) <= MAX_MANIFEST // 2:
         return  # far from it: most plans need not be written down for this
     # Zeros only become longer numbers; of each file a digest may turn out not to be needed.

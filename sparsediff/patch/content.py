@@ -55,7 +55,7 @@ def of_target(manifest: Manifest) -> Content:
         found = record.target if record.target is not None else record.base
         assert found is not None  # as parsed: a bucket without a base has a target
         places = (
-            (file_of[tensor], manifest.tensors[tensor].offset + skip, n)
+            (file_of[tensor], manifest.tensors.offsets[tensor] + skip, n)
             for tensor, skip, n in _parts(manifest, bucket)
         )
         sums["words", _packed(places)] = found
@@ -64,15 +64,14 @@ def of_target(manifest: Manifest) -> Content:
 
 def of_base(manifest: Manifest) -> Content:
     """What a patch says of its base: of words that it takes, and of all skeletons."""
-    files = manifest.base_files
+    files, tensors = manifest.base_files, manifest.tensors
     skeletons = ((i, file.skeleton_ranges(), file.skeleton) for i, file in enumerate(files))
     sums = {_skeleton(i, ranges): found for i, ranges, found in skeletons if ranges}
     for bucket, record in enumerate(manifest.buckets):
         if record.base is not None:
             places = (
-                (manifest.tensors[tensor].base_file or 0, begin + skip, n)
+                (tensors.base_files[tensor] or 0, tensors.base_offsets[tensor] + skip, n)
                 for tensor, skip, n in _parts(manifest, bucket)
-                for begin in (manifest.tensors[tensor].base_offset,)
             )
             sums["words", _packed(places)] = record.base
     return Content([(f.name, f.size) for f in files], sums)
@@ -97,5 +96,5 @@ def _skeleton(file: int, ranges: list[tuple[int, int]]) -> tuple[str, Places]:
 def _parts(manifest: Manifest, bucket: int) -> Iterator[tuple[int, int, int]]:
     """Index of the tensor, bytes of it to skip and bytes to take, for each part of a bucket."""
     for part in manifest.parts[bucket]:
-        word_bytes = manifest.tensors[part.tensor].dtype.word_bytes
+        word_bytes = manifest.tensors.dtypes[part.tensor].word_bytes
         yield part.tensor, part.start * word_bytes, part.n_words * word_bytes

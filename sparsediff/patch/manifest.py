@@ -7,13 +7,16 @@ each bucket takes. Knows nothing of how it is stored.
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import sub
 
-from sparsediff.dtypes import DType
 from sparsediff.errors import CorruptError
 from sparsediff.patch.parts import PartsByBucket
+from sparsediff.patch.tensors import Tensors
 
 MAX_BUCKET_WORDS = 1 << 24
 MAX_BUCKET_BYTES = 1 << 26
@@ -68,62 +71,6 @@ class TargetFile:
 
 
 @dataclass(slots=True)
-class Tensor:
-    """A tensor of the target and where its base lies.
-
-    Attributes:
-        name: its name; empty too for the bytes of an opaque file (`Manifest.names`).
-        dtype: element type.
-        shape: sizes, C order.
-        offset: first byte in its target file.
-        base_file: index of the base file it is compared with, or None.
-        base_offset: first byte there.
-        n_based: words, from the first on, that have a base.
-        n_stepped: words, among those, that changed.
-        n_ones: how many of them by one step, up or down.
-        median: median |step| of them, in ULP.
-        largest: largest |step|, in ULP.
-        n_bytes: length in bytes; it follows from dtype and shape, and so does
-        n_words: length in words.
-    """
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    offset: int
-    base_file: int | None = None
-    base_offset: int = 0
-    n_based: int = 0
-    n_stepped: int = 0
-    n_ones: int = 0
-    median: int = 0
-    largest: int = 0
-    n_bytes: int = field(init=False)
-    n_words: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Reckon the lengths, which are asked for again and again."""
-        self.n_bytes = self.dtype.n_bytes(self.shape) or 0
-        self.n_words = self.n_bytes // self.dtype.word_bytes
-
-    @property
-    def n_changed(self) -> int:
-        """Changed words; those without a base count as changed."""
-        return self.n_stepped + self.n_words - self.n_based
-
-    def lies_like(self, other: Tensor) -> bool:
-        """Whether target and base of two tensors of one name lie at the same places."""
-        return (
-            self.offset == other.offset
-            and self.shape == other.shape
-            and self.dtype is other.dtype
-            and self.base_file == other.base_file
-            and self.base_offset == other.base_offset
-            and self.n_based == other.n_based
-        )
-
-
-@dataclass(slots=True)
 class Bucket:
     """A run of words that are coded together.
 
@@ -154,7 +101,7 @@ class Manifest:
     base_files: list[BaseFile]
     target_is_directory: bool
     target_files: list[TargetFile]
-    tensors: list[Tensor]
+    tensors: Tensors
     buckets: list[Bucket]
     # Derived from the above by `complete`:
     parts: PartsByBucket = field(default_factory=PartsByBucket)
@@ -164,7 +111,7 @@ class Manifest:
     file_buckets: list[list[int]] = field(default_factory=list)
     """Per target file, the indices of its buckets."""
     _skeleton_sizes: list[int] = field(default_factory=list)
-    names: list[str | None] = field(default_factory=list)
+    names: Sequence[str | None] = ()
     """Per tensor its name, which may be empty; None for the bytes of a file of no known format."""
 
     def known(self) -> Sequence[int]:
@@ -181,10 +128,11 @@ class Manifest:
     def skeleton_ranges(self, file: int) -> list[tuple[int, int]]:
         """Begin and end of each run of skeleton in a target file, in bytes."""
         ranges, end = [], 0
-        for t in (self.tensors[i] for i in self.file_tensors[file]):
-            if t.offset > end:
-                ranges.append((end, t.offset))
-            end = t.offset + t.n_bytes
+        rows = slice(self.file_tensors[file].start, self.file_tensors[file].stop)
+        for offset, n in zip(self.tensors.offsets[rows], self.tensors.n_bytes[rows], strict=True):
+            if offset > end:
+                ranges.append((end, offset))
+            end = offset + n
         size = self.target_files[file].size
         return ranges + ([(end, size)] if size > end else [])
 
@@ -212,7 +160,7 @@ class Manifest:
             self.names != other.names
             or self.parts != other.parts
             or self.file_tensors != other.file_tensors
-            or not all(map(Tensor.lies_like, self.tensors, other.tensors))
+            or not self.tensors.lie_like(other.tensors)
         ):
             return
         self.names, self.tensors, self.parts = other.names, other.tensors, other.parts
@@ -235,53 +183,80 @@ class Manifest:
         self.file_tensors = [
             range(e - f.n_tensors, e) for e, f in zip(ends, self.target_files, strict=True)
         ]
-        file_of = [i for i, f in enumerate(self.target_files) for _ in range(f.n_tensors)]
         tensors = self.tensors
         self._skeleton_sizes = [
-            file.size - sum(t.n_bytes for t in tensors[indices.start : indices.stop])
-            for indices, file in zip(self.file_tensors, self.target_files, strict=True)
+            file.size - sum(tensors.n_bytes[rows.start : rows.stop])
+            for rows, file in zip(self.file_tensors, self.target_files, strict=True)
         ]
-        # A format that knows names has a header to keep them in, so no tensor is all of a file.
-        self.names = [
-            t.name if t.name or t.n_bytes < self.target_files[i].size else None
-            for t, i in zip(self.tensors, file_of, strict=True)
-        ]
-        files = [file_of[b.tensors[0]] for b in self.buckets]
+        self.names = self._names()
+        files = [bisect_right(ends, b.tensors[0]) for b in self.buckets]
         if files != sorted(files):
             raise CorruptError("buckets are not in the order of the files")
         self.file_buckets = [[] for _ in self.target_files]
         for i, file in enumerate(files):
             self.file_buckets[file].append(i)
 
-        based = [0] * len(self.tensors)  # next word to take
-        new = [t.n_based for t in self.tensors]
+        based = array("q", bytes(8 * len(tensors)))  # next word to take
+        new = tensors.n_based[:]
         self.parts = PartsByBucket()
         for bucket, file in zip(self.buckets, files, strict=True):
-            starts: list[int] = []
-            sizes: list[int] = []
-            left = bucket.n_words
-            cursor = based if bucket.base is not None else new
-            first = self.tensors[bucket.tensors[0]]
-            has_base = bucket.base is not None
-            for index in bucket.tensors:
-                tensor, start = tensors[index], cursor[index]
-                n = (tensor.n_based if has_base else tensor.n_words) - start
-                if n > left:
-                    n = left
-                if n <= 0 or tensor.dtype is not first.dtype or file_of[index] != file:
-                    raise CorruptError("bucket does not fit its tensors", tensor=tensor.name)
-                starts.append(start)
-                sizes.append(n)
-                cursor[index] = start + n
-                left -= n
-            if left:
-                raise CorruptError("bucket size does not fit its tensors", tensor=first.name)
-            n_bytes = bucket.n_words * first.dtype.word_bytes
-            if bucket.n_words > MAX_BUCKET_WORDS or n_bytes > MAX_BUCKET_BYTES:
-                raise CorruptError(
-                    "bucket is too large", tensor=first.name, found=f"{n_bytes} bytes"
-                )
-            self.parts.add(bucket.tensors, starts, sizes)
-        for tensor, a, b in zip(self.tensors, based, new, strict=True):
-            if a != tensor.n_based or b != tensor.n_words:
-                raise CorruptError("words of a tensor are in no bucket", tensor=tensor.name)
+            if bucket.base is not None:
+                self._take(bucket, self.file_tensors[file], based, tensors.n_based)
+            else:
+                self._take(bucket, self.file_tensors[file], new, tensors.n_words)
+        if based != tensors.n_based or new != tensors.n_words:
+            taken = zip(based, tensors.n_based, new, tensors.n_words, strict=True)
+            row = next(i for i, (a, n, b, m) in enumerate(taken) if a != n or b != m)
+            raise CorruptError("words of a tensor are in no bucket", tensor=tensors.names[row])
+
+    def _names(self) -> Sequence[str | None]:
+        """See `names`: a format that knows names has a header to keep them in."""
+        names = self.tensors.names
+        if "" not in names:
+            return names
+        sizes = (f.size for f in self.target_files for _ in range(f.n_tensors))
+        lengths = zip(names, self.tensors.n_bytes, sizes, strict=True)
+        return [name if name or n < size else None for name, n, size in lengths]
+
+    def _take(self, bucket: Bucket, within: range, cursor: array[int], ends: array[int]) -> None:
+        """Give a bucket its words.
+
+        Args:
+            bucket: that takes them.
+            within: tensors of the file of its first.
+            cursor: of each tensor the next word to take, which is moved on.
+            ends: of each tensor the word after the last one to take.
+        """
+        rows, tensors = bucket.tensors, self.tensors
+        dtype = tensors.dtypes[rows[0]]
+        starts, stops = _of(cursor, rows), _of(ends, rows)
+        sizes = array("q", map(sub, stops, starts))
+        surplus = sum(sizes) - bucket.n_words
+        if surplus > 0:  # the last one has words for another bucket too
+            sizes[-1] -= surplus
+            stops[-1] -= surplus
+        for row, n in zip(rows, sizes, strict=True):
+            if n <= 0 or row not in within or tensors.dtypes[row] is not dtype:
+                name = tensors.names[row]
+                raise CorruptError("bucket does not fit its tensors", tensor=name)
+        if surplus < 0:
+            name = tensors.names[rows[0]]
+            raise CorruptError("bucket size does not fit its tensors", tensor=name)
+        n_bytes = bucket.n_words * dtype.word_bytes
+        if bucket.n_words > MAX_BUCKET_WORDS or n_bytes > MAX_BUCKET_BYTES:
+            raise CorruptError(
+                "bucket is too large", tensor=tensors.names[rows[0]], found=f"{n_bytes} bytes"
+            )
+        if isinstance(rows, range):
+            cursor[rows.start : rows.stop] = stops
+        else:
+            for row, stop in zip(rows, stops, strict=True):
+                cursor[row] = stop
+        self.parts.add(rows, starts, sizes)
+
+
+def _of(column: array[int], rows: Sequence[int]) -> array[int]:
+    """Values of some tensors."""
+    if isinstance(rows, range):
+        return column[rows.start : rows.stop]
+    return array(column.typecode, map(column.__getitem__, rows))

@@ -8,23 +8,22 @@ later code can trust it (format.md, "Manifest").
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from sparsediff.checksum import LOCATOR_DIGITS
 from sparsediff.disk.names import check_relative_name
-from sparsediff.dtypes import DTYPES
-from sparsediff.errors import CorruptError, UnsupportedError
+from sparsediff.errors import CorruptError
+from sparsediff.patch import tensors_json
 from sparsediff.patch.columns import (
-    MAX_SIZE,
     Check,
     Columns,
     hexes,
     integers,
     lists_of,
     or_none,
+    unicode,
 )
 from sparsediff.patch.manifest import (
     MAX_SKELETON_BYTES,
@@ -32,11 +31,9 @@ from sparsediff.patch.manifest import (
     Bucket,
     Manifest,
     TargetFile,
-    Tensor,
 )
 from sparsediff.unfolding import uncollected
 
-_SURROGATE = re.compile("[\ud800-\udfff]").search
 _SMALL = 1_000_000  # bytes of a frame, below which there is a limit on what it unfolds to:
 _MAX_MEMORY = 256 << 20  # bytes, which 350 000 tensors of usual names do not reach
 _ROWS = {"base": 400, "buckets": 540, "target": 460, "tensors": 400}  # bytes of memory for each
@@ -58,20 +55,6 @@ def dump(manifest: Manifest) -> bytes:
 
 
 def _columns(manifest: Manifest) -> dict[str, Any]:
-    tensors = manifest.tensors
-    skip, base_skip = [], []
-    cursor: dict[int, int] = {}
-    for indices in manifest.file_tensors:
-        end = 0
-        for t in (tensors[i] for i in indices):
-            skip.append(t.offset - end)
-            end = t.offset + t.n_bytes
-    for t in tensors:
-        if t.base_file is None:
-            base_skip.append(0)
-        else:
-            base_skip.append(t.base_offset - cursor.get(t.base_file, 0))
-            cursor[t.base_file] = t.base_offset + t.n_based * t.dtype.word_bytes
     return {
         "base": {
             "directory": manifest.base_is_directory,
@@ -89,19 +72,7 @@ def _columns(manifest: Manifest) -> dict[str, Any]:
             "dictionary": [f.dictionary for f in manifest.target_files],
             "sha256": [f.skeleton_digest for f in manifest.target_files],
         },
-        "tensors": {
-            "name": [t.name for t in tensors],
-            "dtype": [t.dtype.name for t in tensors],
-            "shape": [t.shape for t in tensors],
-            "skip": skip,
-            "base": [t.base_file for t in tensors],
-            "base_skip": base_skip,
-            "new": [t.n_words - t.n_based for t in tensors],
-            "changed": [t.n_stepped for t in tensors],
-            "wider": [t.n_stepped - t.n_ones for t in tensors],
-            "median": [t.median for t in tensors],
-            "largest": [t.largest for t in tensors],
-        },
+        "tensors": tensors_json.dump(manifest.tensors, manifest.file_tensors),
         "buckets": {
             "tensors": [_runs(b.tensors) for b in manifest.buckets],
             "words": [b.n_words for b in manifest.buckets],
@@ -165,27 +136,9 @@ def find_columns(raw: bytes, stored_bytes: int) -> Columns:
     return columns
 
 
-def _text(c: Sequence[Any]) -> bool:
-    return {*map(type, c)} <= {str} and (all(map(str.isascii, c)) or not any(map(_SURROGATE, c)))
-
-
 def _rows(columns: Columns, section: str, **checks: Check) -> Iterator[tuple[Any, ...]]:
     """Columns, checked, to rows, whose values are in the order of ``checks``."""
-    found = []
-    for name, check in checks.items():
-        column = columns.take(section, name)
-        if not isinstance(column, list):
-            raise ValueError(f"{name} must be a list")
-        if not check(column):
-            bad = next(value for value in column if not check([value]))
-            raise ValueError(f"bad {name} {bad!r}")
-        if name == "dtype":  # in memory once, of however many tensors, as shapes are
-            column = list(map(DTYPES.get, column, column))
-        elif name == "shape":
-            known: dict[Any, Any] = {}
-            column = list(map(tuple, column))
-            column = list(map(known.setdefault, column, column))
-        found.append(column)
+    found = [columns.checked(section, name, check) for name, check in checks.items()]
     return zip(*found, strict=True)
 
 
@@ -198,7 +151,7 @@ def _from_columns(columns: Columns) -> Manifest:
         for row in _rows(
             columns,
             "base",
-            name=_text,
+            name=unicode,
             size=integers(0),
             layout=lists_of(integers(0)),
             skeleton=hexes(32),
@@ -214,7 +167,7 @@ def _from_columns(columns: Columns) -> Manifest:
         for row in _rows(
             columns,
             "target",
-            name=_text,
+            name=unicode,
             size=integers(0),
             tensors=integers(0),
             skeleton=hexes(32),
@@ -222,22 +175,12 @@ def _from_columns(columns: Columns) -> Manifest:
             sha256=or_none(hexes(64)),
         )
     ]
+    for file in target_files:
+        if file.skeleton_digest is None and (
+            file.dictionary is None or base_files[file.dictionary].skeleton != file.skeleton
+        ):
+            raise ValueError(f"skeleton of {file.name!r} is missing")
     n_tensors = columns.n_rows("tensors", "name")
-    rows = _rows(
-        columns,
-        "tensors",
-        name=_text,
-        dtype=_text,
-        shape=lists_of(integers(0)),
-        skip=integers(0),
-        base=or_none(index),
-        base_skip=integers(-MAX_SIZE),
-        new=integers(0),
-        changed=integers(0),
-        wider=integers(0),
-        median=integers(0, 1 << 63),
-        largest=integers(0, 1 << 63),
-    )
     if sum(f.n_tensors for f in target_files) != n_tensors:
         raise ValueError("tensors do not add up to the files")
     buckets = [
@@ -270,7 +213,7 @@ def _from_columns(columns: Columns) -> Manifest:
         n_locators = 0 if bucket.base is None else len(bucket.tensors)
         if len(bucket.locators) != LOCATOR_DIGITS * n_locators:
             raise ValueError("bucket must have one locator per tensor")
-    tensors = _tensors(rows, target_files, base_files)
+    tensors = tensors_json.parse(columns, target_files, base_files)
     return Manifest(is_directory[0], base_files, is_directory[1], target_files, tensors, buckets)
 
 
@@ -297,50 +240,6 @@ def _indices(runs: Sequence[int], n: int) -> Sequence[int]:
     if not indices:
         raise ValueError("bad tensors of a bucket")
     return indices
-
-
-def _tensors(
-    rows: Iterable[tuple[Any, ...]], target_files: list[TargetFile], base_files: list[BaseFile]
-) -> list[Tensor]:
-    rows = iter(rows)
-    tensors: list[Tensor] = []
-    cursor = [0] * len(base_files)
-    for file in target_files:
-        end = 0
-        n_bytes = 0
-        for row in islice(rows, file.n_tensors):
-            name, dtype, shape, skip, base, base_skip, new, changed, wider, median, largest = row
-            if isinstance(dtype, str):
-                raise UnsupportedError("unknown dtype", tensor=name, found=dtype)
-            tensor = Tensor(name, dtype, shape, end + skip, base)
-            if tensor.n_bytes > MAX_SIZE or not (
-                tensor.n_bytes or tensor.dtype.n_bytes(tensor.shape) == 0
-            ):
-                raise ValueError(f"bad shape {list(shape)}")
-            n_bytes += tensor.n_bytes
-            end = tensor.offset + tensor.n_bytes
-            tensor.n_based = tensor.n_words - new if new else tensor.n_words
-            tensor.n_stepped, tensor.n_ones = changed, changed - wider if wider else changed
-            tensor.median, tensor.largest = median, largest
-            if base is None:
-                if tensor.n_based or base_skip:
-                    raise ValueError("tensor without a base file has a base")
-            else:
-                at = cursor[base] + base_skip
-                tensor.base_offset = tensor.offset if at == tensor.offset else at  # one number
-                cursor[base] = tensor.base_offset + tensor.n_based * tensor.dtype.word_bytes
-                if not 0 <= tensor.base_offset < cursor[base] <= base_files[base].size:
-                    raise ValueError(f"base of {name!r} lies outside its file")
-            if not 0 <= tensor.n_ones <= tensor.n_stepped <= tensor.n_based:
-                raise ValueError(f"bad counts for {name!r}")
-            tensors.append(tensor)
-        if end > file.size or file.size - n_bytes > MAX_SKELETON_BYTES:
-            raise ValueError(f"tensors do not fit {file.name!r}")
-        if file.skeleton_digest is None and (
-            file.dictionary is None or base_files[file.dictionary].skeleton != file.skeleton
-        ):
-            raise ValueError(f"skeleton of {file.name!r} is missing")
-    return tensors
 
 
 def _check_names(manifest: Manifest) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from sparsediff.patch.manifest import Bucket, Manifest, Tensor
+from sparsediff.patch.manifest import Bucket, Manifest
+from sparsediff.patch.tensors import Tensors
 
 
 def narrowed(
@@ -28,7 +29,7 @@ def narrowed(
     """
     files = [i for i, f in enumerate(manifest.target_files) if f.name in wanted]
     needed = {manifest.target_files[i].dictionary for i in files}
-    needed |= {manifest.tensors[t].base_file for i in files for t in manifest.file_tensors[i]}
+    needed |= {manifest.tensors.base_files[t] for i in files for t in manifest.file_tensors[i]}
     bases = [
         i
         for i, f in enumerate(manifest.base_files)
@@ -36,14 +37,12 @@ def narrowed(
     ]
     base_at: dict[int | None, int | None] = {old: new for new, old in enumerate(bases)}
     base_at[None] = None
-    tensors: list[Tensor] = []
+    tensors = Tensors()
     buckets: list[Bucket] = []
     payloads: dict[str, str] = {}
     for new, i in enumerate(files):
         tensor_at = {t: len(tensors) + n for n, t in enumerate(manifest.file_tensors[i])}
-        for tensor in (manifest.tensors[t] for t in manifest.file_tensors[i]):
-            at = base_at[tensor.base_file]
-            tensors.append(tensor if at == tensor.base_file else replace(tensor, base_file=at))
+        tensors.extend(manifest.tensors, manifest.file_tensors[i], base_at)
         payloads[f"skeleton.{i}"] = f"skeleton.{new}"
         for b in manifest.file_buckets[i]:
             payloads[f"bucket.{b}"] = f"bucket.{len(buckets)}"

@@ -71,11 +71,12 @@ class Run(NamedTuple):
 
 def base_source(manifest: Manifest, read: Reader, locate: Locator = lambda *_: None) -> Source:
     """Where the base words of buckets are."""
+    files, offsets = manifest.tensors.base_files, manifest.tensors.base_offsets
 
     def place(index: int) -> tuple[int, int]:
-        tensor = manifest.tensors[index]
-        assert tensor.base_file is not None  # only buckets with a base come here
-        return tensor.base_file, tensor.base_offset
+        file = files[index]
+        assert file is not None  # only buckets with a base come here
+        return file, offsets[index]
 
     return Source(place, read, locate)
 
@@ -84,12 +85,13 @@ def target_source(
     manifest: Manifest, file: int, read: Reader, locate: Locator = lambda *_: None
 ) -> Source:
     """Where the target words of the buckets of target file ``file`` are."""
-    return Source(lambda index: (file, manifest.tensors[index].offset), read, locate)
+    offsets = manifest.tensors.offsets
+    return Source(lambda index: (file, offsets[index]), read, locate)
 
 
 def bucket_dtype(manifest: Manifest, bucket: int) -> DType:
     """Element type of a bucket."""
-    return manifest.tensors[manifest.buckets[bucket].tensors[0]].dtype
+    return manifest.tensors.dtypes[manifest.buckets[bucket].tensors[0]]
 
 
 def n_bytes(manifest: Manifest, bucket: int) -> int:
@@ -177,9 +179,9 @@ def _fill(source: Source, parts: Sequence[Part], word_bytes: int, view: Words) -
 
 def target_places(manifest: Manifest, run: Run) -> Iterator[tuple[int, Words]]:
     """Words of a run that lie side by side in the target file, and at which offset, in bytes."""
-    tensors, (read,) = manifest.tensors, run.words
+    offsets, (read,) = manifest.tensors.offsets, run.words
     for _, offset, words in _side_by_side(
-        lambda index: (0, tensors[index].offset), run.parts, read.itemsize
+        lambda index: (0, offsets[index]), run.parts, read.itemsize
     ):
         yield offset, read[words]
 

@@ -150,7 +150,7 @@ def _unused(chain: Sequence[Patch]) -> set[str]:
     found: set[str] = set()
     for manifest in (patch.manifest for patch in chain[1:]):
         used = {f.dictionary for f in manifest.target_files}
-        used |= {t.base_file for t in manifest.tensors}
+        used |= {*manifest.tensors.base_files}
         found |= {f.name for i, f in enumerate(manifest.base_files) if i not in used}
     return found
 

@@ -235,15 +235,15 @@ class CheckpointStats:
         tensors = self.manifest.tensors
         match by:
             case "layer":
-                return (names.layer(t.name) for t in tensors)
+                return map(names.layer, tensors.names)
             case "kind":
-                return (names.kind(t.name) or self._label(i) for i, t in enumerate(tensors))
+                return (names.kind(name) or self._label(i) for i, name in enumerate(tensors.names))
             case "depth":
-                return names.depths([t.name for t in tensors])
+                return names.depths(tensors.names)
             case "part":
-                return (names.part(t.name) for t in tensors)
+                return map(names.part, tensors.names)
             case "dtype":
-                return (t.dtype.name for t in tensors)
+                return (dtype.name for dtype in tensors.dtypes)
             case _:
                 return (file or "(single file)" for file in self._file_names())
 
@@ -371,9 +371,8 @@ def _attribute(manifest: Manifest, sizes: dict[str, int]) -> Sequence[float]:
         rows = np.array(parts.tensors)
         weights = np.array(parts.sizes, np.float64)
         if bucket.base is not None:
-            tensors = [manifest.tensors[row] for row in parts.tensors]
-            stepped = np.array([t.n_stepped for t in tensors], np.float64)
+            stepped = np.array(manifest.tensors.n_stepped)[rows]
             if stepped.any():
-                weights *= stepped / np.array([t.n_based for t in tensors])
+                weights *= stepped / np.array(manifest.tensors.n_based)[rows]
         bytes_of[rows] += n_bytes * weights / weights.sum()
     return array("d", bytes_of.tobytes())  # which, unlike those of NumPy, gives plain numbers

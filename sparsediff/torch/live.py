@@ -225,7 +225,7 @@ def _find(
 
 
 def _named(manifest: Manifest, live: dict[int, torch.Tensor]) -> dict[str, MemoryTensor]:
-    return in_memory({manifest.tensors[i].name: t for i, t in live.items()})
+    return in_memory({manifest.tensors.names[i]: t for i, t in live.items()})
 
 
 def _sharing(live: dict[int, torch.Tensor]) -> set[int]:
@@ -325,7 +325,7 @@ def _check_result(
     named = _named(manifest, live)
 
     def read(row: int, offset: int, buffer: object) -> None:
-        named[manifest.tensors[row].name].read(offset, buffer)
+        named[manifest.tensors.names[row]].read(offset, buffer)
 
     source = words.Source(lambda row: (row, 0), read)
 

@@ -164,7 +164,7 @@ def from_ranks(
     def rows_of(bucket: int) -> Iterator[tuple[str, Rows, int, int]]:
         """Tensor, the rows that are needed of it, and which of their words: start and number."""
         for part in manifest.parts[bucket]:
-            name = manifest.tensors[part.tensor].name
+            name = manifest.tensors.names[part.tensor]
             rows = Rows.around(tensors[name], part.start, part.n_words)
             yield name, rows, part.start - rows.start * rows.tensor.row_words, part.n_words
 

@@ -63,7 +63,7 @@ def compose(chain: Sequence[Patch], base: Base, jobs: int) -> Composed:
     first = runs[0][-1].manifest
     renamed = renamed_rows(runs[0][0].manifest, base)
     tensors = runs[0][0].manifest.tensors  # a later patch of the run has them as its base
-    n_based = [0 if i in renamed else t.n_based for i, t in enumerate(tensors)]
+    n_based = [0 if i in renamed else n for i, n in enumerate(tensors.n_based)]
     if len(runs) == 1:
         found = changes(runs[0], base, jobs, whole=renamed, with_old=True)
         return Composed(first, n_based, found)
@@ -139,8 +139,8 @@ class _Continued:
         self._rows: list[list[int]] = []  # per base file of `after`, those with words
         for record in after.manifest.base_files:
             rows = layer.manifest.file_tensors[names[record.name]]
-            self._rows.append([r for r in rows if layer.manifest.tensors[r].n_words])
-        self._starts = [[layer.manifest.tensors[r].offset for r in rows] for rows in self._rows]
+            self._rows.append([r for r in rows if layer.manifest.tensors.n_words[r]])
+        self._starts = [[layer.manifest.tensors.offsets[r] for r in rows] for rows in self._rows]
 
     def path(self, index: int) -> object:
         """It lies nowhere."""
@@ -200,7 +200,7 @@ def _whole_way(layers: list[_Changed], base: Base, first: Manifest, n_based: lis
     touched: list[bool] = []
     for row in range(len(last.tensors)):
         at: int | None = row
-        n, touch = last.tensors[row].n_words, False
+        n, touch = last.tensors.n_words[row], False
         for layer in reversed(layers):
             if at is None:
                 break
@@ -215,7 +215,7 @@ def _whole_way(layers: list[_Changed], base: Base, first: Manifest, n_based: lis
         same = at is not None and first.names[at] == last.names[row] is not None
         origin.append(at if same else None)
         based.append(n if same else 0)
-        touched.append(touch or based[-1] < last.tensors[row].n_words)
+        touched.append(touch or based[-1] < last.tensors.n_words[row])
     return Composed(last, based, _differences(layers, base, origin, based, touched))
 
 

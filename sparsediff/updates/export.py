@@ -12,7 +12,7 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from sparsediff.dtypes import DTYPES, DType
 from sparsediff.errors import CorruptError, UnsupportedError, UsageError, os_errors
 from sparsediff.parallel import Progress, threads
 from sparsediff.patch.container import PatchSource, open_patch, paths
-from sparsediff.patch.manifest import Tensor
+from sparsediff.patch.tensors import Tensors
 from sparsediff.updates.changes import Change, changes
 from sparsediff.updates.named import check_names, open_base, removed, renamed_rows
 
@@ -115,26 +115,25 @@ def export_patch(
         rows = array("q", (row for row, name in enumerate(manifest.names) if name is not None))
         whole, sparse, are_whole = array("q"), array("q"), bytearray(len(tensors))
         for row in rows:
-            tensor = tensors[row]
-            if tensor.n_words and (row in renamed or not tensor.n_based):
+            if tensors.n_words[row] and (row in renamed or not tensors.n_based[row]):
                 whole.append(row)
                 are_whole[row] = True
-            elif tensor.n_changed:
+            elif tensors.n_changed(row):
                 sparse.append(row)
         if layout == "trl" and whole:
             raise UnsupportedError(
                 "is new, and TRL's reader would leave it out without a word",
-                tensor=tensors[whole[0]].name,
+                tensor=tensors.names[whole[0]],
             )
         expected = array("q", bytes(8 * len(tensors)))  # words
         for row in sparse:
-            expected[row] = tensors[row].n_changed
+            expected[row] = tensors.n_changed(row)
         for row in whole:
-            expected[row] = tensors[row].n_words
-        total, n_words = sum(expected), sum(tensors[row].n_words for row in rows)
-        entries = _entries([tensors[r] for r in whole], [tensors[r] for r in sparse], layout)
+            expected[row] = tensors.n_words[row]
+        total, n_words = sum(expected), sum(tensors.n_words[row] for row in rows)
+        entries = _entries(tensors, whole, sparse, layout)
         head, order, offsets = safetensors.compose_columns(
-            *entries, _metadata([tensors[r] for r in sparse], gone, layout, total, n_words)
+            *entries, _metadata(tensors, sparse, gone, layout, total, n_words)
         )
         size = len(head)
         if order:
@@ -152,14 +151,14 @@ def export_patch(
         def put(change: Change, fd: int) -> None:
             nonlocal n_done
             row, n = change.tensor, change.values.size
-            tensor, begin = tensors[row], done[row]
+            begin = done[row]
             done[row] += n
             n_done += n
             if done[row] > expected[row]:
-                raise _miscounted(opened.name, tensor)
+                raise _miscounted(opened.name, tensors.names[row])
             arrays: list[np.ndarray[Any, Any]] = [change.values]
             if not are_whole[row]:
-                kind = np.int32 if tensor.n_words <= _MAX_INT32 else np.int64
+                kind = np.int32 if tensors.n_words[row] <= _MAX_INT32 else np.int64
                 arrays = [change.indices(kind), change.values]
             for i, array_ in enumerate(arrays, at[row]):
                 with os_errors(output):
@@ -178,45 +177,44 @@ def export_patch(
                     progress(n_done, total)
             for row in rows:
                 if done[row] != expected[row]:
-                    raise _miscounted(opened.name, tensors[row])
+                    raise _miscounted(opened.name, tensors.names[row])
     return ExportResult(
         output,
         total,
         n_words,
-        [tensors[row].name for row in sparse],
-        [tensors[row].name for row in whole],
+        [tensors.names[row] for row in sparse],
+        [tensors.names[row] for row in whole],
         gone,
         size,
     )
 
 
-def _miscounted(patch: str, tensor: Tensor) -> CorruptError:
+def _miscounted(patch: str, tensor: str) -> CorruptError:
     """The file is laid out by the counts in the manifest, so they must be right."""
     return CorruptError(
-        "number of changed words is not what the patch says", file=patch, tensor=tensor.name
+        "number of changed words is not what the patch says", file=patch, tensor=tensor
     )
 
 
-def _value_dtype(tensor: Tensor) -> DType:
+def _value_dtype(dtype: DType) -> DType:
     """What words of a tensor are to readers who know only whole values."""
-    dtype = tensor.dtype
     if dtype.bits == dtype.word_bits:
         return dtype
     return DTYPES["F32"] if dtype.name == "C64" else DTYPES["U8"]
 
 
 def _entries(
-    whole: Sequence[Tensor], sparse: Sequence[Tensor], layout: Layout
+    tensors: Tensors, whole: Sequence[int], sparse: Sequence[int], layout: Layout
 ) -> tuple[list[str], list[DType], list[tuple[int, ...]]]:
     """Names, types and shapes of what the file holds: whole tensors, then two for each other."""
-    names = [t.name for t in whole]
-    dtypes = [t.dtype for t in whole]
-    shapes = [t.shape for t in whole]
-    for tensor in sparse:
-        n = (tensor.n_changed,)
-        kind = "I32" if tensor.n_words <= _MAX_INT32 else "I64"
-        names += [tensor.name + suffix for suffix in _SUFFIXES[layout]]
-        dtypes += [DTYPES[kind], _value_dtype(tensor)]
+    names = [tensors.names[row] for row in whole]
+    dtypes = [tensors.dtypes[row] for row in whole]
+    shapes = [tensors.shapes[row] for row in whole]
+    for row in sparse:
+        n = (tensors.n_changed(row),)
+        kind = "I32" if tensors.n_words[row] <= _MAX_INT32 else "I64"
+        names += [tensors.names[row] + suffix for suffix in _SUFFIXES[layout]]
+        dtypes += [DTYPES[kind], _value_dtype(tensors.dtypes[row])]
         shapes += [n, n]
     if len(set(names)) < len(names):
         twice = next(name for name, n_entries in Counter(names).items() if n_entries > 1)
@@ -225,11 +223,16 @@ def _entries(
 
 
 def _metadata(
-    sparse: Collection[Tensor], gone: list[str], layout: Layout, n_changed: int, n_words: int
+    tensors: Tensors,
+    sparse: Sequence[int],
+    gone: list[str],
+    layout: Layout,
+    n_changed: int,
+    n_words: int,
 ) -> dict[str, str]:
     metadata = {
         "removed": json.dumps(gone),
-        "shapes": json.dumps({t.name: t.shape for t in sparse}),
+        "shapes": json.dumps({tensors.names[row]: tensors.shapes[row] for row in sparse}),
     }
     if layout == "plain":
         return metadata | {"format": "sparsediff-export", "version": "1"}

@@ -104,8 +104,8 @@ def iter_updates(
             for f, r in zip(manifest.target_files, manifest.file_tensors, strict=True)
             for _ in r
         ]
-        for name, tensor in zip(manifest.names, manifest.tensors, strict=True):
-            if name is not None and tensor.n_words > np.iinfo(kind).max:
+        for name, n_words in zip(manifest.names, manifest.tensors.n_words, strict=True):
+            if name is not None and n_words > np.iinfo(kind).max:
                 raise UnsupportedError("too many words for int32 positions", tensor=name)
         composed = compose(chain, open_base(base, chain[0].manifest), threads(jobs))
         for change in composed.changes:

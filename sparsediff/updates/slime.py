@@ -93,6 +93,7 @@ def export_slime(
         if gone := removed(manifest, manifest, source):
             raise UnsupportedError("is gone, and slime's receivers would keep it", tensor=gone[0])
         composed = compose([opened], source, jobs)
+        n_touched = sum(t.n_words for t in manifest.tensors if t.n_changed)
         for row, own in groupby(composed.changes, key=lambda c: c.tensor):
             tensor = manifest.tensors[row]
             if composed.n_based[row] < tensor.n_words:
@@ -105,10 +106,10 @@ def export_slime(
             n_changed += sum(c.values.size for c in found)
             done += tensor.n_words
             if progress is not None:
-                progress(done, sum(t.n_words for t in manifest.tensors if t.n_changed))
+                progress(done, n_touched)
         n_words = sum(
-            t.n_words
-            for t, name in zip(manifest.tensors, manifest.names, strict=True)
+            n
+            for n, name in zip(manifest.tensors.n_words, manifest.names, strict=True)
             if name is not None
         )
         size = _write(room / _FILE, frames, spool) if frames else 0

@@ -195,7 +195,10 @@ def _set(path: str, value: Any) -> Callable[[Manifest, dict[str, bytes]], None]:
         thing: Any = manifest
         for step in where:
             thing = thing[int(step)] if step.lstrip("-").isdigit() else getattr(thing, step)
-        setattr(thing, last, value)
+        if last.isdigit():
+            thing[int(last)] = value
+        else:
+            setattr(thing, last, value)
 
     return edit
 
@@ -209,15 +212,15 @@ LIES = [
     ("target_files.2.skeleton", "0" * 32),
     ("base_files.0.size", 1 << 60),
     ("base_files.3.layout", [0, 10**9]),
-    ("tensors.0.shape", (1 << 40,)),
-    ("tensors.0.shape", (0,)),
-    ("tensors.0.shape", (-5,)),
-    ("tensors.0.offset", 1 << 45),
-    ("tensors.0.base_offset", -1),
-    ("tensors.0.base_offset", 1 << 45),
-    ("tensors.0.base_file", 10**6),
-    ("tensors.0.n_based", 3),
-    ("tensors.0.n_stepped", 1 << 40),
+    ("tensors.shapes.0", (1 << 40,)),
+    ("tensors.shapes.0", (0,)),
+    ("tensors.shapes.0", (-5,)),
+    ("tensors.offsets.0", 1 << 45),
+    ("tensors.base_offsets.0", -1),
+    ("tensors.base_offsets.0", 1 << 45),
+    ("tensors.base_files.0", 10**6),
+    ("tensors.n_based.0", 3),
+    ("tensors.n_stepped.0", 1 << 40),
     ("buckets.0.n_words", 1 << 40),
     ("buckets.0.n_words", 0),
     ("buckets.0.tensors", [1, 0]),
@@ -261,7 +264,7 @@ def test_bucket_that_lists_too_many_tensors(cli: Run, patch: Path) -> None:
 def test_endless_shape_is_refused_at_once(
     shape: tuple[int, ...], cli: Run, base: Path, patch: Path
 ) -> None:
-    rewrite(patch, _set("tensors.0.shape", shape))
+    rewrite(patch, _set("tensors.shapes.0", shape))
     refused(cli("show", patch), EXIT["corrupt"])
 
 
