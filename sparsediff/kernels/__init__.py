@@ -1,8 +1,9 @@
 """Kernels: the loops over every word and every symbol, free of formats.
 
 What the rest of the package calls is listed here. `steps`, `reference`, `rans`,
-`numbers` and `payloads` are NumPy and are the specification; `compiled` takes their place
-where the C extension was built, needs no NumPy, and gives the same results bit for bit.
+`numbers` and `payloads`, which are NumPy, and `integers` are the specification; `compiled`
+takes their place where the C extension was built, needs no NumPy, and gives the same results
+bit for bit.
 Words are then views of memory instead of arrays: both have a length, an item size and slices.
 
 The environment variable ``SPARSEDIFF_KERNELS`` forces a choice: ``reference``,
@@ -18,6 +19,7 @@ from sparsediff.errors import UsageError
 from sparsediff.kernels.symbols import Extents, Survey, Words
 
 if TYPE_CHECKING:
+    from sparsediff.kernels.integers import read_integers
     from sparsediff.kernels.payloads import patcher, payload_of
     from sparsediff.kernels.reference import Differ, Patcher, choose_by_sample, rebuild, take_in
     from sparsediff.kernels.steps import (
@@ -57,6 +59,7 @@ _HOMES = {
     "patcher": "payloads",
     "payload_of": "payloads",
     "planes": "steps",
+    "read_integers": "integers",
     "rebuild": "reference",
     "room": "steps",
     "survey": "steps",
@@ -93,6 +96,7 @@ __all__ = [
     "patcher",
     "payload_of",
     "planes",
+    "read_integers",
     "rebuild",
     "room",
     "survey",

@@ -32,6 +32,7 @@ _FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "
 _KINDS = ("float", "signed", "unsigned")
 
 use = _native.use
+read_integers = _native.read_integers  # see `integers.read_integers`
 
 
 def _read(call: Callable[..., T], *args: Any) -> T:

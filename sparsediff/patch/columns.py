@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from sparsediff import kernels
 from sparsediff.errors import CorruptError
 
 MAX_SIZE = 1 << 53  # bytes; integers above are not safe in JSON
@@ -134,6 +136,35 @@ class Columns:
         if suspect and json.dumps(values, separators=(",", ":")) != text:
             raise CorruptError("manifest is not canonical JSON")
         return values
+
+    def integers(self, section: str, column: str, low: int = 0, high: int = MAX_SIZE) -> array[int]:
+        """The values of a column of integers from ``low``, 0 or less, to ``high``, once.
+
+        Raises:
+            CorruptError, ValueError: they are none, as `checked` says.
+        """
+        values, ends = self._numbers(section, column, low, high, integers(low, high))
+        if ends:
+            raise ValueError(f"{column} must not be lists")
+        return array("Q" if high >> 63 else "q", values)
+
+    def lists(self, section: str, column: str) -> tuple[array[int], array[int]]:
+        """The same of lists of them, from 0: all values, and for each list where its own end."""
+        check = lists_of(integers(0))
+        values, ends = self._numbers(section, column, 0, MAX_SIZE, check)
+        if values and not ends:
+            raise ValueError(f"{column} must be lists")
+        return array("q", values), array("q", ends)
+
+    def _numbers(
+        self, section: str, column: str, low: int, high: int, check: Check
+    ) -> tuple[bytes, bytes]:
+        found = kernels.read_integers(self._texts[section, column], low, high)
+        if found is None:
+            self.checked(section, column, check)  # which says what is wrong
+            raise ValueError(f"bad {column}")
+        del self._texts[section, column]
+        return found
 
     def checked(self, section: str, column: str, check: Check) -> list[Any]:
         """The same of a column that must be a list, of values that are all right.

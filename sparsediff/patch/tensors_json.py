@@ -11,13 +11,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import accumulate, chain, pairwise, repeat
+from itertools import accumulate, chain, islice, pairwise, repeat
 from operator import add, floordiv, le, mul, sub
 from typing import Any
 
 from sparsediff.dtypes import DTYPES
 from sparsediff.errors import UnsupportedError
-from sparsediff.patch.columns import MAX_SIZE, Columns, integers, lists_of, or_none, unicode
+from sparsediff.patch.columns import MAX_SIZE, Columns, integers, or_none, unicode
 from sparsediff.patch.manifest import MAX_SKELETON_BYTES, BaseFile, TargetFile
 from sparsediff.patch.tensors import Tensors
 
@@ -57,35 +57,39 @@ def parse(columns: Columns, target_files: list[TargetFile], base_files: list[Bas
         UnsupportedError: they need a dtype that this version does not know.
         ValueError: a value breaks a rule.
     """
-    take = partial(columns.checked, "tensors")
-    found = Tensors()
-    found.names = take("name", unicode)
-    _enter_lengths(found, take("dtype", unicode), take("shape", lists_of(integers(0))))
-    _enter_places(found, take("skip", integers(0)), target_files)
-    found.n_based = array("q", map(sub, found.n_words, take("new", integers(0))))
-    found.n_stepped = array("q", take("changed", integers(0)))
-    found.n_ones = array("q", map(sub, found.n_stepped, take("wider", integers(0))))
+    found, read = Tensors(), partial(columns.integers, "tensors")
+    found.names = columns.checked("tensors", "name", unicode)
+    _enter_lengths(found, columns)
+    _enter_places(found, read("skip"), target_files)
+    found.n_based = array("q", map(sub, found.n_words, read("new")))
+    found.n_stepped = read("changed")
+    found.n_ones = array("q", map(sub, found.n_stepped, read("wider")))
     counts = found.n_ones, found.n_stepped, found.n_based
     if not all(all(map(le, *pair)) for pair in pairwise((repeat(0), *counts))):
         rows = zip(found.names, *counts, strict=True)
         name = next(name for name, *row in rows if not 0 <= row[0] <= row[1] <= row[2])
         raise ValueError(f"bad counts for {name!r}")
     index = or_none(integers(0, len(base_files) - 1))
-    skip = take("base_skip", integers(-MAX_SIZE))
-    _enter_bases(found, take("base", index), skip, base_files)
-    found.medians = array("Q", take("median", integers(0, 1 << 63)))
-    found.largest = array("Q", take("largest", integers(0, 1 << 63)))
+    bases = columns.checked("tensors", "base", index)
+    _enter_bases(found, bases, read("base_skip", low=-MAX_SIZE), base_files)
+    found.medians = read("median", high=1 << 63)
+    found.largest = read("largest", high=1 << 63)
     return found
 
 
-def _enter_lengths(tensors: Tensors, dtypes: list[str], shapes: list[list[int]]) -> None:
+def _enter_lengths(tensors: Tensors, columns: Columns) -> None:
     """Types, shapes and what follows from them; what many tensors share is in memory once."""
+    dtypes = columns.checked("tensors", "dtype", unicode)
     for unknown in {*dtypes} - {*DTYPES}:
         name = tensors.names[dtypes.index(unknown)]
         raise UnsupportedError("unknown dtype", tensor=name, found=unknown)
     tensors.dtypes = [*map(DTYPES.__getitem__, dtypes)]
+    sides, ends = columns.lists("tensors", "shape")
     known: dict[tuple[int, ...], tuple[int, ...]] = {}
-    tensors.shapes = [known.setdefault(shape, shape) for shape in map(tuple, shapes)]
+    each = iter(sides)
+    for n in map(sub, ends, chain((0,), ends)):
+        shape = tuple(islice(each, n))
+        tensors.shapes.append(known.setdefault(shape, shape))
     lengths: dict[tuple[str, tuple[int, ...]], int] = {}
     for dtype, shape in {*zip(dtypes, tensors.shapes, strict=True)}:
         n_bytes = DTYPES[dtype].n_bytes(shape)
@@ -97,7 +101,7 @@ def _enter_lengths(tensors: Tensors, dtypes: list[str], shapes: list[list[int]])
     tensors.n_words = array("q", map(floordiv, tensors.n_bytes, _widths(tensors)))
 
 
-def _enter_places(tensors: Tensors, skip: list[int], files: list[TargetFile]) -> None:
+def _enter_places(tensors: Tensors, skip: array[int], files: list[TargetFile]) -> None:
     """Where tensors lie in target files."""
     ends = accumulate(file.n_tensors for file in files)
     for file, end in zip(files, ends, strict=True):
@@ -112,7 +116,7 @@ def _enter_places(tensors: Tensors, skip: list[int], files: list[TargetFile]) ->
 
 
 def _enter_bases(
-    tensors: Tensors, bases: list[int | None], skip: list[int], files: list[BaseFile]
+    tensors: Tensors, bases: list[int | None], skip: array[int], files: list[BaseFile]
 ) -> None:
     """Where the bases of tensors lie in base files."""
     same = [*range(len(files))]  # one integer for each file, of however many tensors

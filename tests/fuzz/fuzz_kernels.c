@@ -8,8 +8,10 @@
  * touch memory it was not given; or it counts, and compares that with a plain count. All buffers
  * are allocated at exactly their size. */
 #define _GNU_SOURCE /* memfd_create */
+#include <inttypes.h>
 #include <stdio.h>
 
+#include "integers.h"
 #include "payload.h"
 #include "rans.h"
 #include "tables.h"
@@ -431,6 +433,58 @@ static void fuzz_rans(void) {
     for (size_t r = 0; r < n_runs; r++) free(symbols[r]);
 }
 
+/* Canonical JSON of what integers_read found; values are unsigned, or all below 2^63. */
+static size_t print_integers(char *out, size_t size, const int64_t *values, size_t n,
+                             const int64_t *ends, size_t n_ends, int is_unsigned) {
+    size_t at = 0, done = 0;
+    out[at++] = '[';
+    for (size_t i = 0; i < (n_ends ? n_ends : 1); i++) {
+        const size_t end = n_ends ? (size_t)ends[i] : n;
+        if (n_ends) at += (size_t)snprintf(out + at, size - at, "%s[", i ? "," : "");
+        for (size_t first = done; done < end; done++)
+            at += (size_t)snprintf(out + at, size - at, is_unsigned ? "%s%" PRIu64 : "%s%" PRId64,
+                                   done > first ? "," : "", values[done]);
+        if (n_ends) out[at++] = ']';
+    }
+    out[at++] = ']';
+    return at;
+}
+
+static void fuzz_integers(void) {
+    char made[2048], again[2048];
+    int64_t numbers[48], lists[8];
+    const size_t n = draw(49), n_lists = draw(2) ? 1 + draw(8) : 0;
+    const int is_unsigned = (int)draw(2);
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t bits = draw(65), top = draw(1ull << 32) << 32 | draw(1ull << 32);
+        numbers[i] = (int64_t)(bits ? top >> (64 - bits) : 0);
+        if (!is_unsigned && draw(2)) numbers[i] = (int64_t)(0 - (uint64_t)numbers[i]);
+    }
+    for (size_t i = 0, end = 0; i < n_lists; i++)
+        lists[i] = (int64_t)(end = i + 1 < n_lists ? end + draw(n - end + 1) : n);
+    size_t size = print_integers(made, sizeof made, numbers, n, lists, n_lists, is_unsigned);
+    const int is_damaged = (int)draw(2);
+    for (uint64_t i = is_damaged ? 1 + draw(4) : 0; i; i--)
+        made[draw(size)] = draw(2) ? (char)draw(256) : "[],-0123456789"[draw(14)];
+    if (is_damaged && !draw(4)) size = draw(size + 1);
+    char *text = exactly(made, size);
+    const size_t room = integers_room(text, size);
+    int64_t *values = malloc(room * sizeof *values), *ends = malloc(room * sizeof *ends);
+    size_t n_values, n_ends;
+    const int is_good = integers_read(text, size, is_unsigned ? 0 : INT64_MIN,
+                                      is_unsigned ? UINT64_MAX : INT64_MAX, values, &n_values, ends,
+                                      &n_ends);
+    check(is_good || is_damaged, "integers are read");
+    if (is_good) {
+        check(n_values <= room && n_ends <= room, "room for integers");
+        check(print_integers(again, sizeof again, values, n_values, ends, n_ends, is_unsigned) ==
+                      size && !memcmp(again, text, size), "only canonical integers are read");
+    }
+    free(text);
+    free(values);
+    free(ends);
+}
+
 #include "fuzz_files.inc.h"
 #include "fuzz_choices.inc.h"
 
@@ -456,6 +510,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         break;
     case 6:
         draw(2) ? fuzz_tiers() : fuzz_tables();
+        break;
+    case 7:
+        fuzz_integers();
         break;
     default:
         fuzz_bucket();

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 native=sparsediff/kernels/native
-sources=(tests/fuzz/fuzz_kernels.c "$native"/{bucket,files,loops_avx2,loops_avx512,loops_baseline,loops_neon,payload,rans,tables}.c)
+sources=(tests/fuzz/fuzz_kernels.c "$native"/{bucket,files,integers,loops_avx2,loops_avx512,loops_baseline,loops_neon,payload,rans,tables}.c)
 flags=(-std=gnu11 -g -O2 -Wall -Wextra -I "$native" -fno-sanitize-recover=all)
 library=$(python3 -c 'if True:
     import sysconfig

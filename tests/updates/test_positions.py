@@ -351,9 +351,10 @@ def test_export_of_a_patch_that_miscounts(
     make_patch(base, target, tmp_path / "p.sdiff")
 
     def miscount(manifest: Any, _: Any) -> None:
-        tensor = next(t for t in manifest.tensors if 1 < t.n_ones < t.n_stepped < t.n_based)
-        tensor.n_stepped += by
-        tensor.n_ones += by
+        tensors = manifest.tensors
+        row = next(i for i, t in enumerate(tensors) if 1 < t.n_ones < t.n_stepped < t.n_based)
+        tensors.n_stepped[row] += by
+        tensors.n_ones[row] += by
 
     rewrite(tmp_path / "p.sdiff", miscount)
     apply_patch(base, tmp_path / "p.sdiff", tmp_path / "out")  # the words are right

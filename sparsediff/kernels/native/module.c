@@ -1,5 +1,6 @@
 /* The Python side of the compiled kernels: buffers in, buffers out, the interpreter
  * lock released in between. What the functions mean is said in ../reference.py. */
+#include "integers.h"
 #include "python.h"
 
 /* (word_bits, kind, shift, base, target) -> (members, steps, largest |step|) */
@@ -211,6 +212,35 @@ static PyObject *py_from_planes(PyObject *module, PyObject *args) {
     return fits ? Py_NewRef(Py_None) : NULL;
 }
 
+/* (text, low, high) -> (values, ends of lists), or None if the text is not of such integers */
+static PyObject *py_read_integers(PyObject *module, PyObject *args) {
+    Py_buffer text;
+    long long low;
+    unsigned long long high;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*LK", &text, &low, &high)) return NULL;
+    const size_t size = (size_t)text.len, room = integers_room(text.buf, size);
+    int64_t *numbers[2] = {malloc(room * sizeof(int64_t)), malloc(room * sizeof(int64_t))};
+    size_t n[2];
+    PyObject *result = NULL;
+    if (numbers[0] && numbers[1]) {
+        int is_good = 0;
+        Py_BEGIN_ALLOW_THREADS
+        is_good = low <= 0 && integers_read(text.buf, size, low, high, numbers[0], &n[0],
+                                            numbers[1], &n[1]);
+        Py_END_ALLOW_THREADS
+        const Py_ssize_t width = sizeof(int64_t);
+        result = is_good ? Py_BuildValue("y#y#", numbers[0], (Py_ssize_t)n[0] * width, numbers[1],
+                                         (Py_ssize_t)n[1] * width)
+                         : Py_NewRef(Py_None);
+    } else
+        PyErr_NoMemory();
+    free(numbers[0]);
+    free(numbers[1]);
+    PyBuffer_Release(&text);
+    return result;
+}
+
 /* The instruction set of that name, or the best that this processor has, from now on. */
 static PyObject *py_use(PyObject *module, PyObject *args) {
     const char *name = NULL;
@@ -239,6 +269,8 @@ static PyMethodDef functions[] = {
      "choose_tiers(members, steps, scale) -> bounds, marks_unchanged, estimate"},
     {"choose_by_sample", py_choose_by_sample, METH_VARARGS,
      "choose_by_sample(word_bits, kind, shift, base, target, stride, size); see passes.c"},
+    {"read_integers", py_read_integers, METH_VARARGS,
+     "read_integers(text, low, high) -> values, ends of lists"},
     {"literals", py_literals, METH_VARARGS, "literals(data, stride) -> how many"},
     {"planes", py_planes, METH_VARARGS,
      "planes(word_bytes, target, base, starts, size) -> planes"},
