@@ -12,10 +12,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from operator import sub
 
 from sparsediff.errors import CorruptError
-from sparsediff.patch.parts import PartsByBucket
+from sparsediff.patch.parts import Parts, PartsByBucket
 from sparsediff.patch.tensors import Tensors
 
 MAX_BUCKET_WORDS = 1 << 24
@@ -104,7 +103,7 @@ class Manifest:
     tensors: Tensors
     buckets: list[Bucket]
     # Derived from the above by `complete`:
-    parts: PartsByBucket = field(default_factory=PartsByBucket)
+    parts: Sequence[Parts] = ()
     """Per bucket, the words it takes."""
     file_tensors: list[range] = field(default_factory=list)
     """Per target file, the indices of its tensors."""
@@ -196,14 +195,36 @@ class Manifest:
         for i, file in enumerate(files):
             self.file_buckets[file].append(i)
 
+        dtypes, n_based, n_words = tensors.dtypes, tensors.n_based, tensors.n_words
         based = array("q", bytes(8 * len(tensors)))  # next word to take
-        new = tensors.n_based[:]
-        self.parts = PartsByBucket()
+        new = n_based[:]
+        parts = array("i"), array("q"), array("q")
+        add_row, add_start, add_size = (column.append for column in parts)
+        end_of_bucket = array("q", [0])
         for bucket, file in zip(self.buckets, files, strict=True):
-            if bucket.base is not None:
-                self._take(bucket, self.file_tensors[file], based, tensors.n_based)
-            else:
-                self._take(bucket, self.file_tensors[file], new, tensors.n_words)
+            cursor, limit = (new, n_words) if bucket.base is None else (based, n_based)
+            rows, left = bucket.tensors, bucket.n_words
+            dtype, end_of_file = dtypes[rows[0]], ends[file]
+            for row in rows:
+                start = cursor[row]
+                n = min(limit[row] - start, left)
+                if n <= 0 or dtypes[row] is not dtype or row >= end_of_file:
+                    name = tensors.names[row]
+                    raise CorruptError("bucket does not fit its tensors", tensor=name)
+                add_row(row)
+                add_start(start)
+                add_size(n)
+                cursor[row] = start + n
+                left -= n
+            end_of_bucket.append(len(parts[0]))
+            if left:
+                name = tensors.names[rows[0]]
+                raise CorruptError("bucket size does not fit its tensors", tensor=name)
+            n_bytes = bucket.n_words * dtype.word_bytes
+            if bucket.n_words > MAX_BUCKET_WORDS or n_bytes > MAX_BUCKET_BYTES:
+                name, found = tensors.names[rows[0]], f"{n_bytes} bytes"
+                raise CorruptError("bucket is too large", tensor=name, found=found)
+        self.parts = PartsByBucket(parts, end_of_bucket)
         if based != tensors.n_based or new != tensors.n_words:
             taken = zip(based, tensors.n_based, new, tensors.n_words, strict=True)
             row = next(i for i, (a, n, b, m) in enumerate(taken) if a != n or b != m)
@@ -217,46 +238,3 @@ class Manifest:
         sizes = (f.size for f in self.target_files for _ in range(f.n_tensors))
         lengths = zip(names, self.tensors.n_bytes, sizes, strict=True)
         return [name if name or n < size else None for name, n, size in lengths]
-
-    def _take(self, bucket: Bucket, within: range, cursor: array[int], ends: array[int]) -> None:
-        """Give a bucket its words.
-
-        Args:
-            bucket: that takes them.
-            within: tensors of the file of its first.
-            cursor: of each tensor the next word to take, which is moved on.
-            ends: of each tensor the word after the last one to take.
-        """
-        rows, tensors = bucket.tensors, self.tensors
-        dtype = tensors.dtypes[rows[0]]
-        starts, stops = _of(cursor, rows), _of(ends, rows)
-        sizes = array("q", map(sub, stops, starts))
-        surplus = sum(sizes) - bucket.n_words
-        if surplus > 0:  # the last one has words for another bucket too
-            sizes[-1] -= surplus
-            stops[-1] -= surplus
-        for row, n in zip(rows, sizes, strict=True):
-            if n <= 0 or row not in within or tensors.dtypes[row] is not dtype:
-                name = tensors.names[row]
-                raise CorruptError("bucket does not fit its tensors", tensor=name)
-        if surplus < 0:
-            name = tensors.names[rows[0]]
-            raise CorruptError("bucket size does not fit its tensors", tensor=name)
-        n_bytes = bucket.n_words * dtype.word_bytes
-        if bucket.n_words > MAX_BUCKET_WORDS or n_bytes > MAX_BUCKET_BYTES:
-            raise CorruptError(
-                "bucket is too large", tensor=tensors.names[rows[0]], found=f"{n_bytes} bytes"
-            )
-        if isinstance(rows, range):
-            cursor[rows.start : rows.stop] = stops
-        else:
-            for row, stop in zip(rows, stops, strict=True):
-                cursor[row] = stop
-        self.parts.add(rows, starts, sizes)
-
-
-def _of(column: array[int], rows: Sequence[int]) -> array[int]:
-    """Values of some tensors."""
-    if isinstance(rows, range):
-        return column[rows.start : rows.stop]
-    return array(column.typecode, map(column.__getitem__, rows))

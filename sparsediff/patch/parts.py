@@ -7,8 +7,11 @@ is looked at.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, overload
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple, TypeAlias, overload
+
+Columns: TypeAlias = "tuple[array[int], array[int], array[int]]"
 
 
 class Part(NamedTuple):
@@ -19,12 +22,15 @@ class Part(NamedTuple):
     n_words: int
 
 
+_new = partial(tuple.__new__, Part)  # `Part._make` without a call of Python for each
+
+
 class Parts(Sequence[Part]):
     """The parts of a bucket, or some of them in a row."""
 
     __slots__ = ("_at", "_columns")
 
-    def __init__(self, columns: tuple[array[int], array[int], array[int]], at: range) -> None:
+    def __init__(self, columns: Columns, at: range) -> None:
         """Take the columns of all parts, and where these are in them."""
         self._columns, self._at = columns, at
 
@@ -59,7 +65,8 @@ class Parts(Sequence[Part]):
 
     def __iter__(self) -> Iterator[Part]:
         """Make them in order."""
-        return map(Part, self._column(0), self._column(1), self._column(2))
+        columns = zip(self._column(0), self._column(1), self._column(2), strict=True)
+        return map(_new, columns)
 
 
 class PartsByBucket(Sequence[Parts]):
@@ -67,16 +74,9 @@ class PartsByBucket(Sequence[Parts]):
 
     __slots__ = ("_columns", "_ends")
 
-    def __init__(self) -> None:
-        """Begin without a bucket."""
-        self._columns = array("i"), array("q"), array("q")
-        self._ends = array("q", [0])
-
-    def add(self, tensors: Iterable[int], starts: Iterable[int], sizes: Iterable[int]) -> None:
-        """Add the parts of the next bucket."""
-        for column, values in zip(self._columns, (tensors, starts, sizes), strict=True):
-            column.extend(values)
-        self._ends.append(len(self._columns[0]))
+    def __init__(self, columns: Columns, ends: array[int]) -> None:
+        """Take the columns of all parts: tensors, starts, sizes; and 0 and where buckets end."""
+        self._columns, self._ends = columns, ends
 
     def __len__(self) -> int:
         """How many buckets there are."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, overload
 
 from sparsediff.dtypes import DType
@@ -50,6 +51,9 @@ class Tensor(NamedTuple):
     def n_changed(self) -> int:
         """Changed words; those without a base count as changed."""
         return self.n_stepped + self.n_words - self.n_based
+
+
+_new = partial(tuple.__new__, Tensor)  # `Tensor._make` without a call of Python for each
 
 
 class Tensors(Sequence[Tensor]):
@@ -142,16 +146,12 @@ class Tensors(Sequence[Tensor]):
         Of empty tensors it does not matter.
         """
         at = slice(rows.start, rows.stop)
-        targets = zip(before.n_words[at], before.dtypes[at], before.offsets[at], strict=True)
-        bases = zip(
-            self.n_based[at],
-            self.dtypes[at],
-            self.base_offsets[at],
-            self.base_files[at],
-            strict=True,
-        )
-        both = zip(targets, bases, strict=True)
-        return all(base == (*target, file) for target, base in both if target[0])
+        targets = before.n_words[at], before.offsets[at], before.dtypes[at], [file] * len(rows)
+        bases = self.n_based[at], self.base_offsets[at], self.dtypes[at], self.base_files[at]
+        if targets == bases:
+            return True
+        both = zip(zip(*targets, strict=True), zip(*bases, strict=True), strict=True)
+        return all(base == target for target, base in both if target[0])
 
     def __len__(self) -> int:
         """How many there are."""
@@ -165,11 +165,11 @@ class Tensors(Sequence[Tensor]):
         """One of them, or some."""
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        return Tensor._make([column[index] for column in self._columns()])
+        return _new(column[index] for column in self._columns())
 
     def __iter__(self) -> Iterator[Tensor]:
         """Make them in order."""
-        return map(Tensor, *self._columns())
+        return map(_new, zip(*self._columns(), strict=True))
 
     def __eq__(self, other: object) -> bool:
         """Whether all that is known of them is the same."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import accumulate, chain, islice, pairwise, repeat
-from operator import add, floordiv, le, mul, sub
+from itertools import accumulate, chain, pairwise, repeat
+from operator import add, le, mul, sub
 from typing import Any
 
 from sparsediff.dtypes import DTYPES
@@ -85,20 +85,23 @@ def _enter_lengths(tensors: Tensors, columns: Columns) -> None:
         raise UnsupportedError("unknown dtype", tensor=name, found=unknown)
     tensors.dtypes = [*map(DTYPES.__getitem__, dtypes)]
     sides, ends = columns.lists("tensors", "shape")
-    known: dict[tuple[int, ...], tuple[int, ...]] = {}
-    each = iter(sides)
-    for n in map(sub, ends, chain((0,), ends)):
-        shape = tuple(islice(each, n))
-        tensors.shapes.append(known.setdefault(shape, shape))
-    lengths: dict[tuple[str, tuple[int, ...]], int] = {}
-    for dtype, shape in {*zip(dtypes, tensors.shapes, strict=True)}:
-        n_bytes = DTYPES[dtype].n_bytes(shape)
-        if n_bytes is None or n_bytes > MAX_SIZE:
-            raise ValueError(f"bad shape {list(shape)}")
-        lengths[dtype, shape] = n_bytes
-    of_each = map(lengths.__getitem__, zip(dtypes, tensors.shapes, strict=True))
-    tensors.n_bytes = array("q", of_each)
-    tensors.n_words = array("q", map(floordiv, tensors.n_bytes, _widths(tensors)))
+    # By their bytes, of which Python makes a hash with a secret: numbers may have been chosen to
+    # have one hash, and then each would be compared with all others.
+    known: dict[tuple[str, bytes], tuple[tuple[int, ...], int, int]] = {}
+    start = 0
+    for dtype, end in zip(dtypes, ends, strict=True):
+        key = dtype, sides[start:end].tobytes()
+        start = end
+        if key not in known:
+            shape = tuple(array("q", key[1]))
+            n_bytes = DTYPES[dtype].n_bytes(shape)
+            if n_bytes is None or n_bytes > MAX_SIZE:
+                raise ValueError(f"bad shape {list(shape)}")
+            known[key] = shape, n_bytes, n_bytes // DTYPES[dtype].word_bytes
+        shape, n_bytes, n_words = known[key]
+        tensors.shapes.append(shape)
+        tensors.n_bytes.append(n_bytes)
+        tensors.n_words.append(n_words)
 
 
 def _enter_places(tensors: Tensors, skip: array[int], files: list[TargetFile]) -> None:

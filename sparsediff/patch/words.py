@@ -125,11 +125,9 @@ def runs(
     cut: list[tuple[Sequence[Part], list[int]]]
     at = first = 0
     while first < len(parts):
-        taken, ends, n = first, [], 0
-        while taken < min(len(parts), first + MAX_RUN_PARTS) and n + lengths[taken] <= limit:
-            n += lengths[taken]
-            ends.append(n)
-            taken += 1
+        ends = [*accumulate(lengths[first : first + MAX_RUN_PARTS])]
+        del ends[bisect_right(ends, limit) :]
+        taken = first + len(ends)
         part = parts[first]
         if ends:
             cut = [(parts[first:taken], ends)]

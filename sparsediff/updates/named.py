@@ -144,16 +144,14 @@ def renamed_rows(manifest: Manifest, base: Base) -> Collection[int]:
         for file, spans in _base_spans(manifest, base)
     }
     times = Counter(name for file in names.values() for name in file.values())
-    found = Rows(len(manifest.tensors))
+    found, tensors = Rows(len(manifest.tensors)), manifest.tensors
     for file, rows in enumerate(manifest.file_tensors):
         for row in rows:
-            tensor = manifest.tensors[row]
-            if tensor.base_file is not None and manifest.names[row] is not None:
-                same_file = (
-                    manifest.base_files[tensor.base_file].name == manifest.target_files[file].name
-                )
-                same_name = names[tensor.base_file].get(tensor.base_offset) == tensor.name
-                if not same_name or (times[tensor.name] > 1 and not same_file):
+            old, name = tensors.base_files[row], manifest.names[row]
+            if old is not None and name is not None:
+                same_file = manifest.base_files[old].name == manifest.target_files[file].name
+                same_name = names[old].get(tensors.base_offsets[row]) == name
+                if not same_name or (times[name] > 1 and not same_file):
                     found.add(row)
     return found
 

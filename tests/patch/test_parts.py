@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
 from sparsediff.patch.parts import Part, PartsByBucket
 
 
 def by_bucket(last: int = 9) -> PartsByBucket:
-    parts = PartsByBucket()
-    parts.add(range(3), [0, 0, 0], [5, 6, 7])
-    parts.add([2, 4], [7, 0], [1, last])
-    return parts
+    tensors, starts, sizes = [0, 1, 2, 2, 4], [0, 0, 0, 7, 0], [5, 6, 7, 1, last]
+    columns = array("i", tensors), array("q", starts), array("q", sizes)
+    return PartsByBucket(columns, array("q", [0, 3, 5]))
 
 
-def test_parts_are_those_that_were_added() -> None:
+def test_parts_are_those_in_the_columns() -> None:
     parts = by_bucket()
     first, second = parts
     assert [*first] == [Part(0, 0, 5), Part(1, 0, 6), Part(2, 0, 7)]
