@@ -14,9 +14,10 @@ from typing import NamedTuple
 from sparsediff.patch.manifest import Manifest
 
 _NUMBER = 8  # bytes of each in `Places`
+_SKELETON, _WORDS = 0, 1
 Places = bytes
-"""Bytes of a checkpoint: of each run the index of the file, the first byte and how many, in a row,
-as there may be very many."""
+"""What a checksum was taken over, packed, as there may be very many: a skeleton or words, then of
+each run of their bytes the index of the file, the first byte and how many."""
 
 
 class Content(NamedTuple):
@@ -24,20 +25,19 @@ class Content(NamedTuple):
 
     Attributes:
         files: name and size of each, in order.
-        sums: checksums by what they were taken over: a skeleton, or words, and where
-            these lie, in order.
+        sums: checksums by what they were taken over.
     """
 
     files: list[tuple[str, int]]
-    sums: dict[tuple[str, Places], str]
+    sums: dict[Places, str]
 
     def differs(self, other: Content) -> str | None:
         """Name of a file that is not the same in both, for certain; None if there is none."""
         if self.files != other.files:
             return min(set(self.files) ^ set(other.files), default=("", 0))[0]
-        for (kind, places), found in other.sums.items():
-            if self.sums.get((kind, places), found) != found:
-                return self.files[memoryview(places[:_NUMBER]).cast("q")[0]][0]
+        for places, found in other.sums.items():
+            if self.sums.get(places, found) != found:
+                return self.files[memoryview(places[: 2 * _NUMBER]).cast("q")[1]][0]
         return None
 
     def proves(self, other: Content) -> bool:
@@ -58,7 +58,7 @@ def of_target(manifest: Manifest) -> Content:
             (file_of[tensor], manifest.tensors.offsets[tensor] + skip, n)
             for tensor, skip, n in _parts(manifest, bucket)
         )
-        sums["words", _packed(places)] = found
+        sums[_packed(_WORDS, places)] = found
     return Content([(f.name, f.size) for f in files], sums)
 
 
@@ -73,24 +73,24 @@ def of_base(manifest: Manifest) -> Content:
                 (tensors.base_files[tensor] or 0, tensors.base_offsets[tensor] + skip, n)
                 for tensor, skip, n in _parts(manifest, bucket)
             )
-            sums["words", _packed(places)] = record.base
+            sums[_packed(_WORDS, places)] = record.base
     return Content([(f.name, f.size) for f in files], sums)
 
 
-def _packed(places: Iterable[tuple[int, int, int]]) -> Places:
-    packed = array("q")
+def _packed(kind: int, places: Iterable[tuple[int, int, int]]) -> Places:
+    packed = array("q", [kind])
     for place in places:
         packed.extend(place)
     return packed.tobytes()
 
 
-def _skeleton(file: int, ranges: list[tuple[int, int]]) -> tuple[str, Places]:
+def _skeleton(file: int, ranges: list[tuple[int, int]]) -> Places:
     places: list[tuple[int, int, int]] = []
     for begin, end in ranges:
         if places and sum(places[-1][1:]) == begin:  # an empty tensor lies between
             _, begin, _ = places.pop()
         places.append((file, begin, end - begin))
-    return "skeleton", _packed(places)
+    return _packed(_SKELETON, places)
 
 
 def _parts(manifest: Manifest, bucket: int) -> Iterator[tuple[int, int, int]]:

@@ -138,7 +138,13 @@ def find_columns(raw: bytes, stored_bytes: int) -> Columns:
 
 def _rows(columns: Columns, section: str, **checks: Check) -> Iterator[tuple[Any, ...]]:
     """Columns, checked, to rows, whose values are in the order of ``checks``."""
-    found = [columns.checked(section, name, check) for name, check in checks.items()]
+    known: dict[object, object] = {}  # strings: what is repeated is in memory once
+    found = []
+    for name, check in checks.items():
+        column = columns.checked(section, name, check)
+        if str in {*map(type, column)}:
+            column = [*map(known.setdefault, column, column)]
+        found.append(column)
     return zip(*found, strict=True)
 
 
