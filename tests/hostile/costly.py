@@ -32,7 +32,7 @@ from tests.support import h5files
 
 MAX_BYTES = 1_000_000  # of an input
 MAX_PEAK = 300 << 20  # that it takes beyond what there was
-MAX_SECONDS = 4.0  # of processor time; at rest 2; busy, twice
+MAX_SECONDS = 7.0  # of processor time; at rest 2, on a processor of half the speed 4; busy, more
 _MOST = MAX_BYTES - 2_000  # with room for what is around them
 Make = Callable[[], bytes]
 
