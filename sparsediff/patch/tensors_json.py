@@ -84,7 +84,8 @@ def _enter_lengths(tensors: Tensors, columns: Columns) -> None:
         name = tensors.names[dtypes.index(unknown)]
         raise UnsupportedError("unknown dtype", tensor=name, found=unknown)
     tensors.dtypes = [*map(DTYPES.__getitem__, dtypes)]
-    sides, ends = columns.lists("tensors", "shape")
+    values, ends = columns.lists("tensors", "shape")
+    sides = memoryview(values)
     # By their bytes, of which Python makes a hash with a secret: numbers may have been chosen to
     # have one hash, and then each would be compared with all others.
     known: dict[tuple[str, bytes], tuple[tuple[int, ...], int, int]] = {}
@@ -93,7 +94,7 @@ def _enter_lengths(tensors: Tensors, columns: Columns) -> None:
         key = dtype, sides[start:end].tobytes()
         start = end
         if key not in known:
-            shape = tuple(array("q", key[1]))
+            shape = tuple(memoryview(key[1]).cast("q"))
             n_bytes = DTYPES[dtype].n_bytes(shape)
             if n_bytes is None or n_bytes > MAX_SIZE:
                 raise ValueError(f"bad shape {list(shape)}")
