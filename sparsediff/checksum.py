@@ -9,6 +9,7 @@ and, through the parts' locators, names the tensor that differs
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NewType
 
 import xxhash
@@ -65,6 +66,15 @@ class PartChecksums:
         """Of all that was fed."""
         self._close()
         return checksum(self._done), self._done[::SUM_BYTES].hex()
+
+    def of_several(self, n_parts: Iterable[int]) -> list[str]:
+        """The checksum that `sums` gives, for so many parts each."""
+        self._close()
+        found, start = [], 0
+        for end in accumulate(n_parts):
+            found.append(checksum(self._done[SUM_BYTES * start : SUM_BYTES * end]))
+            start = end
+        return found
 
     def _close(self) -> None:
         if self._open is not None:

@@ -15,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from sparsediff.apply.base import BaseFiles
-from sparsediff.apply.rebuild import NOWHERE, is_copy, run, tasks
+from sparsediff.apply.batches import batches, run_batch
+from sparsediff.apply.rebuild import NOWHERE, is_copy, tasks
 from sparsediff.disk.inputs import OpenFiles
 from sparsediff.disk.names import n_entries
 from sparsediff.disk.outputs import ENTRY_BYTES, check_room, clone, create, written
@@ -256,7 +257,8 @@ def _rebuild(
     def place(file: int) -> AbstractContextManager[int]:
         return NOWHERE if file in cloned else written(paths[file])
 
-    for n in ordered_map(lambda task: run(group, files, task, place), tasks(group), jobs):
+    found = batches(group, tasks(group))
+    for n in ordered_map(lambda batch: run_batch(group, files, batch, place), found, jobs):
         advance(n)
 
 

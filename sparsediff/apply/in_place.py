@@ -18,8 +18,9 @@ from pathlib import Path
 
 from sparsediff import checksum
 from sparsediff.apply.base import BaseFiles
+from sparsediff.apply.batches import batches, run_batch
 from sparsediff.apply.chain import groups, rebuilt_bytes, unchanged
-from sparsediff.apply.rebuild import Task, run, tasks
+from sparsediff.apply.rebuild import Task, tasks
 from sparsediff.disk.inputs import InputFile, OpenFiles, walk
 from sparsediff.disk.locks import locked
 from sparsediff.disk.names import temp_sibling
@@ -172,7 +173,15 @@ def _check_base_file(manifest: Manifest, files: BaseFiles, index: int, jobs: int
         for bucket in own
         if manifest.buckets[bucket].base is not None
     ]
-    for _ in ordered_map(files.check, buckets, jobs):
+
+    def check(batch: range) -> None:
+        with OpenFiles() as opened:
+            sums = words.sums_of(manifest, batch, files.source(opened))
+        for bucket, found in zip(batch, sums, strict=True):
+            if found != manifest.buckets[bucket].base:
+                files.check(bucket)  # which says where they differ
+
+    for _ in ordered_map(check, words.batches(manifest, buckets), jobs):
         pass
 
 
@@ -187,16 +196,18 @@ def _is_target(
     if checksum.checksum(skeleton) != record.skeleton:
         return False
 
-    def is_right(bucket: int) -> bool:
-        key = id(manifest.parts), bucket  # which patches share as long as tensors stay in place
-        if key not in known:
+    def is_right(batch: range) -> bool:
+        # Which patches share as long as tensors stay in place:
+        keys = [(id(manifest.parts), bucket) for bucket in batch]
+        if not known.keys() >= {*keys}:
             with OpenFiles() as files:
                 side = words.target_source(manifest, file, lambda _, o, b: files.read(source, o, b))
-                known[key], _ = words.checksums(manifest, bucket, side)
-        expected = manifest.buckets[bucket]
-        return known[key] == (expected.base if expected.target is None else expected.target)
+                known.update(zip(keys, words.sums_of(manifest, batch, side), strict=True))
+        records = [manifest.buckets[bucket] for bucket in batch]
+        expected = [r.base if r.target is None else r.target for r in records]
+        return [known[key] for key in keys] == expected
 
-    return all(ordered_map(is_right, manifest.file_buckets[file], jobs))
+    return all(ordered_map(is_right, words.batches(manifest, manifest.file_buckets[file]), jobs))
 
 
 @contextmanager
@@ -290,10 +301,11 @@ def _replace(
             with os_errors(path):
                 yield fd
 
-        def job(task: Task) -> int:
-            return run(patches, files, task._replace(payloads=task.payloads[skip:]), place)
+        def job(batch: list[Task]) -> int:
+            return run_batch(patches, files, batch, place)
 
-        for _ in ordered_map(job, own, jobs):
+        left = (task._replace(payloads=task.payloads[skip:]) for task in own)
+        for _ in ordered_map(job, batches(patches, left), jobs):
             pass
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from sparsediff import checksum, kernels
 from sparsediff.apply.base import Base
-from sparsediff.checksum import PartChecksums, Sums, Verified
+from sparsediff.checksum import PartChecksums, Verified
 from sparsediff.codec import bucket as codec
 from sparsediff.codec.zstd import decompress
 from sparsediff.disk.inputs import InputFile, OpenFiles
@@ -170,7 +170,7 @@ def _at_once(
         words.check_base(manifest, bucket, found[0], base.path)
         if decoder is not None:
             decoder.finish()
-        check_words(manifest, bucket, found[1], None)
+        check_words(manifest, bucket, found[1][0], None)
     return True
 
 
@@ -252,18 +252,17 @@ def _patched(patch: Patch, bucket: int, payload: Verified, runs: Iterator[Run]) 
             words.add_checksums(sums, found, new)
             yield found
         decoder.finish()
-        check_words(manifest, bucket, sums.sums(), None)
+        check_words(manifest, bucket, sums.sums()[0], None)
 
 
-def check_words(manifest: Manifest, bucket: int, sums: Sums, path: object) -> None:
-    """Compare the checksums of a bucket's parts with what the patch says of its target.
+def check_words(manifest: Manifest, bucket: int, found: str, path: object) -> None:
+    """Compare the checksum of a bucket's words with what the patch says of its target.
 
     Raises:
         CorruptError: they differ; names the bucket's first tensor.
     """
     record = manifest.buckets[bucket]
     expected = record.target if record.target is not None else record.base
-    found, _ = sums
     if found != expected:
         raise CorruptError(
             "words differ from the target's",
@@ -339,10 +338,11 @@ def check_target(
     ranges = manifest.skeleton_ranges(file)
     _check_skeleton(manifest, file, b"".join(source.read(a, b - a) for a, b in ranges), path)
 
-    def check(bucket: int) -> None:
+    def check(batch: range) -> None:
         with OpenFiles() as files:
             target = words.target_source(manifest, file, lambda _, o, b: files.read(source, o, b))
-            check_words(manifest, bucket, words.checksums(manifest, bucket, target), path)
+            for bucket, found in zip(batch, words.sums_of(manifest, batch, target), strict=True):
+                check_words(manifest, bucket, found, path)
 
-    for _ in map_buckets(check, manifest.file_buckets[file]):
+    for _ in map_buckets(check, words.batches(manifest, manifest.file_buckets[file])):
         pass

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from sparsediff.apply.base import BaseFiles, check_kind
-from sparsediff.apply.rebuild import NOWHERE, Task, check_target, run, tasks
+from sparsediff.apply.batches import batches, run_batch
+from sparsediff.apply.rebuild import NOWHERE, Task, check_target, tasks
 from sparsediff.disk.inputs import walk
 from sparsediff.errors import CorruptError, os_errors
 from sparsediff.parallel import ordered_map, threads
@@ -64,10 +65,10 @@ def verify_patch(
         else:
             files = BaseFiles(Path(base), manifest)
 
-            def job(task: Task) -> int:
-                return run([opened], files, task, lambda _: NOWHERE)
+            def job(batch: list[Task]) -> int:
+                return run_batch([opened], files, batch, lambda _: NOWHERE)
 
-            for _ in ordered_map(job, tasks([opened]), jobs):
+            for _ in ordered_map(job, batches([opened], tasks([opened])), jobs):
                 pass
         if target is not None:
             root = Path(target)

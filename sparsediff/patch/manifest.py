@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from sparsediff.errors import CorruptError
-from sparsediff.patch.parts import Parts, PartsByBucket
+from sparsediff.patch.parts import PartsByBucket
 from sparsediff.patch.tensors import Tensors
 
 MAX_BUCKET_WORDS = 1 << 24
@@ -103,7 +103,7 @@ class Manifest:
     tensors: Tensors
     buckets: list[Bucket]
     # Derived from the above by `complete`:
-    parts: Sequence[Parts] = ()
+    parts: PartsByBucket = field(default_factory=PartsByBucket.empty)
     """Per bucket, the words it takes."""
     file_tensors: list[range] = field(default_factory=list)
     """Per target file, the indices of its tensors."""

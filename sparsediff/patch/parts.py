@@ -78,6 +78,11 @@ class PartsByBucket(Sequence[Parts]):
         """Take the columns of all parts: tensors, starts, sizes; and 0 and where buckets end."""
         self._columns, self._ends = columns, ends
 
+    @classmethod
+    def empty(cls) -> PartsByBucket:
+        """Of no bucket."""
+        return cls((array("i"), array("q"), array("q")), array("q", [0]))
+
     def __len__(self) -> int:
         """How many buckets there are."""
         return len(self._ends) - 1
@@ -91,6 +96,14 @@ class PartsByBucket(Sequence[Parts]):
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         return Parts(self._columns, range(self._ends[index], self._ends[index + 1]))
+
+    def n_of(self, bucket: int) -> int:
+        """How many parts a bucket has."""
+        return self._ends[bucket + 1] - self._ends[bucket]
+
+    def joined(self, buckets: range) -> Parts:
+        """Those of several in a row, one after the other."""
+        return Parts(self._columns, range(self._ends[buckets.start], self._ends[buckets.stop]))
 
     def __eq__(self, other: object) -> bool:
         """Whether buckets take the same words of the same tensors."""

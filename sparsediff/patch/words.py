@@ -8,7 +8,7 @@ compared and coded. The only module that joins buckets to file offsets.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -146,6 +146,64 @@ def runs(
             if into is not None:
                 at += until[-1]
         first = max(taken, first + 1)
+
+
+def batches(
+    manifest: Manifest, buckets: Iterable[int], is_alone: Callable[[int], bool] = lambda _: False
+) -> Iterator[range]:
+    """Buckets of a file, in order; small ones in a row, of which there may be very many, together.
+
+    Args:
+        manifest: of the patch.
+        buckets: their indices.
+        is_alone: whether a bucket is not to be together with others.
+    """
+    batch, is_open, n_words, n_parts = range(0), False, 0, 0
+    for bucket in buckets:
+        size, parts = manifest.buckets[bucket].n_words, manifest.parts.n_of(bucket)
+        n_words, n_parts, alone = n_words + size, n_parts + parts, is_alone(bucket)
+        dtype = bucket_dtype(manifest, bucket)
+        if (
+            is_open
+            and not alone
+            and bucket == batch.stop
+            and dtype is bucket_dtype(manifest, batch.start)
+            and n_words <= piece_words(dtype)
+            and n_parts <= MAX_RUN_PARTS
+        ):
+            batch = range(batch.start, bucket + 1)
+            continue
+        if batch:
+            yield batch
+        batch, is_open, n_words, n_parts = range(bucket, bucket + 1), not alone, size, parts
+    if batch:
+        yield batch
+
+
+def sums_of(manifest: Manifest, batch: range, source: Source) -> list[str]:
+    """Checksum of each bucket of one of `batches`, on one side."""
+    if len(batch) > 1:
+        return joined(manifest, batch, source)[1]
+    return [checksums(manifest, bucket, source)[0] for bucket in batch]
+
+
+def joined(manifest: Manifest, buckets: range, source: Source) -> tuple[Run, list[str]]:
+    """The words of one of `batches`, and the checksum of each bucket.
+
+    Args:
+        manifest: of the patch.
+        buckets: the batch.
+        source: side to read.
+    """
+    dtype = bucket_dtype(manifest, buckets.start)
+    parts = manifest.parts.joined(buckets)
+    ends = [*accumulate(parts.sizes)]
+    read = kernels.room(ends[-1], dtype)
+    _fill(source, parts, dtype.word_bytes, read)
+    sums = PartChecksums()
+    sums.extend(read, [end * dtype.word_bytes for end in ends])
+    found = sums.of_several(map(manifest.parts.n_of, buckets))
+    return Run(0, parts, ends, [read], True, True), found
 
 
 def extents(manifest: Manifest, bucket: int, source: Source) -> Extents | None:

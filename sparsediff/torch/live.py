@@ -330,7 +330,7 @@ def _check_result(
     source = words.Source(lambda row: (row, 0), read)
 
     def check(bucket: int) -> None:
-        check_words(manifest, bucket, words.checksums(manifest, bucket, source), None)
+        check_words(manifest, bucket, words.checksums(manifest, bucket, source)[0], None)
 
     buckets = [i for i, b in enumerate(manifest.buckets) if not rows.isdisjoint(b.tensors)]
     for _ in ordered_map(check, buckets, jobs):
