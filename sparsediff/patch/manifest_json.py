@@ -36,7 +36,7 @@ from sparsediff.unfolding import uncollected
 
 _SMALL = 1_000_000  # bytes of a frame, below which there is a limit on what it unfolds to:
 _MAX_MEMORY = 256 << 20  # bytes, which 350 000 tensors of usual names do not reach
-_ROWS = {"base": 400, "buckets": 540, "target": 460, "tensors": 400}  # bytes of memory for each
+_ROWS = {"base": 400, "buckets": 540, "target": 460, "tensors": 400}  # bytes, at most
 # fmt: off
 _SECTIONS = {
     "base": ("directory", "layout", "name", "size", "skeleton"),

@@ -109,12 +109,15 @@ def _enter_places(tensors: Tensors, skip: array[int], files: list[TargetFile]) -
     """Where tensors lie in target files."""
     ends = accumulate(file.n_tensors for file in files)
     for file, end in zip(files, ends, strict=True):
-        rows = slice(end - file.n_tensors, end)
-        lengths = tensors.n_bytes[rows]
-        # Offsets never fall, so the last ones tell whether all of them fit.
-        offsets = [*accumulate(map(add, skip[rows], chain((0,), lengths)))]
-        end_of_last = offsets[-1] + lengths[-1] if lengths else 0
-        if end_of_last > file.size or file.size - sum(lengths) > MAX_SKELETON_BYTES:
+        offsets: list[int] = []
+        end_of_last = n_bytes = 0
+        if file.n_tensors:  # of files without any there may be very many
+            rows = slice(end - file.n_tensors, end)
+            lengths = tensors.n_bytes[rows]
+            offsets += accumulate(map(add, skip[rows], chain((0,), lengths)))
+            # Offsets never fall, so the last one tells whether all of them fit.
+            end_of_last, n_bytes = offsets[-1] + lengths[-1], sum(lengths)
+        if end_of_last > file.size or file.size - n_bytes > MAX_SKELETON_BYTES:
             raise ValueError(f"tensors do not fit {file.name!r}")
         tensors.offsets.extend(offsets)
 
